@@ -1,0 +1,1 @@
+"""The networks whose weights are learnt: architectures, data sources, task sampling, the zoo builder, releases."""
