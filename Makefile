@@ -1,0 +1,70 @@
+# Needs python3 (3.11 or newer), git and make. Everything is installed into .venv; every target does its own set-up.
+.PHONY: setup demo test test-slow check bench report serve
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+# The CPU build of torch is a tenth of the CUDA build; it is asked for where no NVIDIA driver answers.
+TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --extra-index-url https://download.pytorch.org/whl/cpu)
+
+help:
+	@echo "make demo    generate weights for scikit-learn's digits, score them, draw out/demo/accuracy.png"
+	@echo "make test    the tests: seconds each, on CPU, offline"
+	@echo "make check   style, types, import contracts, and a pass of the tests with tensor shapes checked"
+	@echo "make bench   speed, as ratios measured side by side"
+	@echo "make report  copy the figures of docs/results/*.json into README.md"
+	@echo "make setup   only install, into .venv"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "weightgen needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "[setup] creating .venv"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv \
+	  || { rm -rf .venv; echo "python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "[setup] installing torch (a few hundred megabytes the first time)"
+	@$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt --retries 1 $(TORCH_INDEX) torch \
+	  || $(BIN)/python -m pip install --quiet --no-deps -c constraints.txt torch
+	@echo "[setup] installing weightgen and its tools, at the versions of constraints.txt"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+	@echo "[setup] done"
+
+demo: $(READY)
+	@echo "[demo] weights for scikit-learn's digits, a data set the generator has never seen"
+	@$(BIN)/python -m model_zoo.demo --out out/demo
+
+test: $(READY)
+	@echo "[test] the tests that take seconds each, on CPU, offline (make test-slow runs the others)"
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not slow and not gpu"
+
+test-slow: $(READY)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "slow or gpu"
+
+check: $(READY)
+	@echo "[check] ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "[check] pyright"
+	@$(BIN)/pyright
+	@echo "[check] import contracts"
+	@$(BIN)/lint-imports
+	@echo "[check] tensor shapes against their annotations"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not slow and not gpu" \
+	  --jaxtyping-packages=weightgen,beartype.beartype $(SHAPE_TESTS)
+
+# Files whose code carries shapes; the others would only be slower a second time.
+SHAPE_TESTS := tests/test_spec.py tests/test_architectures.py
+
+bench: $(READY)
+	@echo "[bench] ratios, each measured side by side in one run"
+	@$(BIN)/python -m benchmarks
+
+report: $(READY)
+	@$(BIN)/python -m benchmarks.report
+
+serve:
+	@echo "There is no HTTP service yet: use the weightgen command or Python (see README.md)."
+	@exit 1
