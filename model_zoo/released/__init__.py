@@ -1,0 +1,59 @@
+"""The released generators and the reference zoos they are compared with, by name.
+
+The files lie beside this one, each with a card; SHA256SUMS holds their hashes in the format of `sha256sum`. After a
+release: `cd model_zoo/released && sha256sum *.safetensors references/*.safetensors > SHA256SUMS`.
+"""
+
+from pathlib import Path
+
+from weightgen.errors import CorruptFile, NotFound, UnknownName
+
+RELEASED: dict[str, str] = {"mip": "mip.safetensors"}
+"""Name of a released generator -> its file beside this one."""
+
+FOLDER = Path(__file__).parent
+
+
+def released_generator(name: str) -> Path:
+    """The file of a released generator.
+
+    Raises UnknownName for a name that was never released, NotFound if this copy does not hold its file.
+    """
+    if name not in RELEASED:
+        raise UnknownName("released generator", name, RELEASED)
+    path = FOLDER / RELEASED[name]
+    if not path.is_file():
+        raise NotFound(f"generator {name!r} has no file {path.name} in this copy of model_zoo; give a generator file")
+    return path
+
+
+def released_references(arch: str, in_channels: int) -> Path | None:
+    """The reference zoo of trained networks for this architecture and number of channels, if there is one."""
+    path = FOLDER / "references" / f"{arch}-c{in_channels}.safetensors"
+    return path if path.is_file() else None
+
+
+def generator_file(name_or_path: str) -> Path:
+    """The file that a user means by the name of a released generator or by a path."""
+    if name_or_path in RELEASED:
+        return released_generator(name_or_path)
+    path = Path(name_or_path)
+    if path.exists():
+        return path
+    if path.suffix or len(path.parts) > 1:
+        raise NotFound(f"no generator file {name_or_path!r}; released generators: {', '.join(sorted(RELEASED))}")
+    return released_generator(name_or_path)
+
+
+def expected_hashes() -> dict[str, str]:
+    """File name, relative to this folder -> sha256, as written at release."""
+    sums = FOLDER / "SHA256SUMS"
+    if not sums.is_file():
+        return {}
+    hashes = {}
+    for line in sums.read_text().splitlines():
+        digest, separator, name = line.partition("  ")
+        if not separator or len(digest) != 64:
+            raise CorruptFile(f"SHA256SUMS of the released generators: cannot read the line {line[:80]!r}")
+        hashes[name] = digest
+    return hashes
