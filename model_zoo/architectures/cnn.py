@@ -37,6 +37,11 @@ class Cnn(nn.Module, PyTorchModelHubMixin):
         size = self.map_size
         return axes | {"head.weight": f"CLASSES (c{len(self.blocks)} {size} {size})", "head.bias": "CLASSES"}
 
+    @property
+    def SCALABLE(self) -> tuple[str, ...]:
+        """Hidden words whose units may be scaled: only ReLU and pooling stand between those that make and read them."""
+        return tuple(f"c{i + 1}" for i in range(len(self.blocks)))
+
     def features(self, x: Tensor) -> Tensor:
         """What the head sees, (n, channels * map_size^2)."""
         for i, block in enumerate(self.blocks):

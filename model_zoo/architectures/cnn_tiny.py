@@ -25,6 +25,8 @@ class CnnTiny(nn.Module, PyTorchModelHubMixin):
         "head.weight": "CLASSES f",
         "head.bias": "CLASSES",
     }
+    SCALABLE = ("c1", "c2", "c3", "f")
+    """Hidden words whose units may be scaled: only ReLU and pooling stand between those that make and read them."""
     INPUT = "image"
 
     def __init__(self, *, num_classes: int = 10, in_channels: int = 1) -> None:

@@ -23,6 +23,11 @@ class Mlp(nn.Module, PyTorchModelHubMixin):
             axes[f"layers.{i}.bias"] = f"h{i + 1}"
         return axes | {"head.weight": f"CLASSES h{len(self.layers)}", "head.bias": "CLASSES"}
 
+    @property
+    def SCALABLE(self) -> tuple[str, ...]:
+        """Hidden words whose units may be scaled: only ReLU stands between those that make and read them."""
+        return tuple(f"h{i + 1}" for i in range(len(self.layers)))
+
     def features(self, x: Tensor) -> Tensor:
         """What the head sees, (n, width)."""
         x = x.flatten(1)

@@ -53,6 +53,12 @@ class ResNet(nn.Module, PyTorchModelHubMixin):
             axes |= _norm_axes(f"blocks.{i}.norm1", f"b{i}") | _norm_axes(f"blocks.{i}.norm2", f"r{stage}")
         return axes | {"head.weight": f"CLASSES r{stage}", "head.bias": "CLASSES"}
 
+    @property
+    def SCALABLE(self) -> tuple[str, ...]:
+        """Hidden words whose units may be scaled: only ReLU, sums and pooling stand between those that make and read
+        them."""
+        return ("r1", "r2", "r3", *(f"b{i}" for i in range(len(self.blocks))))
+
     def features(self, x: Tensor) -> Tensor:
         """What the head sees, (n, 4 * width)."""
         x = self.norm(self.conv(x)).relu()

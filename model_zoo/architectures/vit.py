@@ -29,6 +29,8 @@ class Block(nn.Module):
 class ViT(nn.Module, PyTorchModelHubMixin):
     """Images (n, c, 28, 28) in [0, 1] to logits (n, num_classes); patches of 4x4."""
 
+    SCALABLE = ()
+    """No hidden word may be scaled: GELU, softmax and LayerNorm do not commute with scale."""
     INPUT = "image"
 
     def __init__(
