@@ -84,12 +84,18 @@ def new_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Replace the file at `path` by the canonical JSON of `value`: sorted keys, indented by 2, newline at the end."""
+    write_file(path, encode_json(value, name=str(path), indent=2) + b"\n")
+
+
+def encode_json(value: Any, *, name: str, indent: int | None = None) -> bytes:
+    """The one spelling of a JSON value; NaN and what JSON has no words for are refused, in the name of `name`."""
+    separators = (",", ":") if indent is None else (",", ": ")
     try:
-        text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        data = text.encode()
+        return json.dumps(
+            value, sort_keys=True, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False
+        ).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise StorageFailed(f"{path}: the value cannot be written as JSON: {error}") from error
-    write_file(path, data)
+        raise StorageFailed(f"{name}: the value cannot be written as JSON: {error}") from error
 
 
 def read_json(path: str | Path) -> Any:
@@ -114,7 +120,10 @@ def parse_json(data: bytes, *, name: str) -> Any:
 def sha256_file(path: str | Path) -> str:
     """sha256 of a file's bytes, hex."""
     with open_to_read(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        sha = hashlib.sha256()
+        while block := file.read(2**20):
+            sha.update(block)
+        return sha.hexdigest()
 
 
 @contextlib.contextmanager
@@ -125,7 +134,7 @@ def open_to_read(path: str | Path) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
             raise CorruptFile(f"{path}: is {kind}, expected a file")
-        file = open(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115, closed below
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"{path}: no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
