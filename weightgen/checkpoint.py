@@ -27,7 +27,7 @@ from weightgen.state_file import (
     StateReader,
     bytes_of,
     encode_state,
-    is_unicode,
+    is_name,
     load_state,
     read_manifest,
     refuse_nonfinite,
@@ -216,7 +216,7 @@ def _name_key(key: Any) -> str:
 
 
 def _is_named_tensor(key: Any, value: Any) -> bool:
-    return isinstance(key, str) and is_unicode(key) and isinstance(value, Tensor)
+    return isinstance(key, str) and is_name(key) and isinstance(value, Tensor)
 
 
 def _load_shards(path: Path, allow_nonfinite: bool) -> State:

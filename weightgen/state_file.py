@@ -32,6 +32,7 @@ from weightgen.storage import encode_json, new_file, open_to_read, parse_json
 
 MANIFEST_KEY = "weightgen.manifest"
 MAX_HEADER_BYTES = 25_000_000
+MAX_NAME_LENGTH = 1000
 MAX_STATE_BYTES = 64 * 2**30
 """Larger files are read with `StateReader`, tensor by tensor."""
 
@@ -108,7 +109,7 @@ class StateReader:
         manifest = self.metadata.get(MANIFEST_KEY)
         self.manifest: dict[str, Any] | None = None
         if manifest is not None:
-            self.manifest = parse_json(manifest.encode(), name=f"{self.path}: manifest")
+            self.manifest = parse_json(manifest.encode(errors="surrogatepass"), name=f"{self.path}: manifest")
             if not isinstance(self.manifest, dict):
                 raise CorruptFile(f"{self.path}: the manifest is not a JSON object")
 
@@ -181,8 +182,8 @@ def _write(file: BinaryIO, state: Mapping[str, Tensor], manifest: Mapping[str, A
 def _refuse_unwritable(state: Mapping[str, Tensor]) -> None:
     spans = []
     for name, t in state.items():
-        if name == "__metadata__" or not is_unicode(name):
-            raise SpecMismatch(f"a tensor cannot be called {name!r} in a safetensors file")
+        if name == "__metadata__" or not is_name(name):
+            raise SpecMismatch(f"a tensor cannot be called {name[:80]!r} in a safetensors file")
         if t.layout != torch.strided or t.device.type == "meta" or t.dtype not in _CODES:
             what = f"{str(t.dtype).removeprefix('torch.')}, {str(t.layout).removeprefix('torch.')}, on {t.device}"
             raise SpecMismatch(f"{name!r} ({what}) cannot be written; expected a dense tensor of a common dtype")
@@ -191,23 +192,25 @@ def _refuse_unwritable(state: Mapping[str, Tensor]) -> None:
     spans.sort()
     for (device, _, end, first), (other_device, begin, _, second) in itertools.pairwise(spans):
         if device == other_device and begin < end:
+            first, second = sorted((first, second), key=list(state).index)
             raise SpecMismatch(
                 f"{first!r} and {second!r} share storage; save tied tensors with save_for_spec, whose spec names "
                 "the tie, or clone one of them"
             )
 
 
-def is_unicode(name: str) -> bool:
+def is_name(name: str) -> bool:
+    """Whether a tensor can be called this: not endless, and UTF-8 (JSON may smuggle in half a surrogate pair)."""
     try:
         name.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return len(name) <= MAX_NAME_LENGTH
 
 
 def bytes_of(tensor: Tensor) -> np.ndarray:
     """The values of a tensor as bytes (n,), row by row; its own memory where it is contiguous."""
-    return tensor.resolve_conj().flatten().view(torch.uint8).numpy()
+    return tensor.resolve_conj().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def _read_header(file: BinaryIO, num_bytes: int, name: str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
@@ -223,7 +226,7 @@ def _read_header(file: BinaryIO, num_bytes: int, name: str) -> tuple[dict[str, T
         raise CorruptFile(f"{name}: not a safetensors file; its header is not a JSON object")
     header = parse_json(text, name=f"{name}: header")
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) and is_unicode(v) for v in metadata.values()):
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CorruptFile(f"{name}: __metadata__ is not an object of strings")
     entries = {n: _read_entry(n, value, 8 + length, name) for n, value in header.items()}
     entries = dict(sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)))
@@ -239,10 +242,10 @@ def _read_header(file: BinaryIO, num_bytes: int, name: str) -> tuple[dict[str, T
 
 
 def _read_entry(tensor: str, value: Any, data_begin: int, name: str) -> TensorEntry:
+    if not is_name(tensor):
+        raise CorruptFile(f"{name}: the tensor name {tensor[:80]!r} is not Unicode text of at most {MAX_NAME_LENGTH}")
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise CorruptFile(f"{name}: {tensor!r} needs exactly dtype, shape and data_offsets")
-    if not is_unicode(tensor):
-        raise CorruptFile(f"{name}: the name {tensor!r} is not Unicode text")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CorruptFile(f"{name}: {tensor!r} has the unknown dtype {str(dtype)[:40]!r}")
@@ -258,12 +261,15 @@ def _read_entry(tensor: str, value: Any, data_begin: int, name: str) -> TensorEn
 
 
 def _are_counts(value: Any) -> bool:
-    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
 
 
 def refuse_nonfinite(path: str, name: str, tensor: Tensor) -> None:
-    if not (tensor.is_floating_point() or tensor.is_complex()):
+    """Raise CorruptFile, naming the file and the tensor, for NaN or infinite values."""
+    if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
         return
-    numbers = tensor.float() if tensor.element_size() == 1 else tensor  # isfinite knows no 8-bit floats
-    if not torch.isfinite(numbers).all():
+    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    numbers = real.float() if real.element_size() == 1 else real  # 8-bit floats know no comparison
+    lowest, highest = torch.aminmax(numbers)  # NaN wins in both; thirty times faster than isfinite().all()
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise CorruptFile(f"{path}: {name!r} holds NaN or infinite values; pass allow_nonfinite=True to read it anyway")
