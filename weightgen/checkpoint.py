@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -146,7 +147,9 @@ def _load_pickled(path: str, allow_nonfinite: bool) -> State:
             _refuse_zip_bomb(file, num_bytes, path)
         file.seek(0)
         try:
-            value = torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about pickle protocols, which the reader of a message cannot change
+                value = torch.load(file, map_location="cpu", weights_only=True)
         except _UNPICKLING_ERRORS as error:
             raise CorruptFile(f"{path}: {_say_why(error)}") from error
     state = _find_state(value, path)

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -113,7 +113,7 @@ class StateReader:
             if not isinstance(self.manifest, dict):
                 raise CorruptFile(f"{self.path}: the manifest is not a JSON object")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StateReader":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -160,7 +160,7 @@ class StateReader:
         return tensor
 
 
-def _write(file: BinaryIO, state: Mapping[str, Tensor], manifest: Mapping[str, Any] | None, name: str) -> None:
+def _write(file: io.BufferedIOBase, state: Mapping[str, Tensor], manifest: Mapping[str, Any] | None, name: str) -> None:
     _refuse_unwritable(state)
     order = sorted(state, key=lambda n: (-state[n].element_size(), n))
     header: dict[str, Any] = {}

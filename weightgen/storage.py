@@ -14,6 +14,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,7 +30,7 @@ def write_file(path: str | Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def new_file(path: str | Path) -> Iterator[BinaryIO]:
+def new_file(path: str | Path) -> Iterator[BufferedWriter]:
     """A file open for writing that takes its place at `path` when the block ends well, and vanishes when it does not.
 
     Missing parent folders are made. Raises StorageFailed, naming the path, whatever the operating system refuses.
