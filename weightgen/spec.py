@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weightgen.errors import SpecMismatch
+from weightgen.errors import SpecMismatch, UnknownName
 
 State = dict[str, Tensor]
 
@@ -134,7 +134,7 @@ class StateSpec:
         return sum(t.numel for t in self.generated)
 
     def check(self, state: Mapping[str, Tensor]) -> None:
-        """Raise SpecMismatch unless `state` has exactly these tensors, shapes and dtypes; all faults in one sentence."""
+        """Raise SpecMismatch, one sentence for all faults, unless `state` has just these tensors, shapes and dtypes."""
         faults = []
         missing = [t.name for t in self.tensors if t.name not in state]
         unexpected = [name for name in state if name not in self.by_name]
@@ -165,8 +165,18 @@ class StateSpec:
         return full
 
     def permute(self, state: Mapping[str, Tensor], permutations: Mapping[str, Tensor]) -> State:
-        """The same function with hidden units reordered: new unit i of axis `name` is old unit permutations[name][i]."""
-        return {t.name: _permute_tensor(state[t.name], t, permutations) for t in self.tensors}
+        """The same function with hidden units reordered: new unit i of a word is its old unit permutations[word][i]."""
+        sizes = {w.name: w.size for t in self.tensors for axis in t.axes for w in axis if w.name}
+        for word, order in permutations.items():
+            if word not in sizes:
+                raise UnknownName(f"axis of {self.arch!r}", word, sizes)
+            if not torch.equal(order.sort().values.cpu(), torch.arange(sizes[word])):
+                raise SpecMismatch(f"the permutation of {word!r} is not an order of its {sizes[word]} units")
+        permuted: State = {}
+        for t in self.tensors:
+            # A tied tensor stays one with its owner: torch refuses to run two values for one parameter.
+            permuted[t.name] = permuted[t.tied_to] if t.tied_to else _permute_tensor(state[t.name], t, permutations)
+        return permuted
 
     def to_json(self) -> dict[str, Any]:
         """JSON values that `from_json` reads back; axes are written in their own notation."""
@@ -229,6 +239,8 @@ def _parse_axes(name: str, notation: str | None, shape: tuple[int, ...]) -> _Par
     if notation is None:
         return [[("", n)] for n in shape]
     axes: _Parsed = []
+    if _TOKEN.sub("", notation).strip():
+        raise SpecMismatch(f"axes of {name!r}: the parentheses of {notation!r} do not match, or are nested")
     for group, single in _TOKEN.findall(notation):
         axis = []
         for text in (group or single).split():
