@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from model_zoo.architectures import ARCHITECTURES, build_target
-from weightgen.canonical import align, balance, canonicalize, permutation_of, reorder
+from weightgen.canonical import align, balance, canonicalize, permutation_of
 from weightgen.errors import BadOption, SpecMismatch, UnknownName
 from weightgen.spec import State, StateSpec
 from weightgen.target import Target
@@ -131,7 +131,7 @@ def test_permutation_of_is_what_align_applies(arch):
     state, reference = trained_like_state(target, 0), trained_like_state(target, 1)
     found = permutation_of(state, reference, target.spec)
     assert all(torch.equal(found[w].sort().values, torch.arange(n)) for w, n in target.spec.hidden.items())
-    assert_states_equal(align(state, reference, target.spec), reorder(state, found, target.spec))
+    assert_states_equal(align(state, reference, target.spec), target.spec.permute(state, found))
 
 
 def test_networks_with_different_heads_are_matched_on_their_trunks():

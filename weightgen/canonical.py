@@ -40,12 +40,7 @@ def align(
     compared: Collection[str] | None = None,
 ) -> State:
     """The same function with its hidden units reordered to fit `reference`; see `permutation_of`."""
-    return reorder(state, permutation_of(state, reference, spec, compared=compared), spec)
-
-
-def reorder(state: Mapping[str, Tensor], permutations: Mapping[str, Tensor], spec: StateSpec) -> State:
-    """`spec.permute`, with tied tensors sharing storage again."""
-    return _share_ties(spec.permute(state, permutations), spec)
+    return spec.permute(state, permutation_of(state, reference, spec, compared=compared))
 
 
 def permutation_of(
@@ -222,10 +217,6 @@ def _check_compared(reference: Mapping[str, Tensor], spec: StateSpec, compared: 
             )
 
 
-def _share_ties(state: State, spec: StateSpec) -> State:
-    return {t.name: state[t.tied_to] if t.tied_to else state[t.name] for t in spec.tensors}
-
-
 def balance(
     state: Mapping[str, Tensor],
     spec: StateSpec,
@@ -261,7 +252,7 @@ def balance(
         if any(np.any(factor != 1.0) for factor in table.factors):
             scaled = torch.from_numpy(table.apply(values[name]).reshape(spec.by_name[name].shape))
             balanced[name] = scaled.to(state[name].dtype).to(state[name].device)
-    return _share_ties(balanced, spec)
+    return {t.name: balanced[t.tied_to or t.name] for t in spec.tensors}
 
 
 @dataclass(frozen=True, eq=False)
