@@ -1,0 +1,250 @@
+"""The command line as a user meets it: exit codes, one-sentence errors, data on stdout, progress on stderr."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model_zoo import released
+from model_zoo.architectures import build_target
+from model_zoo.data import load_data
+from weightgen import __version__
+from weightgen.checkpoint import save_for_spec
+from weightgen.cli import main
+from weightgen.evaluate import accuracy
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path) -> Callable[..., Done]:
+    """Runs the command line in an empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["weightgen", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        signal.signal(signal.SIGTERM, before)
+        captured = capsys.readouterr()
+        return Done(int(end.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+def start(*arguments: str, cwd: Path = ROOT) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "weightgen", *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+    )
+
+
+def assert_refused(done: Done, code: int, *words: str) -> None:
+    """One sentence on stderr, after progress, and nothing on stdout."""
+    assert done.code == code, done.err
+    assert done.out == ""
+    last = done.err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert done.err.count("error: ") == 1
+    assert "Traceback" not in done.err
+    for word in words:
+        assert word in last
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """A tiny network for digits at its default initialisation."""
+    target = build_target("cnn-tiny", num_classes=10)
+    path = tmp_path / "tiny.safetensors"
+    save_for_spec(path, target.init_state(0), target.spec)
+    return path
+
+
+@pytest.fixture
+def small_data(tmp_path) -> Path:
+    """An .npz of two classes: dark and bright images of an odd size."""
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    x = (rng.integers(0, 60, (40, 19, 23)) + 150 * y[:, None, None]).astype(np.uint8)
+    path = tmp_path / "small.npz"
+    np.savez(path, x_train=x[:30], y_train=y[:30], x_test=x[30:], y_test=y[30:])
+    return path
+
+
+def test_version_is_data(run):
+    done = run("--version")
+    assert (done.code, done.out, done.err) == (0, f"weightgen {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["generate", "compare", "tokenize", "inspect", "score", "doctor"])
+def test_every_command_has_help_and_a_sentence_about_itself(run, command):
+    done = run(command, "--help")
+    assert done.code == 0
+    assert f"weightgen {command}" in done.out
+    assert command in run("--help").out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["generat"], ["generate"], ["inspect"], ["inspect", "a", "b"], ["doctor", "--jsn"], ["score", "a", "--data"]],
+)
+def test_wrong_usage_exits_with_2_and_no_traceback(run, arguments):
+    done = run(*arguments)
+    assert done.code == 2
+    assert done.out == ""
+    assert "Traceback" not in done.err
+
+
+def test_a_misspelt_command_suggests_the_nearest(run):
+    assert "generate" in run("generat").err
+
+
+def test_inspect_describes_an_architecture(run):
+    done = run("inspect", "cnn-tiny", "--json")
+    assert done.code == 0
+    assert done.json["parameters"] == 2464
+    assert done.json["tensors"][0]["axes"] == "c1=8 CHANNELS=1 5 5"
+
+
+def test_inspect_describes_a_checkpoint(run, checkpoint):
+    report = run("inspect", checkpoint, "--json").json
+    assert (report["kind"], report["parameters"]) == ("checkpoint", 2464)
+    assert {"name": "head.bias", "dtype": "float32", "shape": [10]} in report["tensors"]
+    assert "head.bias" in run("inspect", checkpoint).out
+
+
+def test_inspect_reads_the_checkpoints_of_others(run, tmp_path):
+    torch.save({"state_dict": {"module.fc.weight": torch.zeros(3, 2)}}, tmp_path / "other.pt")
+    report = run("inspect", "other.pt", "--json").json
+    assert report["tensors"] == [{"name": "fc.weight", "dtype": "float32", "shape": [3, 2]}]
+
+
+@pytest.mark.parametrize("name", ["absent.safetensors", "some/where", "./cnn-tiny"])
+def test_inspect_of_an_absent_file_exits_with_5(run, name):
+    assert_refused(run("inspect", name), 5, name.removeprefix("./"))
+
+
+def test_inspect_suggests_the_nearest_name(run):
+    assert_refused(run("inspect", "cnn-tny"), 5, "'cnn-tny'", "did you mean 'cnn-tiny'?")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 100, b"PK\x03\x04" + b"\0" * 50])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_inspect_of_a_broken_file_exits_with_1(run, tmp_path, content, suffix):
+    (tmp_path / f"broken{suffix}").write_bytes(content)
+    assert_refused(run("inspect", f"broken{suffix}"), 1, f"broken{suffix}")
+
+
+def test_inspect_of_an_ordinary_folder_exits_with_1(run, tmp_path):
+    (tmp_path / "folder").mkdir()
+    assert_refused(run("inspect", "folder"), 1, "folder")
+
+
+def test_score_is_the_accuracy_on_the_test_split(run, checkpoint):
+    done = run("score", checkpoint, "--arch", "cnn-tiny", "--data", "digits", "--json")
+    target, data = build_target("cnn-tiny"), load_data("digits")
+    assert done.json["accuracy"] == accuracy(target, target.init_state(0), data.x_test, data.y_test)
+    assert done.json["examples"] == len(data.y_test)
+    assert len(done.json["class_accuracy"]) == 10
+    assert "loading digits" in done.err
+
+
+def test_score_of_a_checkpoint_asks_for_the_architecture(run, checkpoint):
+    assert_refused(run("score", checkpoint, "--data", "digits"), 2, "--arch")
+
+
+def test_score_refuses_weights_of_another_architecture(run, checkpoint):
+    done = run("score", checkpoint, "--arch", "mlp", "--data", "digits")
+    assert_refused(done, 1, "missing", "unexpected", "'mlp'")
+
+
+def test_score_refuses_another_number_of_classes(run, checkpoint, small_data):
+    done = run("score", checkpoint, "--arch", "cnn-tiny", "--data", small_data)
+    assert_refused(done, 1, "head.weight", "[2, 20]")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "suggestion"),
+    [("--data", "digts", "digits"), ("--arch", "cnn-tinny", "cnn-tiny")],
+)
+def test_unknown_names_exit_with_5_and_suggest_the_nearest(run, checkpoint, option, value, suggestion):
+    options = {"--data": "digits", "--arch": "cnn-tiny", option: value}
+    done = run("score", checkpoint, *(word for pair in options.items() for word in pair))
+    assert_refused(done, 5, repr(value), f"did you mean {suggestion!r}?")
+
+
+def test_doctor_reports_this_installation(run):
+    done = run("doctor", "--json")
+    report = done.json
+    assert report["torch"] == torch.__version__
+    assert set(report["generators"]) >= set(released.RELEASED)
+    assert report["writable"]
+    assert done.code == (1 if report["problems"] else 0)
+    assert run("doctor").out.startswith("weightgen ")
+
+
+def test_doctor_finds_a_changed_generator(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(released, "FOLDER", tmp_path)
+    (tmp_path / "mip.safetensors").write_bytes(b"other bytes")
+    (tmp_path / "SHA256SUMS").write_text("0" * 64 + "  mip.safetensors\n")
+    done = run("doctor", "--json")
+    assert done.code == 1
+    assert done.json["generators"]["mip"]["hash"] == "differs"
+    assert done.json["problems"] == ["generator 'mip': differs"]
+
+
+def test_doctor_finds_a_folder_that_cannot_be_written(run, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    done = run("doctor", "--json")
+    assert done.code == 1
+    assert "the current folder cannot be written" in done.json["problems"]
+
+
+def test_tokenize_of_an_absent_zoo_exits_with_5(run):
+    assert_refused(run("tokenize", "no-zoo", "--out", "dataset"), 5, "no-zoo")
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_command_leaves_without_a_traceback(checkpoint, sent, code):
+    with start("score", str(checkpoint), "--arch", "cnn-tiny", "--data", "digits") as process:
+        assert process.stderr
+        assert process.stderr.readline() == "loading digits\n"
+        process.send_signal(sent)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (code, "")
+    assert "Traceback" not in err
+
+
+def test_a_closed_pipe_ends_the_command_quietly():
+    with start("inspect", "resnet20", "--json") as process:
+        assert process.stdout
+        process.stdout.close()
+        assert process.stderr
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

@@ -1,0 +1,159 @@
+"""The README and docs say what is true: snippets run, figures come from JSON, lists match registries, links lead on."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report import BEGIN, END, mean_accuracy, read_results, render, replace_block
+from model_zoo.architectures import ARCHITECTURES
+from model_zoo.released import FOLDER, RELEASED, expected_hashes
+from weightgen.generators import GENERATORS
+from weightgen.storage import sha256_file
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+README = (ROOT / "README.md").read_text()
+RESULTS = {p.name: json.loads(p.read_text()) for p in sorted((ROOT / "docs" / "results").glob("*.json"))}
+
+
+def doc_id(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def snippets(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    lines = "\n".join(snippets(text, "console")).splitlines()
+    return [line.partition("#")[0].strip() for line in lines if line.strip()]
+
+
+def need_released(text: str) -> None:
+    """Skip what names a released generator whose file this copy does not hold yet."""
+    for name, file in RELEASED.items():
+        if re.search(rf"\b{name}\b", text) and not (FOLDER / file).is_file():
+            pytest.skip(f"generator {name!r} has not been released yet")
+
+
+def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.parametrize("path", DOCS, ids=doc_id)
+def test_python_snippets_run(path, tmp_path):
+    code = "\n".join(snippets(path.read_text(), "python"))
+    if not code:
+        return
+    need_released(code)
+    done = run_python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("line", [c for c in commands(README) if c.startswith("weightgen ")])
+def test_commands_of_the_readme_run(line, tmp_path):
+    need_released(line)
+    done = run_python(f"import sys; sys.argv = {shlex.split(line)!r}; from weightgen.cli import main; main()", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", DOCS, ids=doc_id)
+def test_make_targets_that_docs_name_exist(path):
+    named = set(
+        re.findall(r"\bmake ([a-z][a-z-]*)\b", "\n".join(re.findall(r"`[^`\n]*`|^make .*", path.read_text(), re.M)))
+    )
+    made = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert named <= made
+
+
+@pytest.mark.parametrize("path", DOCS, ids=doc_id)
+def test_links_lead_to_files(path):
+    links = re.findall(r"\]\(([^)#]+)\)", path.read_text())
+    absent = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert absent == []
+
+
+def test_readme_shows_the_figures_of_the_committed_results():
+    wanted = replace_block(README, render(read_results(ROOT / "docs" / "results")))
+    assert wanted == README, "run: make report"
+
+
+def test_report_replaces_only_what_stands_between_the_markers():
+    text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    assert replace_block(text, "new") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+
+
+def test_report_shows_every_data_set_with_the_best_in_bold_and_the_mean_below():
+    scores = {"seconds": {"generate": 0.01, "scratch": 2.0}}
+    result = {
+        "generator": {"name": "mip"},
+        "arch": "cnn-tiny",
+        "per_class": 20,
+        "data": {
+            "digits": scores | {"accuracy": {"generated": 0.9, "scratch": 0.8}},
+            "coil20": scores | {"accuracy": {"generated": 0.5, "scratch": 0.75}},
+        },
+    }
+    text = render([result])
+    assert "| coil20 | 50.0 | **75.0** |" in text
+    assert "| digits | **90.0** | 80.0 |" in text
+    assert f"| **mean** | {100 * mean_accuracy(result, 'generated'):.1f} |" in text
+    assert "200 times faster" in text
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_are_for_the_released_generator(name):
+    generator = RESULTS[name]["generator"]
+    assert generator["sha256"] == sha256_file(FOLDER / RELEASED[generator["name"]])
+
+
+@pytest.mark.parametrize(("marker", "registry"), [("architectures", ARCHITECTURES), ("generators", GENERATORS)])
+def test_docs_list_what_is_registered(marker, registry):
+    text = (ROOT / "docs" / "concepts.md").read_text()
+    listed = re.search(rf"<!-- {marker}:begin -->(.*?)<!-- {marker}:end -->", text, re.DOTALL)
+    assert listed and re.findall(r"`([^`]+)`", listed[1]) == sorted(registry)
+
+
+def test_readme_lists_every_command_of_the_command_line():
+    from weightgen.cli import app
+
+    names = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
+    assert {name for name in names if not re.search(rf"`{name}`|weightgen {name} ", README)} == set()
+
+
+def test_every_released_file_is_small_listed_and_unchanged():
+    files = {str(p.relative_to(FOLDER)): p for p in FOLDER.rglob("*.safetensors")}
+    assert set(expected_hashes()) == set(files)
+    for name, path in files.items():
+        assert sha256_file(path) == expected_hashes()[name], name
+        assert path.stat().st_size <= 20e6, name
+
+
+def test_every_released_generator_has_a_card():
+    assert [
+        f for f in RELEASED.values() if (FOLDER / f).is_file() and not (FOLDER / f).with_suffix(".md").is_file()
+    ] == []
+
+
+def test_every_installed_extra_of_the_doctor_is_an_extra_of_the_project():
+    from weightgen.cli.doctor import EXTRAS
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(EXTRAS) | {"dev", "service"} == set(extras)
+
+
+def test_no_doc_or_code_names_a_path_of_one_machine():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    home = re.compile(r"(?<![\w.])/(home|Users|root)/(?!weightgen)\w")
+    texts = [(f, (ROOT / f)) for f in tracked if f.endswith((".md", ".py", ".toml", ".txt"))]
+    assert [f for f, path in texts if path.is_file() and home.search(path.read_text())] == []

@@ -1,0 +1,155 @@
+"""One job from end to end: labelled data in, verified weights with their report out.
+
+The command line, the demo and every other front end call these functions; where the parts of a job come from (names,
+files) is not their business.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weightgen.artifact import describe_artifact, write_artifact
+from weightgen.condition import Condition
+from weightgen.errors import BadOption
+from weightgen.evaluate import accuracy
+from weightgen.generator import GenerationRequest, WeightGenerator
+from weightgen.generators.default_init import RandomTrunkRidge
+from weightgen.generators.retrieval import Retrieval
+from weightgen.generators.soup import Soup
+from weightgen.labelled_data import LabelledData, draw_support, select_classes
+from weightgen.novelty import describe_nearest, find_nearest
+from weightgen.reference_zoo import ReferenceZoo
+from weightgen.scoreboard import EmbedsTasks, compare
+from weightgen.spec import State
+from weightgen.target import Target
+from weightgen.verify import VerifiedWeights, generate_verified
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Weights of one architecture for the classes of one data set, from one generator."""
+
+    generator: WeightGenerator
+    generator_sha256: str
+    """Of the file the generator was loaded from."""
+    data: LabelledData
+    target_for: Callable[[LabelledData], Target]
+    """The target network that takes these examples and has these classes."""
+    references: ReferenceZoo | None = None
+    """Trained networks of the same architecture; without them, references that need a zoo are left out."""
+
+    @cached_property
+    def target(self) -> Target:
+        return self.target_for(self.data)
+
+    def request(self, *, per_class: int, num_samples: int = 1, seed: int = 0) -> GenerationRequest:
+        """The request for a support set of `per_class` train examples of each class, drawn by `seed`."""
+        support = draw_support(self.data, per_class, rng=torch.Generator().manual_seed(seed))
+        return GenerationRequest(self.target, Condition(support=support), num_samples=num_samples, seed=seed)
+
+    def gate_references(self) -> list[WeightGenerator]:
+        """What the generated weights have to hold their own against at generation time."""
+        zoo, generator = self.references, self.generator
+        if zoo is None or zoo.embedder != self.generator_sha256 or not isinstance(generator, EmbedsTasks):
+            return [RandomTrunkRidge()]
+        return [Retrieval(zoo, embed=generator.embed), Soup(zoo, embed=generator.embed), RandomTrunkRidge()]
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """Weights that passed the gate, and how they came about."""
+
+    job: Job
+    request: GenerationRequest
+    weights: VerifiedWeights
+    seconds: float
+    """Wall clock of generation and gate, over all samples of the request."""
+
+    @property
+    def state(self) -> State:
+        return self.weights.state
+
+    @property
+    def source(self) -> str:
+        """Name of the generator, or of the reference that did better."""
+        return self.weights.source
+
+    def save(self, folder: str | Path) -> dict[str, Any]:
+        """Write the artifact folder and return the report on it, JSON values."""
+        job, data = self.job, self.job.data
+        support = self.request.condition.support
+        assert support is not None
+        zoo = job.references
+        nearest = None if zoo is None else describe_nearest(zoo, find_nearest(zoo, job.target, self.state))
+        manifest = describe_artifact(
+            self.request,
+            self.weights,
+            generator=job.generator.name,
+            generator_sha256=job.generator_sha256,
+            nearest=nearest,
+            data={"name": Path(data.name).name, "sha256": data.digest(), "notes": list(data.notes)},
+        )
+        write_artifact(folder, job.target, self.state, manifest=manifest)
+        return {
+            "artifact": str(folder),
+            "source": self.source,
+            "fell_back": self.weights.is_fallback,
+            "accuracy": accuracy(job.target, self.state, data.x_test, data.y_test),
+            "arch": job.target.spec.arch,
+            "parameters": job.target.spec.num_parameters,
+            "data": data.name,
+            "classes": data.num_classes,
+            "shots": support.shots,
+            "seed": self.request.seed,
+            "request": self.request.digest(),
+            "generator": {"name": job.generator.name, "sha256": job.generator_sha256},
+            "verification": self.weights.report,
+            "nearest_checkpoint": nearest,
+            "seconds": self.seconds,
+            "notes": list(data.notes),
+        }
+
+
+def make_weights(job: Job, *, per_class: int, num_samples: int = 1, seed: int = 0, fallback: bool = True) -> list[Made]:
+    """`num_samples` sets of verified weights for a support set drawn from the data's train split.
+
+    Without `fallback`, VerificationFailed is raised where a reference does better; with it, the reference is returned.
+    """
+    request = job.request(per_class=per_class, num_samples=num_samples, seed=seed)
+    job.generator.check(request)
+    start = time.perf_counter()
+    made = generate_verified(job.generator, request, references=job.gate_references(), fallback=fallback)
+    seconds = time.perf_counter() - start
+    return [Made(job=job, request=request, weights=weights, seconds=seconds) for weights in made]
+
+
+def compare_job(
+    job: Job,
+    *,
+    per_class: int,
+    tasks: int = 1,
+    ways: int | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """The scoreboard of the job (`weightgen.scoreboard.compare`), over all classes or over tasks of `ways` of them."""
+    if ways is not None and not 2 <= ways <= job.data.num_classes:
+        raise BadOption(f"{ways} ways, expected 2 to the {job.data.num_classes} classes of {job.data.name!r}")
+    target = job.target if ways is None else job.target_for(select_classes(job.data, range(ways)))
+    request = GenerationRequest(target, Condition(), seed=seed)  # refuses a seed out of range
+    return compare(
+        job.generator,
+        target,
+        job.data,
+        per_class=per_class,
+        seed=request.seed,
+        references=job.references,
+        tasks=tasks,
+        ways=ways,
+        say=say,
+    )
