@@ -234,7 +234,8 @@ def layout_from_json(spec: StateSpec, data: Mapping[str, Any]) -> TokenLayout:
 def bare_spec(state: Mapping[str, Tensor], arch: str) -> StateSpec:
     """The spec of a state whose meaning nobody declared: every axis fixed, tensors in the state's own order.
 
-    Tensors that are one memory are tied; integers and booleans are carried with the values they have.
+    Tensors that are one memory are tied; integers and booleans are carried with the values they have. Floating point
+    tensors may be on the meta device.
     """
     tensors: list[TensorSpec] = []
     owners: dict[object, str] = {}
@@ -242,7 +243,8 @@ def bare_spec(state: Mapping[str, Tensor], arch: str) -> StateSpec:
         if tensor.is_complex():
             raise SpecMismatch(f"{name!r} is {_describe(tensor)}; complex tensors have no spec")
         memory = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-        owner = owners.setdefault(memory if tensor.numel() else name, name)
+        has_memory = tensor.numel() > 0 and tensor.device.type != "meta"
+        owner = owners.setdefault(memory if has_memory else name, name)
         carried = None if tensor.is_floating_point() else tuple(int(v) for v in tensor.flatten().tolist())
         tensors.append(
             TensorSpec(
