@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from model_zoo.architectures import ARCHITECTURES, build_target
+from tests.standins import make_support
 from weightgen.condition import SupportSet
 from weightgen.errors import BadData, BadOption
 from weightgen.evaluate import (
@@ -19,17 +20,6 @@ from weightgen.evaluate import (
 
 WITH_BATCHNORM = ["cnn-w4-d3", "resnet8"]
 QUICK = ScratchConfig(learning_rates=(1e-3, 1e-2), max_steps=60, max_steps_augmented=6)
-
-
-def make_support(*, num_classes=3, shots=6, channels=1, seed=0):
-    """Bright squares, each class in another corner, on noise: any network learns it in a few steps."""
-    rng = torch.Generator().manual_seed(seed)
-    labels = torch.arange(num_classes).repeat_interleave(shots)
-    images = 0.2 * torch.rand(len(labels), channels, 28, 28, generator=rng)
-    for i, label in enumerate(labels.tolist()):
-        row, col = 3 + 12 * (label // 2), 3 + 12 * (label % 2)
-        images[i, :, row : row + 9, col : col + 9] += 0.7
-    return SupportSet(images, labels, tuple(f"class {k}" for k in range(num_classes)))
 
 
 def make_rng(seed=0):

@@ -1,0 +1,37 @@
+"""The learnt generators by the name of their method; a new one is a file beside this one and a line in GENERATORS.
+
+The references (default_init, zoo_mean, soup, retrieval, noise) speak the same protocol, but are built from a
+ReferenceZoo rather than loaded from a generator file.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from weightgen.checkpoint import read_manifest
+from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
+from weightgen.generator import WeightGenerator
+
+FORMAT, VERSION = "weightgen.generator", 1
+
+
+def _load_mip(path: str | Path) -> WeightGenerator:
+    from weightgen.generators.mip_hypernet import MipHypernet
+
+    return MipHypernet.load(path)
+
+
+GENERATORS: dict[str, Callable[[str | Path], WeightGenerator]] = {"mip": _load_mip}
+
+
+def load_generator(path: str | Path) -> WeightGenerator:
+    """The learnt generator in a file; its manifest says which method it belongs to."""
+    manifest = read_manifest(path)
+    if manifest.get("format") != FORMAT:
+        raise CorruptFile(f"{path}: format {manifest.get('format')!r}, expected a generator file ({FORMAT!r})")
+    version = manifest.get("version")
+    if version != VERSION:
+        raise UnsupportedTask(f"{path}: version {version!r} of {FORMAT}, this weightgen reads version {VERSION}")
+    method = manifest.get("method")
+    if method not in GENERATORS:
+        raise UnknownName("generator method", str(method), GENERATORS)
+    return GENERATORS[method](path)

@@ -1,0 +1,32 @@
+"""Nearest-task retrieval: the trunk of the zoo whose task is most like this one, refitted on the support set."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from weightgen.condition import SupportSet
+from weightgen.generator import GenerationRequest
+from weightgen.reference_zoo import ReferenceZoo, check_support, refit
+from weightgen.spec import State
+
+
+class Retrieval:
+    """Likeness is the inner product of task embeddings under `embed`, the generator's own."""
+
+    name = "retrieval"
+
+    def __init__(self, zoo: ReferenceZoo, *, embed: Callable[[SupportSet], Tensor]) -> None:
+        self.zoo = zoo
+        self.embed = embed
+
+    def check(self, request: GenerationRequest) -> None:
+        check_support(request, samples=1)
+        self.zoo.check(request.target)
+
+    def nearest(self, request: GenerationRequest) -> int:
+        """Number of the trunk that is retrieved."""
+        return self.zoo.rank(self.embed(check_support(request)))[0]
+
+    def generate(self, request: GenerationRequest) -> list[State]:
+        self.check(request)
+        return [refit(request.target, self.zoo.trunk(self.nearest(request)), check_support(request))]
