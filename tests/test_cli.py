@@ -15,10 +15,12 @@ import torch
 from model_zoo import released
 from model_zoo.architectures import build_target
 from model_zoo.data import load_data
+from tests.standins import StandIn
 from weightgen import __version__
-from weightgen.checkpoint import save_for_spec
+from weightgen.checkpoint import save_for_spec, save_state
 from weightgen.cli import main
 from weightgen.evaluate import accuracy
+from weightgen.generators import GENERATORS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -224,6 +226,114 @@ def test_doctor_finds_a_folder_that_cannot_be_written(run, tmp_path, monkeypatch
     done = run("doctor", "--json")
     assert done.code == 1
     assert "the current folder cannot be written" in done.json["problems"]
+
+
+@pytest.fixture
+def generator(monkeypatch, tmp_path) -> Path:
+    """A generator file of a registered method."""
+    monkeypatch.setitem(GENERATORS, "stand-in", lambda path: StandIn())
+    manifest = {"format": "weightgen.generator", "version": 1, "method": "stand-in"}
+    save_state(tmp_path / "generator.safetensors", {"nothing": torch.zeros(1)}, manifest=manifest)
+    return tmp_path / "generator.safetensors"
+
+
+@pytest.fixture
+def job(generator, small_data) -> list[str]:
+    return ["--generator", str(generator), "--arch", "cnn-tiny", "--data", str(small_data), "--support-per-class", "5"]
+
+
+def test_generate_writes_an_artifact_that_scores_as_reported(run, job, small_data):
+    done = run("generate", *job, "--out", "made", "--json")
+    assert done.code == 0, done.err
+    report = done.json
+    assert report["artifact"] == "made"
+    assert report["verification"]["loads"]
+    assert any("28" in note and "23" in note for note in report["notes"])  # resized, and said so
+    scored = run("score", "made", "--data", small_data, "--json").json
+    assert scored["accuracy"] == report["accuracy"]
+    inspected = run("inspect", "made", "--json").json
+    assert (inspected["kind"], inspected["parameters"]) == ("artifact", 2464 - 8 * 21)
+    assert inspected["manifest"]["source"] == report["source"]
+    assert "artifact" in run("inspect", "made").out
+
+
+def test_generate_prints_a_short_table(run, job):
+    done = run("generate", *job, "--out", "made")
+    assert done.code == 0
+    assert "test accuracy" in done.out
+    assert len(done.out.splitlines()) < 15
+
+
+def test_generate_writes_a_folder_for_each_sample(run, job):
+    done = run("generate", *job, "--samples", 2, "--out", "made", "--json")
+    assert [sample["artifact"] for sample in done.json["samples"]] == ["made/0", "made/1"]
+
+
+def test_generate_gives_the_same_bytes_for_the_same_seed(run, job, tmp_path):
+    for out in ("a", "b"):
+        assert run("generate", *job, "--seed", 5, "--out", out).code == 0
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+    assert (tmp_path / "a/manifest.json").read_bytes() == (tmp_path / "b/manifest.json").read_bytes()
+
+
+def test_generate_leaves_a_folder_that_is_not_empty_alone(run, job, tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "precious").write_text("x")
+    assert_refused(run("generate", *job, "--out", "made"), 1, "made", "not empty")
+    assert [p.name for p in (tmp_path / "made").iterdir()] == ["precious"]
+
+
+def test_generate_without_fallback_exits_with_3_where_generation_fails(run, job, monkeypatch, tmp_path):
+    class Dead(StandIn):
+        def generate(self, request):
+            return [{n: 0 * t for n, t in state.items()} for state in super().generate(request)]
+
+    monkeypatch.setitem(GENERATORS, "stand-in", lambda path: Dead())
+    assert_refused(run("generate", *job, "--no-fallback", "--out", "made"), 3, "did not pass the gate")
+    assert not (tmp_path / "made").exists()
+    done = run("generate", *job, "--out", "made", "--json")
+    assert done.code == 0
+    assert done.json["fell_back"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--support-per-class", "0"], 2, ["1 to 50"]),
+        (["--support-per-class", "51"], 2, ["1 to 50"]),
+        (["--support-per-class", "16"], 1, ["has 15"]),
+        (["--samples", "0"], 2, ["num_samples is 0"]),
+        (["--seed", "-1"], 2, ["seed is -1"]),
+        (["--arch", "cnn-tny"], 5, ["did you mean 'cnn-tiny'?"]),
+        (["--arch", "cnn-w0"], 2, ["width"]),
+        (["--generator", "mpi"], 5, ["did you mean 'mip'?"]),
+        (["--generator", "absent.safetensors"], 5, ["absent.safetensors"]),
+        (["--data", "absent.npz"], 5, ["absent.npz"]),
+        (["--data", "digit"], 5, ["did you mean 'digits'?"]),
+    ],
+)
+def test_generate_refuses_with_one_sentence_and_writes_nothing(run, job, tmp_path, options, code, words):
+    assert_refused(run("generate", *job, *options, "--out", "made"), code, *words)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith((".", "made"))] == []
+
+
+def test_generate_refuses_a_checkpoint_as_its_generator(run, job, checkpoint):
+    assert_refused(run("generate", *job, "--generator", checkpoint, "--out", "made"), 1, checkpoint.name)
+
+
+def test_compare_prints_the_scoreboard(run, job):
+    done = run("compare", *job, "--seed", 1, "--json")
+    assert done.code == 0, done.err
+    accuracy = done.json["accuracy"]
+    assert {"generated", "scratch", "default_init", "retrieval", "soup", "shuffled_condition"} <= set(accuracy)
+    assert {"unconditioned_trunk", "random_trunk_ridge"} <= set(accuracy)
+    assert set(done.json["seconds"]) >= {"generate", "scratch"}
+    assert set(done.json) >= {"curve", "novelty"}
+
+
+@pytest.mark.parametrize("options", [["--tasks", "0"], ["--ways", "3"], ["--ways", "1"]])
+def test_compare_refuses_tasks_that_cannot_be_drawn(run, job, options):
+    assert_refused(run("compare", *job, *options), 2, options[1])
 
 
 def test_tokenize_of_an_absent_zoo_exits_with_5(run):
