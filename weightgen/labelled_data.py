@@ -129,6 +129,24 @@ def select_classes(data: LabelledData, classes: Sequence[int]) -> LabelledData:
     )
 
 
+def match_channels(data: LabelledData, in_channels: int) -> LabelledData:
+    """The same images with 1 or 3 channels: grey ones are repeated (without memory), colour ones become their luma."""
+    if data.in_channels is None:
+        raise BadData(f"{data.name!r} holds features, not images; they have no channels")
+    if in_channels not in (1, 3):
+        raise BadOption(f"in_channels is {in_channels}, expected 1 or 3")
+    if data.in_channels == in_channels:
+        return data
+    if in_channels == 3:
+        parts, note = [x.expand(-1, 3, -1, -1) for x in (data.x_train, data.x_test)], "grey repeated to 3 channels"
+    else:
+        # ITU-R BT.601, as Pillow's "L".
+        luma = torch.tensor([0.299, 0.587, 0.114])[None, :, None, None]
+        parts = [(x * luma).sum(1, keepdim=True).clamp(0, 1) for x in (data.x_train, data.x_test)]
+        note = "colour reduced to 1 grey channel"
+    return replace(data, x_train=parts[0], x_test=parts[1], notes=(*data.notes, note))
+
+
 def resize_images(x: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "n c size size"]:
     """Images stretched to size x size, bilinear, antialiased where they shrink."""
     if x.shape[2:] == (size, size):

@@ -30,6 +30,7 @@ __all__ = [
     "EVALUATION_SETS",
     "TRAIN_SETS",
     "DataSource",
+    "data_licence",
     "describe_image_set",
     "find_evaluation_files",
     "list_data",
@@ -89,6 +90,15 @@ def load_data(name_or_path: str, *, image_size: int | None = 28, max_bytes: int 
     if name in EVALUATION_SETS or name in TRAIN_SETS:
         describe_image_set(name)  # says where it was looked for
     raise UnknownName("data set", name, list_data())
+
+
+def data_licence(name_or_path: str) -> str:
+    """What is known of the licence of a data set, for cards and provenance."""
+    if name_or_path in SKLEARN_SETS:
+        return "CC BY 4.0 (UCI Machine Learning Repository, as scikit-learn ships it)"
+    if name_or_path in list_image_sets():
+        return str(describe_image_set(name_or_path)["licence"])
+    return "not stated"
 
 
 def list_data() -> list[str]:

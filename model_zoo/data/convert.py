@@ -106,7 +106,7 @@ def _convert_images(
 
 
 def _scale_and_resize(images: NDArray, scale: float, image_size: int | None) -> Tensor:
-    """(n, h, w) or (n, h, w, c) numbers to (n, c, size, size) float32; in batches, which keeps the peak of memory low."""
+    """(n, h, w) or (n, h, w, c) numbers to (n, c, size, size) float32, in batches: less memory at once."""
     parts = []
     for start in range(0, len(images), _BATCH):
         x = torch.from_numpy(images[start : start + _BATCH].astype(np.float32)) / scale

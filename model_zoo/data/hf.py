@@ -62,6 +62,8 @@ def convert_splits(name: str, splits: Any, *, image_size: int | None, max_bytes:
             raise BadData(f"{name!r} has examples without a class (label -1 in column {label!r}); leave them out")
         names = tuple(str(named[int(n)]) for n in names)
     inputs = np.concatenate([x for x, _ in parts.values()])
+    if image is not None and (inputs[..., :1] == inputs).all():
+        inputs = inputs[..., 0]
     if test_name:
         train_rows, test_rows = np.arange(len(train)), np.arange(len(train), len(inputs))
         notes.append(f"test part: split {test_name!r}")
@@ -91,8 +93,7 @@ def _read_images(name: str, split: Any, column: str, size: int) -> NDArray:
         converted = [convert_picture(picture, size) for picture in split[column]]
     except BadData as error:
         raise BadData(f"{name!r}: an image of column {column!r} cannot be used: {error}") from error
-    pixels = np.stack([p for p, _ in converted])
-    return pixels[..., 0] if all(is_grey for _, is_grey in converted) else pixels
+    return np.stack([pixels for pixels, _ in converted])
 
 
 def _read_features(name: str, split: Any, label: str) -> NDArray:

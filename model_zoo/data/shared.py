@@ -82,9 +82,14 @@ def describe_image_set(name: str) -> dict[str, Any]:
 
 
 def find_evaluation_files() -> dict[str, str]:
-    """sha256 of the file -> name, for every evaluation set of the shared folder."""
+    """sha256 of the file -> name, for every evaluation set of the shared folder, images and tables."""
     names = [n for n in list_image_sets() if n in EVALUATION_SETS or n == "omniglot_held_out"]
-    return {describe_image_set(n)["sha256"]: n for n in names}
+    files = {describe_image_set(n)["sha256"]: n for n in names}
+    folder = shared_folder()
+    for about in sorted((folder / "tabular").glob("*.json")) if folder else []:
+        tables = json.loads(about.read_text(encoding="utf-8"))
+        files |= {t["sha256"]: name for name, t in tables.items()}
+    return files
 
 
 def _find(name: str) -> tuple[Path, dict[str, Any]]:
