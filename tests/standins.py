@@ -28,7 +28,7 @@ def make_request(target: Target, support: SupportSet | None, **options: int) -> 
     return GenerationRequest(target=target, condition=Condition(support=support), **options)
 
 
-def embed(support: SupportSet) -> Tensor:
+def embed(support: SupportSet, *, arch: str = "") -> Tensor:
     """The mean image, coarse: unit norm, (49,)."""
     return F.normalize(F.adaptive_avg_pool2d(support.inputs.mean((0, 1))[None, None], 7).flatten(), dim=0)
 
@@ -68,8 +68,8 @@ class StandIn:
     def check(self, request: GenerationRequest) -> None:
         pass
 
-    def embed(self, support: SupportSet) -> Tensor:
-        return embed(support)
+    def embed(self, support: SupportSet, *, arch: str) -> Tensor:
+        return embed(support, arch=arch)
 
     def without_condition(self) -> "StandIn":
         return StandIn(conditioned=False)

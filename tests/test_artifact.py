@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -78,6 +79,17 @@ def test_the_card_can_be_read_by_the_hub_and_shows_the_scores(tmp_path):
     assert "soup" not in card.text
     assert "from model_zoo.architectures.cnn_tiny import CnnTiny" in card.text
     assert "Licence" in card.text
+
+
+def test_class_names_cannot_break_out_of_the_card(tmp_path):
+    target = build_target("cnn-tiny", num_classes=2)
+    names = ("```\n# pwned", "日本")
+    request = make_request(target, replace(make_support(num_classes=2), class_names=names))
+    (weights,) = generate_verified(StandIn(), request, references=[])
+    manifest = describe_artifact(request, weights, generator="stand-in", generator_sha256="0" * 64)
+    write_artifact(tmp_path / "a", target, weights.state, manifest=manifest)
+    block = (tmp_path / "a/README.md").read_text().split("```json\n")[1].split("\n```")[0]
+    assert tuple(json.loads(block)) == names
 
 
 def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path):

@@ -131,14 +131,14 @@ def test_features_are_never_augmented():
 
 def test_augmentation_of_nothing_changes_nothing():
     images = make_support().inputs
-    same = augment_images(images, rng=make_rng(), max_shift=0, max_degrees=0, max_scaling=0)
+    same = augment_images(images, rng=make_rng(), max_shift=0.0, max_degrees=0.0, max_scaling=0.0)
     torch.testing.assert_close(same, images, atol=1e-5, rtol=0)
 
 
 def test_augmentation_shifts_by_whole_pixels_up_to_the_bound():
     image = torch.zeros(200, 1, 28, 28)
     image[:, :, 14, 14] = 1
-    moved = augment_images(image, rng=make_rng(), max_degrees=0, max_scaling=0)
+    moved = augment_images(image, rng=make_rng(), max_degrees=0.0, max_scaling=0.0)
     rows = (moved.sum((1, 3)) * torch.arange(28)).sum(1) / moved.sum((1, 2, 3))
     assert 2.5 < float((rows - 14).abs().max()) <= 3.001
     assert moved.min() >= 0
@@ -150,5 +150,5 @@ def test_impossible_settings_are_refused():
         ScratchConfig(learning_rates=())
     with pytest.raises(BadOption, match="expected at least 1"):
         ScratchConfig(max_steps=0)
-    with pytest.raises(BadOption, match="learning_rate 0"):
-        FinetuneConfig(learning_rate=0)
+    with pytest.raises(BadOption, match="learning_rate 0.0"):
+        FinetuneConfig(learning_rate=0.0)

@@ -125,7 +125,7 @@ def test_noise_is_as_large_as_asked():
 def test_senseless_sizes_are_refused():
     zoo = make_zoo(build_target("cnn-tiny"))
     with pytest.raises(BadOption, match="sigma is 0"):
-        Noise(zoo, embed=embed, sigma=0)
+        Noise(zoo, embed=embed, sigma=0.0)
     with pytest.raises(BadOption, match="a soup of 0 trunks"):
         Soup(zoo, embed=embed, size=0)
 

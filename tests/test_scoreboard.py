@@ -59,6 +59,14 @@ def test_curves_start_at_the_accuracy_without_a_step(board):
         assert board["details"]["finetune_rate"][arm] in QUICK.finetune_rates
 
 
+def test_curves_are_summed_up(board):
+    details, curve = board["details"], board["curve"]["generated"]
+    assert details["area_under_curve"]["generated"] == pytest.approx(
+        (0.5 * (curve["0"] + curve["1"]) + 2 * (curve["1"] + curve["5"])) / 5
+    )
+    assert details["steps_to_scratch"]["generated"] == 0  # the solved head is right from the start
+
+
 def test_support_and_seed_decide_the_accuracies(board, target):
     again = compare(
         StandIn(), target, make_data(), per_class=5, seed=1, references=make_zoo(target), config=QUICK

@@ -96,6 +96,32 @@ def test_equally_good_references_do_not_win():
     assert weights.source == "stand-in"
 
 
+class Fixed:
+    """A reference whose answers are those of a stand-in, with the logits in another order."""
+
+    def __init__(self, name, order):
+        self.name, self.order = name, order
+
+    def check(self, request):
+        pass
+
+    def generate(self, request):
+        (state,) = StandIn().generate(request)
+        return [{n: t[self.order] if n.startswith("head") else t for n, t in state.items()}]
+
+
+def test_one_example_alone_never_decides():
+    """Four classes, one held-back example each; the generated weights get one wrong, then two."""
+    request = make_request(build_target("cnn-w8-d2", num_classes=4), make_support(num_classes=4, shots=5))
+    confused, good = Fixed("confused", [0, 1, 2, 2]), Fixed("good", [0, 1, 2, 3])
+    (weights,) = generate_verified(confused, request, references=[good])
+    assert weights.report["held_back"]["generated"] == 0.75
+    assert weights.report["held_back"]["references"] == {"good": 1.0}
+    assert weights.source == "confused"
+    (weights,) = generate_verified(Fixed("worse", [0, 1, 1, 0]), request, references=[confused, good])
+    assert weights.source == "good"
+
+
 def test_every_sample_goes_through_the_gate():
     request = make_request(build_target("mlp", num_classes=3), make_support(), num_samples=3)
     assert [w.source for w in generate_verified(StandIn(), request)] == ["stand-in"] * 3

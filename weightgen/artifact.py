@@ -166,7 +166,8 @@ def _write_card(target: Target, manifest: Mapping[str, Any], scoreboard: Mapping
         f"It takes float32 {_describe_input(target)} and returns one logit a class, in this order:",
         "",
         "```json",
-        json.dumps(support["class_names"] if support else [], ensure_ascii=False),
+        # A backtick in a name would end the block.
+        json.dumps(support["class_names"] if support else [], ensure_ascii=False).replace("`", "\\u0060"),
         "```",
         "",
         "## Verification",

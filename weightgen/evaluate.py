@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -85,20 +86,20 @@ class ScratchRun:
     """Wall clock of this run: initialisation, training and recalibration, without any scoring."""
 
 
-def predict(target: Target, state: State, inputs: Tensor) -> Tensor:
+def predict(target: Target, state: State, inputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n classes"]:
     """Logits (n, classes) of any number of inputs, in eval mode and batches, without gradients."""
     with torch.no_grad():
         return torch.cat([target.run(state, batch) for batch in inputs.split(EVAL_BATCH)])
 
 
-def accuracy(target: Target, state: State, inputs: Tensor, labels: Tensor) -> float:
+def accuracy(target: Target, state: State, inputs: Float[Tensor, "n ..."], labels: Int[Tensor, " m"]) -> float:
     """Fraction of inputs (n, *input_shape) whose highest logit is at their label (n,), in [0, 1]."""
     if len(inputs) == 0 or len(inputs) != len(labels):
         raise BadData(f"{len(inputs)} inputs and {len(labels)} labels to score, expected equally many and at least one")
     return float((predict(target, state, inputs).argmax(1) == labels).double().mean())
 
 
-def recalibrate_batchnorm(target: Target, state: State, inputs: Tensor) -> State:
+def recalibrate_batchnorm(target: Target, state: State, inputs: Float[Tensor, "n ..."]) -> State:
     """The same state with BatchNorm's running statistics measured on inputs (n, *input_shape); others come back as is.
 
     Deterministic: one pass over all inputs in equal chunks, the plain mean of the chunks' statistics. The rest of the
@@ -192,13 +193,13 @@ def sweep_from_scratch(target: Target, support: SupportSet, config: ScratchConfi
 
 
 def augment_images(
-    images: Tensor,
+    images: Float[Tensor, "n c h w"],
     *,
     rng: torch.Generator,
     max_shift: float = 3.0,
     max_degrees: float = 10.0,
     max_scaling: float = 0.1,
-) -> Tensor:
+) -> Float[Tensor, "n c h w"]:
     """Images (n, c, h, w), each shifted (pixels), turned and scaled at random in one resampling, edges repeated."""
     n, _, height, width = images.shape
     draw = 2 * torch.rand(4, n, generator=rng, device=rng.device).to(images) - 1

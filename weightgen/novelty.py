@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from weightgen.errors import BadOption
@@ -56,7 +57,7 @@ def copying_statistic(generated: Sequence[float], held_out: Sequence[float]) -> 
     return (wins - m * n / 2) / math.sqrt(m * n * (m + n + 1) / 12)
 
 
-def error_overlap(wrong_a: Tensor, wrong_b: Tensor) -> float | None:
+def error_overlap(wrong_a: Bool[Tensor, " n"], wrong_b: Bool[Tensor, " n"]) -> float | None:
     """Intersection over union of two error sets, bool (n,) each; None if neither makes an error."""
     union = int((wrong_a | wrong_b).sum())
     return int((wrong_a & wrong_b).sum()) / union if union else None

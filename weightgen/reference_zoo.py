@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -36,6 +36,13 @@ FORMAT, VERSION = "weightgen.references", 1
 MAX_TRUNKS = 1024
 _CANDIDATES = 3
 """Trunks nearest in the common alignment that are aligned one to one before their distance counts."""
+
+
+@runtime_checkable
+class TaskEmbedding(Protocol):
+    """Where a task lies, unit norm (e,): the `embed` of a generator, which may depend on the architecture it is for."""
+
+    def __call__(self, support: SupportSet, *, arch: str) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +78,10 @@ class ReferenceZoo:
     def trunk(self, index: int) -> State:
         """The float32 trunk number `index`."""
         return {name: t[index].float() for name, t in self.trunks.items()}
+
+    def nearest(self, request: GenerationRequest, embed: TaskEmbedding) -> list[int]:
+        """Trunks by likeness of their task to the request's, nearest first."""
+        return self.rank(embed(check_support(request), arch=request.target.spec.arch))
 
     def mean_trunk(self, indices: Sequence[int] | None = None) -> State:
         """The mean of some trunks, all of them by default."""
@@ -207,7 +218,7 @@ def build_reference_zoo(
     zoo_dir: str | Path,
     target: Target,
     *,
-    embed: Callable[[SupportSet], Tensor],
+    embed: TaskEmbedding,
     support_of: Callable[[Mapping[str, Any]], SupportSet],
     embedder: str,
     max_trunks: int = 64,
@@ -231,7 +242,9 @@ def build_reference_zoo(
     zoo = ReferenceZoo(
         arch=target.spec.arch,
         trunks=stacked,
-        embeddings=torch.stack([embed(support_of(run["task"])).detach().float() for _, run in found]),
+        embeddings=torch.stack(
+            [embed(support_of(run["task"]), arch=target.spec.arch).detach().float() for _, run in found]
+        ),
         leave_one_out=torch.zeros(len(found)),
         runs=tuple(_describe_run(path, run) for path, run in found),
         embedder=embedder,

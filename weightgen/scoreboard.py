@@ -36,7 +36,7 @@ from weightgen.generators.soup import Soup
 from weightgen.generators.zoo_mean import ZooMean
 from weightgen.labelled_data import LabelledData, draw_support, select_classes
 from weightgen.novelty import copying_statistic, describe_nearest, error_overlap, find_nearest
-from weightgen.reference_zoo import ReferenceZoo
+from weightgen.reference_zoo import ReferenceZoo, TaskEmbedding
 from weightgen.spec import State
 from weightgen.target import Target
 
@@ -60,7 +60,7 @@ TIMED_CALLS = 5
 class EmbedsTasks(Protocol):
     """A generator that can say where a task lies."""
 
-    def embed(self, support: SupportSet) -> Tensor: ...
+    def embed(self, support: SupportSet, *, arch: str) -> Tensor: ...
 
 
 @runtime_checkable
@@ -193,7 +193,7 @@ def _score_task(
     bench: _Bench,
     *,
     zoo: ReferenceZoo | None,
-    embed: Callable[[SupportSet], Tensor] | None,
+    embed: TaskEmbedding | None,
     switched_off: WeightGenerator | None,
     elsewhere: SupportSet,
 ) -> dict[str, Any]:
@@ -238,6 +238,12 @@ def _score_task(
         "details": {
             "classes": bench.task.classes,
             "finetune_rate": rates,
+            "area_under_curve": {arm: _area(points) for arm, points in curve.items() if points is not None},
+            "steps_to_scratch": {
+                arm: next((int(step) for step, value in points.items() if value >= scores["scratch"]), None)
+                for arm, points in curve.items()
+                if points is not None
+            },
             "scratch": {
                 "learning_rate": ranked[0].learning_rate,
                 "augmented": ranked[0].augmented,
@@ -273,6 +279,14 @@ def _draw_curve(bench: _Bench, state: State) -> tuple[dict[str, float], float]:
     judged, rate, states = best
     known = {config.judged_at: judged}
     return {str(step): known[step] if step in known else bench.score(s) for step, s in states.items()}, rate
+
+
+def _area(points: Mapping[str, float]) -> float:
+    """Mean accuracy over the steps of a curve, straight between its points."""
+    steps, values = [int(s) for s in points], list(points.values())
+    pairs = zip(range(len(steps) - 1), range(1, len(steps)), strict=True)
+    area = sum((steps[j] - steps[i]) * (values[i] + values[j]) / 2 for i, j in pairs)
+    return area / (steps[-1] - steps[0]) if len(steps) > 1 else values[0]
 
 
 def _measure_novelty(
@@ -371,7 +385,7 @@ def _check_classes(target: Target, num_classes: int, name: str) -> None:
 
 def _usable_references(
     generator: WeightGenerator, target: Target, references: ReferenceZoo | None, notes: list[str]
-) -> tuple[ReferenceZoo | None, Callable[[SupportSet], Tensor] | None]:
+) -> tuple[ReferenceZoo | None, TaskEmbedding | None]:
     """The zoo and the embedding if references can be made of them; otherwise a note says why not."""
     reason = None
     if references is None:

@@ -2,8 +2,9 @@
 
 Whether a reference does better is asked on labelled examples nobody conditioned on: one in five of each class is held
 back, every candidate is made from the rest and scored on those. A reference must win by more than one standard error
-of the paired difference, or chance alone would often replace good weights. What is handed over is always made from
-the whole support set.
+of the paired difference, or chance alone would often replace good weights: of k examples that only the reference gets
+right and l that only the generated weights do, k - l > sqrt(k + l + 1). The 1 sees to it that one example alone never
+decides. What is handed over is always made from the whole support set.
 """
 
 import math
@@ -167,20 +168,20 @@ def _compare_held_back(
 def _score_sample(comparison: _Comparison | None, sample: int) -> dict[str, Any]:
     if comparison is None:
         return {"examples": 0, "reason": "no class has two support examples, so none could be held back"}
-    correct = comparison.generated[sample].double()
-    scores = {name: float(c.double().mean()) for name, c in comparison.references.items()}
+    correct, count = comparison.generated[sample], len(comparison.generated[sample])
+    right = {name: int(other.sum()) for name, other in comparison.references.items()}
     held: dict[str, Any] = {
-        "examples": len(correct),
-        "generated": float(correct.mean()),
-        "references": scores,
+        "examples": count,
+        "generated": int(correct.sum()) / count,
+        "references": {name: n / count for name, n in right.items()},
         "winner": None,
     }
     # The best first; equal ones in the order they were given.
-    for name in sorted(scores, key=lambda name: -scores[name]):
-        gain = comparison.references[name].double() - correct
-        error = float(gain.std(correction=0)) / math.sqrt(len(gain))
-        if float(gain.mean()) > error:
-            return {**held, "winner": name, "margin": float(gain.mean()), "standard_error": error}
+    for name in sorted(right, key=lambda name: -right[name]):
+        margin = right[name] - int(correct.sum())
+        error = math.sqrt(int((comparison.references[name] != correct).sum()) + 1)
+        if margin > error:
+            return {**held, "winner": name, "margin": margin / count, "standard_error": error / count}
     return held
 
 

@@ -4,23 +4,17 @@ The references (default_init, zoo_mean, soup, retrieval, noise) speak the same p
 ReferenceZoo rather than loaded from a generator file.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 from weightgen.checkpoint import read_manifest
 from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
 from weightgen.generator import WeightGenerator
+from weightgen.generators.mip_hypernet import MipHypernet
 
 FORMAT, VERSION = "weightgen.generator", 1
 
 
-def _load_mip(path: str | Path) -> WeightGenerator:
-    from weightgen.generators.mip_hypernet import MipHypernet
-
-    return MipHypernet.load(path)
-
-
-GENERATORS: dict[str, Callable[[str | Path], WeightGenerator]] = {"mip": _load_mip}
+GENERATORS = {"mip": MipHypernet}
 
 
 def load_generator(path: str | Path) -> WeightGenerator:
@@ -34,4 +28,4 @@ def load_generator(path: str | Path) -> WeightGenerator:
     method = manifest.get("method")
     if method not in GENERATORS:
         raise UnknownName("generator method", str(method), GENERATORS)
-    return GENERATORS[method](path)
+    return GENERATORS[method].load(Path(path))

@@ -3,15 +3,12 @@
 What a generator that memorised its zoo and blurs it would give.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from weightgen.condition import SupportSet
 from weightgen.errors import BadOption
 from weightgen.generator import GenerationRequest
-from weightgen.reference_zoo import ReferenceZoo, check_support, refit
+from weightgen.reference_zoo import ReferenceZoo, TaskEmbedding, check_support, refit
 from weightgen.spec import State
 
 
@@ -20,7 +17,7 @@ class Noise:
 
     name = "noise"
 
-    def __init__(self, zoo: ReferenceZoo, *, embed: Callable[[SupportSet], Tensor], sigma: float = 0.1) -> None:
+    def __init__(self, zoo: ReferenceZoo, *, embed: TaskEmbedding, sigma: float = 0.1) -> None:
         if not sigma > 0:
             raise BadOption(f"sigma is {sigma}, expected more than 0")
         self.zoo = zoo
@@ -34,7 +31,7 @@ class Noise:
     def generate(self, request: GenerationRequest) -> list[State]:
         self.check(request)
         support = check_support(request)
-        trunk = self.zoo.trunk(self.zoo.rank(self.embed(support))[0])
+        trunk = self.zoo.trunk(self.zoo.nearest(request, self.embed)[0])
         learnt = {name for name, _ in request.target.skeleton.named_parameters()}
         rng = torch.Generator().manual_seed(request.seed)
         samples = []

@@ -1,12 +1,7 @@
 """Nearest-task retrieval: the trunk of the zoo whose task is most like this one, refitted on the support set."""
 
-from collections.abc import Callable
-
-from torch import Tensor
-
-from weightgen.condition import SupportSet
 from weightgen.generator import GenerationRequest
-from weightgen.reference_zoo import ReferenceZoo, check_support, refit
+from weightgen.reference_zoo import ReferenceZoo, TaskEmbedding, check_support, refit
 from weightgen.spec import State
 
 
@@ -15,7 +10,7 @@ class Retrieval:
 
     name = "retrieval"
 
-    def __init__(self, zoo: ReferenceZoo, *, embed: Callable[[SupportSet], Tensor]) -> None:
+    def __init__(self, zoo: ReferenceZoo, *, embed: TaskEmbedding) -> None:
         self.zoo = zoo
         self.embed = embed
 
@@ -25,7 +20,7 @@ class Retrieval:
 
     def nearest(self, request: GenerationRequest) -> int:
         """Number of the trunk that is retrieved."""
-        return self.zoo.rank(self.embed(check_support(request)))[0]
+        return self.zoo.nearest(request, self.embed)[0]
 
     def generate(self, request: GenerationRequest) -> list[State]:
         self.check(request)

@@ -4,14 +4,9 @@ Wortsman et al. 2022, "Model soups" (arXiv:2203.05482), uniform soup, of network
 matched first (Ainsworth et al. 2022, "Git Re-Basin", arXiv:2209.04836), or the mean of unrelated trunks is noise.
 """
 
-from collections.abc import Callable
-
-from torch import Tensor
-
-from weightgen.condition import SupportSet
 from weightgen.errors import BadOption
 from weightgen.generator import GenerationRequest
-from weightgen.reference_zoo import ReferenceZoo, check_support, refit
+from weightgen.reference_zoo import ReferenceZoo, TaskEmbedding, check_support, refit
 from weightgen.spec import State
 
 
@@ -20,7 +15,7 @@ class Soup:
 
     name = "soup"
 
-    def __init__(self, zoo: ReferenceZoo, *, embed: Callable[[SupportSet], Tensor], size: int = 16) -> None:
+    def __init__(self, zoo: ReferenceZoo, *, embed: TaskEmbedding, size: int = 16) -> None:
         if size < 1:
             raise BadOption(f"a soup of {size} trunks, expected at least 1")
         self.zoo = zoo
@@ -34,5 +29,5 @@ class Soup:
     def generate(self, request: GenerationRequest) -> list[State]:
         self.check(request)
         support = check_support(request)
-        nearest = self.zoo.rank(self.embed(support))[: self.size]
+        nearest = self.zoo.nearest(request, self.embed)[: self.size]
         return [refit(request.target, self.zoo.mean_trunk(nearest), support)]
