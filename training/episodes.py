@@ -1,0 +1,190 @@
+"""Episodes: classification tasks for meta-training, drawn from image data sets and transformed without end.
+
+An episode is a support set and queries of the same classes. Its classes come from one data set or are mixed from
+several; its images go through transformations that are fixed within the episode (what the task is: turned, mirrored,
+inverted, coloured, thickened, blurred, coarse, on a textured ground) and others drawn per image (small affine jitter, noise).
+All images are (n, 3, 28, 28); grey ones have three equal channels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """Support (n, 3, h, w) and query (m, 3, h, w) images in [0, 1] with labels 0 .. num_classes - 1."""
+
+    support: Tensor
+    support_labels: Tensor
+    query: Tensor
+    query_labels: Tensor
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class EpisodeConfig:
+    """How episodes are drawn."""
+
+    max_support: int = 200
+    """Images in a support set, all classes together."""
+    num_query: int = 120
+    max_ways: int = 40
+    min_ways: int = 2
+    max_shots: int = 50
+    mixed: float = 0.25
+    """Share of episodes whose classes come from several data sets."""
+    transform: bool = True
+    """Whether images are transformed; off for validation."""
+
+
+class ClassPool:
+    """The images of several data sets by class, uint8 (n, c, h, w) each."""
+
+    def __init__(self, classes: Mapping[str, Sequence[Tensor]]) -> None:
+        self.classes = {name: list(images) for name, images in classes.items()}
+        self.names = list(self.classes)
+        # Square root: a data set with many classes is drawn more often, but not in proportion.
+        self.weights = torch.tensor([len(c) for c in self.classes.values()]).float().clamp(max=60).sqrt()
+
+    def draw(self, config: EpisodeConfig, *, rng: torch.Generator, name: str | None = None) -> Episode:
+        """One episode; from the data set `name` alone if given."""
+        if name is None and _chance(config.mixed, rng):
+            picked = torch.multinomial(self.weights, min(4, len(self.names)), generator=rng).tolist()
+            pool = [c for i in picked for c in _sample(self.classes[self.names[i]], 12, rng)]
+        else:
+            name = name or self.names[int(torch.multinomial(self.weights, 1, generator=rng))]
+            pool = self.classes[name]
+        ways = _draw_ways(min(config.max_ways, len(pool)), config, rng)
+        classes = _sample(pool, ways, rng)
+        shots = _draw_shots(config, ways, rng)
+        per_query = max(1, config.num_query // ways)
+        turns = _class_turns(ways, rng) if config.transform else [0] * ways
+        support, query = [], []
+        for images, turn in zip(classes, turns, strict=True):
+            k = max(1, min(shots, len(images) - 1, round(len(images) * 0.8)))
+            order = torch.randperm(len(images), generator=rng)[: k + per_query]
+            chosen = _to_float(images[order])
+            chosen = torch.rot90(chosen, turn, (2, 3)) if turn else chosen
+            support.append(chosen[:k])
+            query.append(chosen[k:])
+        images = torch.cat(support + query)
+        if config.transform:
+            images = transform_episode(images, self, rng=rng)
+        num_support = sum(len(s) for s in support)
+        return Episode(
+            support=images[:num_support],
+            support_labels=_labels(support),
+            query=images[num_support:],
+            query_labels=_labels(query),
+            num_classes=ways,
+        )
+
+
+def transform_episode(images: Tensor, pool: ClassPool, *, rng: torch.Generator) -> Tensor:
+    """One task's images (n, 3, h, w) under transformations drawn for the task and for each image; the same shape."""
+    n, _, size, _ = images.shape
+    is_grey = bool((images[:, 0] == images[:, 1]).all())
+    if _chance(0.35, rng):
+        images = images.flip(3)
+    if _chance(0.5, rng):
+        images = torch.rot90(images, int(torch.randint(4, (1,), generator=rng)), (2, 3))
+    if is_grey and _chance(0.2, rng):
+        grown = F.max_pool2d(images if _chance(0.6, rng) else -images, 3, 1, 1)
+        images = grown.abs()
+    images = _affine(images, rng)
+    if _chance(0.15, rng):
+        coarse = int(torch.randint(8, 17, (1,), generator=rng))
+        images = F.interpolate(F.interpolate(images, coarse, mode="area"), size, mode="bilinear")
+    if _chance(0.15, rng):
+        images = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    if is_grey and _chance(0.12, rng):
+        ground = pool.classes[pool.names[int(torch.randint(len(pool.names), (1,), generator=rng))]]
+        texture = _to_float(_sample(_sample(ground, 1, rng)[0], n, rng))[:n]
+        texture = texture.repeat(-(-n // len(texture)), 1, 1, 1)[:n]
+        images = torch.maximum(images, _uniform(0.2, 0.7, rng) * texture.mean(1, keepdim=True))
+    if _chance(0.4, rng):
+        images = images.clamp(0, 1) ** float(torch.empty(1).uniform_(-0.7, 0.7, generator=rng).exp())
+    if _chance(0.45, rng):
+        images = 1 - images
+    if is_grey and _chance(0.25, rng):
+        low, high = torch.rand(2, 1, 3, 1, 1, generator=rng)
+        images = low + (high - low) * images
+    elif not is_grey and _chance(0.35, rng):
+        images = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    elif not is_grey and _chance(0.3, rng):
+        images = images[:, torch.randperm(3, generator=rng)]
+    if _chance(0.5, rng):
+        gain = 1 + 0.25 * torch.randn(n, 1, 1, 1, generator=rng)
+        images = gain * images + 0.08 * torch.randn(n, 1, 1, 1, generator=rng)
+    if _chance(0.3, rng):
+        images = images + _uniform(0.01, 0.15, rng) * torch.randn(images.shape, generator=rng)
+    return images.clamp(0, 1)
+
+
+def _affine(images: Tensor, rng: torch.Generator) -> Tensor:
+    """A task's own turn, scale and shear, and a small jitter of every image, in one resampling."""
+    n = len(images)
+
+    def draw(task: float, image: float) -> Tensor:
+        return task * torch.randn(1, generator=rng) + image * torch.randn(n, generator=rng)
+
+    strength = _uniform(0.0, 1.0, rng) if _chance(0.8, rng) else 0.0
+    task = 1.0 if _chance(0.5, rng) else 0.0
+    angle = draw(0.35 * task, 0.12 * strength)
+    scale_x, scale_y = draw(0.12 * task, 0.08 * strength).exp(), draw(0.12 * task, 0.08 * strength).exp()
+    shear = draw(0.15 * task, 0.08 * strength)
+    shift = torch.stack([draw(0.03 * task, 0.07 * strength), draw(0.03 * task, 0.07 * strength)], 1)
+    cos, sin = angle.cos(), angle.sin()
+    rows = torch.stack([torch.stack([scale_x * cos, shear - sin], 1), torch.stack([sin, scale_y * cos], 1)], 1)
+    grid = F.affine_grid(torch.cat([rows, shift[:, :, None]], 2), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _draw_ways(limit: int, config: EpisodeConfig, rng: torch.Generator) -> int:
+    kind = float(torch.rand(1, generator=rng))
+    if kind < 0.45:
+        ways = 10
+    elif kind < 0.75:
+        ways = int(torch.randint(config.min_ways, 11, (1,), generator=rng))
+    else:
+        ways = int(torch.randint(10, config.max_ways + 1, (1,), generator=rng))
+    return max(2, min(ways, limit))
+
+
+def _draw_shots(config: EpisodeConfig, ways: int, rng: torch.Generator) -> int:
+    most = max(1, min(config.max_shots, config.max_support // ways))
+    if _chance(0.6, rng):
+        return min(most, int(torch.randint(12, 24, (1,), generator=rng)))
+    return int(torch.randint(1, most + 1, (1,), generator=rng))
+
+
+def _class_turns(ways: int, rng: torch.Generator) -> list[int]:
+    """Quarter turns of every class: mostly none, sometimes each its own, which makes classes nobody has drawn."""
+    if _chance(0.15, rng):
+        return torch.randint(4, (ways,), generator=rng).tolist()
+    return [0] * ways
+
+
+def _sample(items, count: int, rng: torch.Generator):
+    order = torch.randperm(len(items), generator=rng)[:count]
+    return items[order] if isinstance(items, Tensor) else [items[i] for i in order.tolist()]
+
+
+def _labels(groups: list[Tensor]) -> Tensor:
+    return torch.cat([torch.full((len(g),), label) for label, g in enumerate(groups)])
+
+
+def _to_float(images: Tensor) -> Tensor:
+    return (images.float() / 255).expand(-1, 3, -1, -1)
+
+
+def _uniform(low: float, high: float, rng: torch.Generator) -> float:
+    return float(torch.empty(1).uniform_(low, high, generator=rng))
+
+
+def _chance(probability: float, rng: torch.Generator) -> bool:
+    return float(torch.rand(1, generator=rng)) < probability

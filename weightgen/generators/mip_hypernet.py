@@ -1,0 +1,467 @@
+"""mip: a hypernetwork conditioned on a support set; trunk first, then the class head in closed form.
+
+Ortiz, Guttag, Dalca 2024, "Magnitude Invariant Parametrizations Improve Hypernetwork Learning" (arXiv:2304.07645):
+the encoding of the condition has unit norm, and weights are theta = theta0 + delta with delta zero at the start. Here
+
+    encoding = SupportEncoder(support)                                    class means in an embedding space
+    trunk    = theta0 + left diag(C encoding) right                       low-rank, tensor by tensor
+    trunk    = trunk - rate * |trunk| * g / |g|,  a few times             g: gradient of the leave-one-out loss
+    stats    = those of the support set, blended with learnt ones         every normalised layer, in closed form
+    head     = calibrated ridge regression on the trunk's activations     weightgen.head, in closed form
+
+The third line is a learnt reading of the support set that a pooled encoding cannot give: which way each tensor should
+move for these classes. Steps are relative to the tensor's own size, with learnt rates, so that they too are invariant to
+magnitude. Training runs through all five lines, with g taken as a constant.
+
+One generator serves several architectures, for one channel and for three: the first layer is learnt for three, and summed
+over its input channels for one, which is the same function on grey images.
+"""
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from weightgen.checkpoint import load_state, read_manifest, save_state
+from weightgen.condition import SupportSet
+from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
+from weightgen.generator import GenerationRequest
+from weightgen.head import head_names, ridge_head
+from weightgen.spec import State, StateSpec
+from weightgen.target import Target
+
+FORMAT, VERSION = "weightgen.generator", 1
+MAX_CLASSES, MAX_SHOTS = 64, 50
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class MipConfig:
+    """Sizes of the part of the generator that makes one architecture."""
+
+    encoding_dim: int = 128
+    encoder_width: int = 32
+    rank: int = 16
+    """Rank of the change that the encoding makes to each tensor."""
+    refinements: int = 2
+    """Steps along the gradient of the leave-one-out loss."""
+
+
+class SupportEncoder(nn.Module):
+    """Labelled images (n, 3, 28, 28) to a unit-norm encoding (e,), whatever the order of examples and classes.
+
+    An embedding network; class means; then their mean and spread over classes, and the spread within classes.
+    """
+
+    def __init__(self, config: MipConfig) -> None:
+        super().__init__()
+        w, e = config.encoder_width, config.encoding_dim
+        self.convs = nn.ModuleList(
+            [nn.Conv2d(3, w, 5, 3), nn.Conv2d(w, 2 * w, 3, 2, 1), nn.Conv2d(2 * w, 2 * w, 3, 2, 1)]
+        )
+        self.embed = nn.Linear(2 * w * 4, e)
+        self.mix = nn.Sequential(nn.Linear(3 * e + 6, 2 * e), nn.LeakyReLU(), nn.Linear(2 * e, e))
+
+    def forward(self, images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+        x = images - 0.5
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x))
+        x = self.embed(rearrange(x, "n c h w -> n (c h w)"))
+        counts = torch.bincount(labels, minlength=num_classes)[:, None]
+        means = x.new_zeros(num_classes, x.shape[1]).index_add(0, labels, x) / counts
+        within = (x - means[labels]).square().mean(0)
+        between = (means - means.mean(0)).square().mean(0)
+        colour = torch.cat([reduce(images, "n c h w -> c", "mean"), images.std((0, 2, 3))])
+        summary = torch.cat([means.mean(0), (between + 1e-4).log(), (within + 1e-4).log(), colour])
+        return F.normalize(self.mix(summary), dim=0)
+
+
+class ArchHypernet(nn.Module):
+    """Makes states of one architecture; `spec` is that of the three-channel target, whatever its number of classes."""
+
+    def __init__(self, spec: StateSpec, layers: Mapping[str, str], initial: State, config: MipConfig) -> None:
+        """`layers` maps each normalised layer to "batchnorm" or "folded"; `initial` holds theta0's first values."""
+        super().__init__()
+        self.spec, self.layers, self.config = spec, dict(layers), config
+        tensors = {name: initial[name] for name in trunk_names(spec)}
+        for layer, kind in layers.items():
+            if kind == "folded":
+                tensors[f"{layer}.gain"] = torch.ones(len(initial[f"{layer}.bias"]))
+        self.names = list(tensors)
+        self.encoder = SupportEncoder(config)
+        self.theta0 = nn.ParameterList(t.detach().clone() for t in tensors.values())
+        self.coefficients = nn.Linear(config.encoding_dim, config.rank * len(tensors), bias=False)
+        nn.init.zeros_(self.coefficients.weight)
+        self.left, self.right = nn.ParameterList(), nn.ParameterList()
+        for t in tensors.values():
+            matrix = _as_matrix(t)
+            scale = (matrix.std(correction=0).clamp_min(0.05) if t.ndim > 1 else 0.2) / math.sqrt(config.rank)
+            self.left.append(torch.randn(len(matrix), config.rank))
+            self.right.append(scale * torch.randn(config.rank, matrix.shape[1]))
+        self.rates = nn.Parameter(torch.full((config.refinements, len(tensors)), 0.1))
+        self.rates_by_shots = nn.Parameter(torch.zeros(config.refinements, len(tensors)))
+        widths = {layer: len(initial[f"{layer}.bias"]) for layer in layers}
+        self.prior_mean = nn.ParameterList(torch.zeros(w) for w in widths.values())
+        self.prior_log_var = nn.ParameterList(torch.zeros(w) for w in widths.values())
+        self.log_prior_count = nn.Parameter(torch.tensor(0.0))
+        self.log_ridge = nn.Parameter(torch.tensor(math.log(0.1)))
+        self.log_heat = nn.Parameter(torch.tensor(0.0))
+
+    def encode(self, support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+        """The encoding (e,) of images with one or three channels."""
+        images = support.expand(-1, 3, -1, -1)
+        return self.encoder(images, labels, num_classes)
+
+    def forward(
+        self,
+        skeleton: nn.Module,
+        support: Tensor,
+        labels: Tensor,
+        *,
+        num_classes: int,
+        conditioned: bool = True,
+        refine: bool = True,
+    ) -> State:
+        """The generated tensors of a state; not `conditioned`, its trunk is the same for every support set.
+
+        `skeleton` is the target's module on the meta device, owned by this call while it runs. `refine` is for
+        training, which may begin without the costly steps.
+        """
+        trunk = self._trunk(support, labels, num_classes, conditioned=conditioned)
+        if conditioned and refine:
+            for step in range(self.config.refinements):
+                trunk = self._refine(trunk, step, skeleton, support, labels, num_classes)
+        state, features = self._normalise(trunk, skeleton, support, conditioned=conditioned)
+        head = ridge_head(features, labels, num_classes=num_classes, ridge=self.log_ridge.exp())
+        # Refinement has seen every label, so leave-one-out flatters its trunk: the heat of the softmax is learnt.
+        heat = self.log_heat.exp() if conditioned else 1.0
+        weight_name, bias_name = self.spec.head
+        return {**state, weight_name: heat * head.weight, bias_name: heat * head.bias}
+
+    def _trunk(self, support: Tensor, labels: Tensor, num_classes: int, *, conditioned: bool) -> dict[str, Tensor]:
+        trunk = dict(zip(self.names, self.theta0, strict=True))
+        if conditioned:
+            encoding = self.encode(support, labels, num_classes)
+            # Of norm 1; times sqrt(e) its entries are of order 1, as the linear layer expects.
+            coefs = rearrange(self.coefficients(encoding * math.sqrt(len(encoding))), "(t r) -> t r", t=len(trunk))
+            for i, (name, base) in enumerate(trunk.items()):
+                trunk[name] = base + ((self.left[i] * coefs[i]) @ self.right[i]).reshape(base.shape)
+        return _for_channels(trunk, self.spec) if support.shape[1] == 1 else trunk
+
+    def _refine(
+        self,
+        trunk: dict[str, Tensor],
+        step: int,
+        skeleton: nn.Module,
+        support: Tensor,
+        labels: Tensor,
+        num_classes: int,
+    ) -> dict[str, Tensor]:
+        """One step of every tensor along its normalised gradient of the leave-one-out cross-entropy."""
+        with torch.enable_grad():
+            leaves = {name: t.detach().requires_grad_() for name, t in trunk.items()}
+            _, features = self._normalise(leaves, skeleton, support, conditioned=True)
+            head = ridge_head(features, labels, num_classes=num_classes, ridge=self.log_ridge.detach().exp())
+            loss = F.cross_entropy(head.left_out_logits, labels)
+            slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        shots = math.log(len(labels) / num_classes) - 2.5
+        rates = 0.1 * (self.rates[step] + shots * self.rates_by_shots[step])
+        refined = {}
+        for (name, tensor), slope, rate in zip(trunk.items(), slopes, rates, strict=True):
+            if slope is not None:
+                size = tensor.detach().square().mean().sqrt().clamp_min(0.02)
+                tensor = tensor - rate * size * slope / (slope.square().mean().sqrt() + 1e-8)
+            refined[name] = tensor
+        return refined
+
+    def _normalise(
+        self, trunk: Mapping[str, Tensor], skeleton: nn.Module, support: Tensor, *, conditioned: bool
+    ) -> tuple[State, Tensor]:
+        """The state with every normalised layer's statistics set layer by layer, and the head's inputs (n, d)."""
+        state = {name: t for name, t in trunk.items() if not name.endswith(".gain")}
+        count = self.log_prior_count.exp()
+        blend = count / (count + len(support)) if conditioned else 1.0
+        seen: list[Tensor] = []
+
+        def statistics(index: int, z: Tensor) -> tuple[Tensor, Tensor]:
+            mean, var = self.prior_mean[index], self.prior_log_var[index].exp()
+            if conditioned:
+                seen_var, seen_mean = torch.var_mean(z, [0, *range(2, z.ndim)], correction=0)
+                mean, var = blend * mean + (1 - blend) * seen_mean, blend * var + (1 - blend) * seen_var
+            return mean, var
+
+        def batchnorm(index: int, layer: str) -> Callable[[Tensor], Tensor]:
+            def forward(z: Tensor) -> Tensor:
+                mean, var = statistics(index, z)
+                state[f"{layer}.running_mean"], state[f"{layer}.running_var"] = mean, var
+                return _batchnorm(z, state[f"{layer}.weight"], state[f"{layer}.bias"], mean, var)
+
+            return forward
+
+        def fold(index: int, layer: str) -> Callable[..., Tensor]:
+            weight, bias = trunk[f"{layer}.weight"], trunk[f"{layer}.bias"]
+            state[f"{layer}.bias"] = torch.zeros_like(bias)  # the bias comes after normalisation
+
+            def hook(_module: nn.Module, _args: tuple[Tensor], z: Tensor) -> Tensor:
+                mean, var = statistics(index, z)
+                factor = trunk[f"{layer}.gain"] * (var + _EPS).rsqrt()
+                state[f"{layer}.weight"] = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+                state[f"{layer}.bias"] = shift = bias - mean * factor
+                return z * _by_channel(factor, z) + _by_channel(shift, z)
+
+            return hook
+
+        places = list(enumerate(self.layers.items()))
+        norms = {layer: batchnorm(i, layer) for i, (layer, kind) in places if kind == "batchnorm"}
+        folds = {layer: fold(i, layer) for i, (layer, kind) in places if kind == "folded"}
+        with _replaced(skeleton, norms), _hooked(skeleton, folds), _head_inputs(skeleton, self.spec.head[0], seen):
+            functional_call(skeleton, _filled(state, skeleton), (support,))
+        return state, seen[0]
+
+    def run(self, skeleton: nn.Module, state: State, inputs: Tensor) -> Tensor:
+        """Logits of a generated state, differentiable in all of it: torch's batch_norm is not in its statistics."""
+
+        def batchnorm(layer: str) -> Callable[[Tensor], Tensor]:
+            parts = [state[f"{layer}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")]
+            return lambda z: _batchnorm(z, *parts)
+
+        norms = {layer: batchnorm(layer) for layer, kind in self.layers.items() if kind == "batchnorm"}
+        with _replaced(skeleton, norms):
+            return functional_call(skeleton, _filled(state, skeleton), (inputs,))
+
+
+class MipHypernet(nn.Module):
+    """A weight generator (see `weightgen.generator`) for the architectures it was trained for; deterministic."""
+
+    name = "mip"
+
+    def __init__(self, archs: Mapping[str, ArchHypernet], *, training: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.hypernets = nn.ModuleDict(archs)
+        self.training_record = dict(training or {})
+        self.digest = ""
+        """sha256 of the file this generator was loaded from, hex."""
+        self.eval()
+
+    @property
+    def archs(self) -> tuple[str, ...]:
+        return tuple(self.hypernets)
+
+    def check(self, request: GenerationRequest) -> None:
+        support = request.condition.support
+        if request.target.spec.arch not in self.hypernets:
+            raise UnsupportedTask(
+                f"{self.name!r} makes weights for {', '.join(self.archs)}, not for {request.target.spec.arch!r}"
+            )
+        if request.num_samples != 1:
+            raise UnsupportedTask(f"{self.name!r} is deterministic: num_samples must be 1, got {request.num_samples}")
+        if request.condition.text is not None or request.condition.target_accuracy is not None:
+            raise UnsupportedTask(f"{self.name!r} is conditioned on labelled examples only, not on text or an accuracy")
+        if support is None:
+            raise UnsupportedTask(f"{self.name!r} needs a support set: labelled examples of every class")
+        if support.num_classes > MAX_CLASSES or max(support.shots) > MAX_SHOTS:
+            raise UnsupportedTask(
+                f"{self.name!r} takes 2 to {MAX_CLASSES} classes of 1 to {MAX_SHOTS} examples, "
+                f"got {support.num_classes} classes of up to {max(support.shots)}"
+            )
+        if support.inputs.shape[1:] != request.target.input_shape:
+            raise UnsupportedTask(
+                f"{request.target.spec.arch!r} takes inputs of shape {list(request.target.input_shape)}, "
+                f"the support set has {list(support.inputs.shape[1:])}"
+            )
+        if len(request.target.spec.head) != 2 or support.num_classes != _num_classes(request.target.spec):
+            raise UnsupportedTask(
+                f"the target has {_num_classes(request.target.spec)} classes, the support set {support.num_classes}"
+            )
+
+    def generate(self, request: GenerationRequest) -> list[State]:
+        return [self._generate(request, conditioned=True)]
+
+    def without_condition(self) -> "Unconditioned":
+        """The same route with the trunk's condition switched off; the head is still solved on the support set."""
+        return Unconditioned(self)
+
+    def embed(self, support: SupportSet, *, arch: str) -> Tensor:
+        """The unit-norm encoding (e,) of a support set, as the hypernetwork of `arch` reads it."""
+        if arch not in self.hypernets:
+            raise UnknownName("architecture of this generator", arch, self.archs)
+        with torch.no_grad():
+            return self._hypernet(arch).encode(support.inputs, support.labels, support.num_classes)
+
+    def save(self, path: Path) -> None:
+        """Write a self-contained generator file: configuration, specs and weights."""
+        archs = {
+            arch: {"spec": h.spec.to_json(), "layers": h.layers, "config": asdict(h.config)}
+            for arch, h in ((arch, self._hypernet(arch)) for arch in self.archs)
+        }
+        manifest = {
+            "format": FORMAT, "method": self.name, "version": VERSION, "archs": archs, "training": self.training_record
+        }  # fmt: skip
+        save_state(path, {k: v.half() for k, v in self.state_dict().items()}, manifest=manifest)
+
+    @classmethod
+    def load(cls, path: Path) -> "MipHypernet":
+        """Read a generator file; CorruptFile if it is not one, UnsupportedTask if it is from a later version."""
+        manifest = read_manifest(path)
+        if manifest.get("format") != FORMAT or manifest.get("method") != cls.name:
+            raise CorruptFile(f"{path}: expected a generator file of method {cls.name!r}")
+        if manifest.get("version") != VERSION:
+            raise UnsupportedTask(
+                f"{path}: written in version {manifest.get('version')} of the format, this weightgen reads {VERSION}"
+            )
+        tensors = load_state(path)
+        try:
+            archs = {}
+            for arch, entry in manifest["archs"].items():
+                spec = StateSpec.from_json(entry["spec"])
+                blank = {t.name: torch.zeros(t.shape) for t in spec.tensors}
+                archs[arch] = ArchHypernet(spec, entry["layers"], blank, MipConfig(**entry["config"]))
+            generator = cls(archs, training=manifest["training"])
+            generator.load_state_dict({k: v.float() for k, v in tensors.items()})
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CorruptFile(f"{path}: its tensors do not fit its own configuration") from error
+        generator.digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return generator.requires_grad_(False)
+
+    def _hypernet(self, arch: str) -> ArchHypernet:
+        hypernet = self.hypernets[arch]
+        assert isinstance(hypernet, ArchHypernet)
+        return hypernet
+
+    def _generate(self, request: GenerationRequest, *, conditioned: bool) -> State:
+        self.check(request)
+        support = request.condition.support
+        assert support is not None
+        # Hooks are set on the skeleton while it runs: a copy, so that requests may run side by side.
+        skeleton = copy.deepcopy(request.target.skeleton)
+        hypernet = self._hypernet(request.target.spec.arch)
+        with torch.no_grad():
+            state = hypernet(
+                skeleton, support.inputs, support.labels, num_classes=support.num_classes, conditioned=conditioned
+            )
+        full = request.target.spec.complete({name: t.contiguous() for name, t in state.items()})
+        request.target.spec.check(full)
+        return full
+
+
+class Unconditioned:
+    """A MipHypernet with its trunk's condition off; speaks the generator protocol."""
+
+    name = "mip-unconditioned"
+
+    def __init__(self, generator: MipHypernet) -> None:
+        self._generator = generator
+
+    def check(self, request: GenerationRequest) -> None:
+        self._generator.check(request)
+
+    def generate(self, request: GenerationRequest) -> list[State]:
+        return [self._generator._generate(request, conditioned=False)]
+
+
+def new_hypernet(target: Target, config: MipConfig, *, seed: int) -> ArchHypernet:
+    """An untrained hypernetwork for the three-channel `target`, theta0 at the target's default initialisation.
+
+    Layers are normalised where the architecture has BatchNorm; where it has no norm at all, every layer but the head;
+    where it has LayerNorm, only the first layer, which reads the images.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ArchHypernet(target.spec, _normalised_layers(target), target.init_state(seed), config)
+
+
+def trunk_names(spec: StateSpec) -> list[str]:
+    """Generated tensors that are neither the class head nor BatchNorm's statistics, which are solved for."""
+    statistics = ("running_mean", "running_var")
+    return [t.name for t in spec.generated if t.name not in spec.head and not t.name.endswith(statistics)]
+
+
+def _normalised_layers(target: Target) -> dict[str, str]:
+    head = head_names(target)[0].removesuffix(".weight")
+    modules = dict(target.skeleton.named_modules())
+    norms = {name: "batchnorm" for name, m in modules.items() if isinstance(m, _NORMS)}
+    plain = {
+        name: "folded"
+        for name, m in modules.items()
+        if isinstance(m, (nn.Conv2d, nn.Linear)) and m.bias is not None and name != head
+    }
+    if any(isinstance(m, nn.LayerNorm) for m in modules.values()):
+        return dict(list(plain.items())[:1])
+    return norms or plain
+
+
+def _for_channels(trunk: dict[str, Tensor], spec: StateSpec) -> dict[str, Tensor]:
+    """The trunk for one-channel images: layers that read three channels are summed over them."""
+    folded = dict(trunk)
+    for t in spec.tensors:
+        for dim, axis in enumerate(t.axes):
+            if [w.name for w in axis] == ["CHANNELS"]:
+                folded[t.name] = trunk[t.name].sum(dim, keepdim=True)
+    return folded
+
+
+def _num_classes(spec: StateSpec) -> int:
+    return spec.by_name[spec.head[0]].shape[0] if spec.head else 0
+
+
+def _as_matrix(t: Tensor) -> Tensor:
+    """(units, everything else); a vector is a matrix of one column."""
+    return t.reshape(len(t), -1) if t.ndim != 3 else rearrange(t, "one t d -> t (one d)")
+
+
+def _by_channel(vector: Tensor, like: Tensor) -> Tensor:
+    return vector.reshape(-1, *[1] * (like.ndim - 2))
+
+
+def _batchnorm(z: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    factor = weight * (var + _EPS).rsqrt()
+    return torch.addcmul(_by_channel(bias - mean * factor, z), z, _by_channel(factor, z))
+
+
+def _filled(state: Mapping[str, Tensor], skeleton: nn.Module) -> dict[str, Tensor]:
+    """`state` and zeros for whatever else the skeleton has and never reads, so that nothing stays on the meta device."""
+    return {name: state[name] if name in state else torch.zeros(t.shape) for name, t in skeleton.state_dict().items()}
+
+
+@contextmanager
+def _replaced(module: nn.Module, forwards: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Some submodules compute these functions instead of their own."""
+    layers = {name: module.get_submodule(name) for name in forwards}
+    for name, layer in layers.items():
+        layer.forward = forwards[name]
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            del layer.forward
+
+
+@contextmanager
+def _hooked(module: nn.Module, hooks: Mapping[str, Callable[..., Tensor]]) -> Iterator[None]:
+    handles = [module.get_submodule(name).register_forward_hook(hook) for name, hook in hooks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _head_inputs(module: nn.Module, weight_name: str, seen: list[Tensor]) -> Iterator[None]:
+    head = module.get_submodule(weight_name.removesuffix(".weight"))
+    handle = head.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    try:
+        yield
+    finally:
+        handle.remove()
