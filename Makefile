@@ -25,10 +25,10 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv \
 	  || { rm -rf .venv; echo "python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@echo "[setup] installing torch (a few hundred megabytes the first time)"
-	@$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt --retries 1 $(TORCH_INDEX) torch \
-	  || $(BIN)/python -m pip install --quiet --no-deps -c constraints.txt torch
+	@$(BIN)/python -m pip install -qq --no-deps -c constraints.txt --retries 1 $(TORCH_INDEX) torch \
+	  || $(BIN)/python -m pip install -qq --no-deps -c constraints.txt torch
 	@echo "[setup] installing weightgen and its tools, at the versions of constraints.txt"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev]'
 	@touch $@
 	@echo "[setup] done"
 

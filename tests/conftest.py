@@ -2,10 +2,15 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from tests.standins import StandIn
+from weightgen.checkpoint import save_state
+from weightgen.generators import GENERATORS
 
 settings.register_profile(
     "weightgen",
@@ -31,6 +36,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def rng() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+class RegisteredStandIn(StandIn):
+    """A stand-in generator that generator files can hold."""
+
+    @classmethod
+    def load(cls, path: Path) -> "RegisteredStandIn":
+        return cls()
+
+
+@pytest.fixture
+def generator_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A generator file of the registered method 'stand-in', which holds nothing."""
+    monkeypatch.setitem(GENERATORS, "stand-in", RegisteredStandIn)
+    manifest = {"format": "weightgen.generator", "version": 1, "method": "stand-in"}
+    save_state(tmp_path / "stand-in.safetensors", {"nothing": torch.zeros(1)}, manifest=manifest)
+    return tmp_path / "stand-in.safetensors"
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ import torch
 from model_zoo import released
 from model_zoo.architectures import build_target
 from model_zoo.data import load_data
-from tests.standins import StandIn
+from tests.conftest import RegisteredStandIn
 from weightgen import __version__
-from weightgen.checkpoint import save_for_spec, save_state
+from weightgen.checkpoint import save_for_spec
 from weightgen.cli import main
 from weightgen.evaluate import accuracy
 from weightgen.generators import GENERATORS
@@ -229,17 +229,17 @@ def test_doctor_finds_a_folder_that_cannot_be_written(run, tmp_path, monkeypatch
 
 
 @pytest.fixture
-def generator(monkeypatch, tmp_path) -> Path:
-    """A generator file of a registered method."""
-    monkeypatch.setitem(GENERATORS, "stand-in", lambda path: StandIn())
-    manifest = {"format": "weightgen.generator", "version": 1, "method": "stand-in"}
-    save_state(tmp_path / "generator.safetensors", {"nothing": torch.zeros(1)}, manifest=manifest)
-    return tmp_path / "generator.safetensors"
-
-
-@pytest.fixture
-def job(generator, small_data) -> list[str]:
-    return ["--generator", str(generator), "--arch", "cnn-tiny", "--data", str(small_data), "--support-per-class", "5"]
+def job(generator_file, small_data) -> list[str]:
+    return [
+        "--generator",
+        str(generator_file),
+        "--arch",
+        "cnn-tiny",
+        "--data",
+        str(small_data),
+        "--support-per-class",
+        "5",
+    ]
 
 
 def test_generate_writes_an_artifact_that_scores_as_reported(run, job, small_data):
@@ -284,11 +284,11 @@ def test_generate_leaves_a_folder_that_is_not_empty_alone(run, job, tmp_path):
 
 
 def test_generate_without_fallback_exits_with_3_where_generation_fails(run, job, monkeypatch, tmp_path):
-    class Dead(StandIn):
+    class Dead(RegisteredStandIn):
         def generate(self, request):
             return [{n: 0 * t for n, t in state.items()} for state in super().generate(request)]
 
-    monkeypatch.setitem(GENERATORS, "stand-in", lambda path: Dead())
+    monkeypatch.setitem(GENERATORS, "stand-in", Dead)
     assert_refused(run("generate", *job, "--no-fallback", "--out", "made"), 3, "did not pass the gate")
     assert not (tmp_path / "made").exists()
     done = run("generate", *job, "--out", "made", "--json")

@@ -5,23 +5,13 @@ import torch
 
 from model_zoo import released
 from model_zoo.lookup import look_up, target_for
-from tests.standins import StandIn, make_data, make_zoo
+from tests.standins import make_data, make_zoo
 from weightgen.checkpoint import save_state
 from weightgen.errors import BadOption, CorruptFile, NotFound, UnknownName, UnsupportedTask
-from weightgen.generators import GENERATORS
 
 
-@pytest.fixture
-def generator_path(monkeypatch, tmp_path):
-    """A generator file of a registered method."""
-    monkeypatch.setitem(GENERATORS, "stand-in", lambda path: StandIn())
-    manifest = {"format": "weightgen.generator", "version": 1, "method": "stand-in"}
-    save_state(tmp_path / "stand-in.safetensors", {"nothing": torch.zeros(1)}, manifest=manifest)
-    return tmp_path / "stand-in.safetensors"
-
-
-def test_names_and_files_become_a_job(generator_path):
-    job = look_up(generator=str(generator_path), arch="cnn-tiny", data="digits")
+def test_names_and_files_become_a_job(generator_file):
+    job = look_up(generator=str(generator_file), arch="cnn-tiny", data="digits")
     assert job.generator.name == "stand-in"
     assert job.target.spec.config == {"num_classes": 10, "in_channels": 1}
     assert job.target.input_shape == tuple(job.data.x_train.shape[1:])
@@ -29,12 +19,12 @@ def test_names_and_files_become_a_job(generator_path):
     assert len(job.generator_sha256) == 64
 
 
-def test_a_released_name_is_its_file(generator_path, monkeypatch):
-    monkeypatch.setattr(released, "FOLDER", generator_path.parent)
-    monkeypatch.setitem(released.RELEASED, "stand-in", generator_path.name)
+def test_a_released_name_is_its_file(generator_file, monkeypatch):
+    monkeypatch.setattr(released, "FOLDER", generator_file.parent)
+    monkeypatch.setitem(released.RELEASED, "stand-in", generator_file.name)
     job = look_up(generator="stand-in", arch="cnn-tiny", data="digits")
-    (generator_path.parent / "references").mkdir()
-    make_zoo(job.target).save(generator_path.parent / "references" / "cnn-tiny-c1.safetensors")
+    (generator_file.parent / "references").mkdir()
+    make_zoo(job.target).save(generator_file.parent / "references" / "cnn-tiny-c1.safetensors")
     assert len(look_up(generator="stand-in", arch="cnn-tiny", data="digits").references or ()) == 4
     assert look_up(generator="stand-in", arch="mlp", data="digits").references is None
 
@@ -50,8 +40,8 @@ def test_a_released_name_is_its_file(generator_path, monkeypatch):
         ({"data": "iris"}, BadOption, "takes images, the data are vectors of 4; use 'mlp'"),
     ],
 )
-def test_what_does_not_exist_is_told(generator_path, names, error, sentence):
-    job = {"generator": str(generator_path), "arch": "cnn-tiny", "data": "digits"} | names
+def test_what_does_not_exist_is_told(generator_file, names, error, sentence):
+    job = {"generator": str(generator_file), "arch": "cnn-tiny", "data": "digits"} | names
     with pytest.raises(error, match=sentence.replace("?", r"\?")):
         look_up(**job).target  # noqa: B018, the target is built when first asked for
 
@@ -70,11 +60,11 @@ def test_a_released_generator_that_is_not_here_says_so(monkeypatch, tmp_path):
         ({"method": "stand-on"}, UnknownName, "did you mean 'stand-in'"),
     ],
 )
-def test_other_files_are_no_generators(generator_path, change, error, sentence):
+def test_other_files_are_no_generators(generator_file, change, error, sentence):
     manifest = {"format": "weightgen.generator", "version": 1, "method": "stand-in"} | change
-    save_state(generator_path, {"nothing": torch.zeros(1)}, manifest=manifest)
+    save_state(generator_file, {"nothing": torch.zeros(1)}, manifest=manifest)
     with pytest.raises(error, match=sentence):
-        look_up(generator=str(generator_path), arch="cnn-tiny", data="digits")
+        look_up(generator=str(generator_file), arch="cnn-tiny", data="digits")
 
 
 def test_a_damaged_list_of_hashes_is_told(monkeypatch, tmp_path):
