@@ -4,7 +4,10 @@ An .npz is a zip of .npy files. Their headers say dtype and shape, so a file tha
 holds pickled objects, or that is cut short is refused before its arrays take any memory.
 """
 
+import lzma
 import math
+import struct
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -16,10 +19,15 @@ from numpy.typing import NDArray
 from model_zoo.data.convert import check_shape, convert_arrays
 from weightgen.errors import BadData, BadOption, CorruptFile
 from weightgen.labelled_data import LabelledData
+from weightgen.storage import open_to_read
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 DEFAULT_MAX_BYTES = 4 << 30
 """Most memory the arrays may take, as they are in the file or as float32 images of the asked size."""
+
+
+# What zipfile and its decompressors raise for damaged archives: a place outside the file is an OSError or ValueError.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, OSError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -53,19 +61,25 @@ def read_arrays(
     """The wanted arrays of an .npz, and class_names where it is there."""
     if max_bytes < 1:
         raise BadOption(f"max_bytes is {max_bytes}, expected at least 1")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            there = set(archive.namelist())
-            missing = [a for a in wanted if f"{a}.npy" not in there]
-            if missing:
-                found = ", ".join(sorted(n.removesuffix(".npy") for n in there)[:12]) or "nothing"
-                raise BadData(f"{label!r} has no array {', '.join(missing)}; it holds {found}")
-            names = [*wanted, *(["class_names"] if "class_names.npy" in there else [])]
-            members = {n: _read_header(archive, n, label) for n in names}
-            _check_sizes(label, members, image_size, max_bytes)
-            return {n: _read_array(archive, n, label) for n in names}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise CorruptFile(f"{label!r} cannot be read as an .npz archive: {_first_line(error)}") from error
+    with open_to_read(path) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return _read_archive(archive, wanted, image_size=image_size, max_bytes=max_bytes, label=label)
+        except _DAMAGED as error:
+            raise CorruptFile(f"{label!r} cannot be read as an .npz archive: {_first_line(error)}") from error
+
+
+def _read_archive(
+    archive: zipfile.ZipFile, wanted: tuple[str, ...], *, image_size: int | None, max_bytes: int, label: str
+) -> dict[str, NDArray]:
+    there = set(archive.namelist())
+    missing = [a for a in wanted if f"{a}.npy" not in there]
+    if missing:
+        found = ", ".join(sorted(n.removesuffix(".npy") for n in there)[:12]) or "nothing"
+        raise BadData(f"{label!r} has no array {', '.join(missing)}; it holds {found}")
+    names = [*wanted, *(["class_names"] if "class_names.npy" in there else [])]
+    _check_sizes(label, {n: _read_header(archive, n, label) for n in names}, image_size, max_bytes)
+    return {n: _read_array(archive, n, label) for n in names}
 
 
 def _read_header(archive: zipfile.ZipFile, name: str, label: str) -> _Member:
@@ -73,9 +87,10 @@ def _read_header(archive: zipfile.ZipFile, name: str, label: str) -> _Member:
     with archive.open(info) as file:
         try:
             version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-        except ValueError as error:
+            if version != (1, 0):  # later ones, for records of many fields, let a header claim gigabytes
+                raise BadData(f"{label!r}: {name} is a structured array; expected plain numbers")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        except (ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:
             raise CorruptFile(f"{label!r}: {name} is not a NumPy array: {_first_line(error)}") from error
         if dtype.hasobject:
             raise BadData(f"{label!r}: {name} holds pickled Python objects, which are never loaded; "
