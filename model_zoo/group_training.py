@@ -177,7 +177,7 @@ class _Stack:
         return [part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes.values(), strict=True)]
 
     def _gradient_alone(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        x = inputs[0].contiguous(memory_format=torch.channels_last) if inputs.ndim == 5 else inputs[0]
+        x = _channels_last(inputs[0])
         loss = F.cross_entropy(self.module(x), labels[0])
         gradients = torch.autograd.grad(loss, list(self.module.parameters()))
         return torch.cat([g.flatten() for g in gradients])[None]
@@ -213,8 +213,15 @@ def _evaluate(target: Target, state: State, part: Rows, *, limit: int, device: t
     correct, loss = 0, 0.0
     for rows in chosen.split(_EVAL_BATCH):
         x, y = part.pool.index_select(0, part.rows[rows]).to(device), part.labels[rows].to(device)
-        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-        logits = target.run(state, x)
+        logits = target.run(state, _channels_last(x))
         correct += int((logits.argmax(1) == y).sum())
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
     return correct / len(chosen), loss / len(chosen)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Images with channels in the innermost place, of which convolutions and pooling on a CPU make better use.
+
+    `contiguous` would leave one-channel images as they are, and so the whole network in the slow layout.
+    """
+    return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
