@@ -6,7 +6,7 @@ files) is not their business.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -140,14 +140,14 @@ def compare_job(
     """The scoreboard of the job (`weightgen.scoreboard.compare`), over all classes or over tasks of `ways` of them."""
     if ways is not None and not 2 <= ways <= job.data.num_classes:
         raise BadOption(f"{ways} ways, expected 2 to the {job.data.num_classes} classes of {job.data.name!r}")
-    target = job.target if ways is None else job.target_for(select_classes(job.data, range(ways)))
-    request = GenerationRequest(target, Condition(), seed=seed)  # refuses a seed out of range
+    task = job if ways is None else replace(job, data=select_classes(job.data, range(ways)))
+    job.generator.check(task.request(per_class=per_class, seed=seed))  # told before minutes of training references
     return compare(
         job.generator,
-        target,
+        task.target,
         job.data,
         per_class=per_class,
-        seed=request.seed,
+        seed=seed,
         references=job.references,
         tasks=tasks,
         ways=ways,
