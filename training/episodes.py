@@ -2,8 +2,8 @@
 
 An episode is a support set and queries of the same classes. Its classes come from one data set or are mixed from
 several; its images go through transformations that are fixed within the episode (what the task is: turned, mirrored,
-inverted, coloured, thickened, blurred, coarse, on a textured ground) and others drawn per image (small affine jitter, noise).
-All images are (n, 3, 28, 28); grey ones have three equal channels.
+inverted, coloured, thickened, blurred, coarse, on a textured ground) and others drawn per image (small affine jitter,
+noise). All images are (n, 3, 28, 28); grey ones have three equal channels.
 """
 
 from collections.abc import Mapping, Sequence

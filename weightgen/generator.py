@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from weightgen.condition import Condition
 from weightgen.errors import BadOption
@@ -34,6 +34,7 @@ class GenerationRequest:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+@runtime_checkable
 class WeightGenerator(Protocol):
     """Makes states for requests."""
 

@@ -34,9 +34,7 @@ FAMILIES = ("cnn", "mlp")
 """Entries whose width and depth a name may choose."""
 
 
-def build_target(
-    arch: str, *, num_classes: int = 10, in_channels: int = 1, in_features: int | None = None
-) -> Target:
+def build_target(arch: str, *, num_classes: int = 10, in_channels: int = 1, in_features: int | None = None) -> Target:
     """The target network that `arch` names, for images of `in_channels`, or for `in_features` numbers an example.
 
     Raises UnknownName for an unknown architecture, BadOption for an option out of its range.

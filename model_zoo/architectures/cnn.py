@@ -1,5 +1,7 @@
 """Cnn: a width/depth family of plain convolutional networks with BatchNorm, and a head on the flattened map."""
 
+from itertools import pairwise
+
 from einops import rearrange
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ class Cnn(nn.Module, PyTorchModelHubMixin):
         channels = [in_channels, width] + [2 * width] * (depth - 1)
         self.blocks = nn.ModuleList(
             nn.ModuleDict({"conv": nn.Conv2d(i, o, 3, padding=1, bias=False), "norm": nn.BatchNorm2d(o)})
-            for i, o in zip(channels[:-1], channels[1:], strict=True)
+            for i, o in pairwise(channels)
         )
         self.pool = nn.MaxPool2d(2)
         self.map_size = [28, 14, 7, 3][min(depth, 3)]

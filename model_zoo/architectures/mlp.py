@@ -1,5 +1,7 @@
 """Mlp: fully connected networks, for images taken flat and for feature vectors."""
 
+from itertools import pairwise
+
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ class Mlp(nn.Module, PyTorchModelHubMixin):
     def __init__(self, *, num_classes: int = 10, in_features: int = 784, width: int = 64, depth: int = 2) -> None:
         super().__init__()
         sizes = [in_features] + [width] * depth
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
         self.head = nn.Linear(sizes[-1], num_classes)
 
     @property

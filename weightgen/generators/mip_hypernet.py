@@ -10,11 +10,11 @@ the encoding of the condition has unit norm, and weights are theta = theta0 + de
     head     = calibrated ridge regression on the trunk's activations     weightgen.head, in closed form
 
 The third line is a learnt reading of the support set that a pooled encoding cannot give: which way each tensor should
-move for these classes. Steps are relative to the tensor's own size, with learnt rates, so that they too are invariant to
-magnitude. Training runs through all five lines, with g taken as a constant.
+move for these classes. Steps are relative to the tensor's own size, with learnt rates, so that they too are invariant
+to magnitude. Training runs through all five lines, with g taken as a constant.
 
-One generator serves several architectures, for one channel and for three: the first layer is learnt for three, and summed
-over its input channels for one, which is the same function on grey images.
+One generator serves several architectures, for one channel and for three: the first layer is learnt for three, and
+summed over its input channels for one, which is the same function on grey images.
 """
 
 import copy
@@ -302,7 +302,7 @@ class MipHypernet(nn.Module):
     def save(self, path: Path) -> None:
         """Write a self-contained generator file: configuration, specs and weights."""
         archs = {
-            arch: {"spec": h.spec.to_json(), "layers": h.layers, "config": asdict(h.config)}
+            arch: {"spec": h.spec.to_json(), "layers": list(h.layers.items()), "config": asdict(h.config)}
             for arch, h in ((arch, self._hypernet(arch)) for arch in self.archs)
         }
         manifest = {
@@ -326,7 +326,7 @@ class MipHypernet(nn.Module):
             for arch, entry in manifest["archs"].items():
                 spec = StateSpec.from_json(entry["spec"])
                 blank = {t.name: torch.zeros(t.shape) for t in spec.tensors}
-                archs[arch] = ArchHypernet(spec, entry["layers"], blank, MipConfig(**entry["config"]))
+                archs[arch] = ArchHypernet(spec, dict(entry["layers"]), blank, MipConfig(**entry["config"]))
             generator = cls(archs, training=manifest["training"])
             generator.load_state_dict({k: v.float() for k, v in tensors.items()})
         except (KeyError, TypeError, RuntimeError) as error:
@@ -430,7 +430,7 @@ def _batchnorm(z: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tenso
 
 
 def _filled(state: Mapping[str, Tensor], skeleton: nn.Module) -> dict[str, Tensor]:
-    """`state` and zeros for whatever else the skeleton has and never reads, so that nothing stays on the meta device."""
+    """`state`, and zeros for whatever else the skeleton has and never reads: nothing stays on the meta device."""
     return {name: state[name] if name in state else torch.zeros(t.shape) for name, t in skeleton.state_dict().items()}
 
 

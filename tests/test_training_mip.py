@@ -1,0 +1,70 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import training.mip
+from tests.shared import shared_path
+from training.mip import MipTraining, Trainer, fit, release
+from weightgen.checkpoint import load_state
+from weightgen.errors import BadOption
+from weightgen.generators.mip_hypernet import MipConfig, MipHypernet
+
+SMALL = MipConfig(encoding_dim=16, encoder_width=4, rank=2, refinements=1)
+
+
+@pytest.fixture
+def few_sets(monkeypatch):
+    shared_path("images/bccd_cells.npz")
+    monkeypatch.setattr(training.mip, "TRAIN_SETS", frozenset({"bccd_cells", "devnum"}))
+
+
+def make_run(minutes: float = 0.02, **options) -> MipTraining:
+    return MipTraining(arch="cnn-tiny", minutes=minutes, model=SMALL, **options)
+
+
+def test_a_run_is_trained_released_and_loaded(few_sets, tmp_path, capsys):
+    fit(make_run(), tmp_path / "run", device=torch.device("cpu"))
+    release([tmp_path / "run"], tmp_path / "mip.safetensors")
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["archs"] == ["cnn-tiny"]
+    generator = MipHypernet.load(tmp_path / "mip.safetensors")
+    assert generator.training_record["data"]["devnum"] == "MIT"
+    assert generator.training_record["runs"]["cnn-tiny"]["steps"] > 0
+
+
+def test_resuming_goes_on_exactly(few_sets, tmp_path):
+    pool = training.mip.load_pool(["bccd_cells"], "train")
+    runs = []
+    for stop in (True, False):
+        trainer = Trainer(make_run(), tmp_path, device=torch.device("cpu"))
+        trainer.step(pool)
+        if stop:
+            trainer.save("last.safetensors")
+            trainer = Trainer(make_run(), tmp_path, device=torch.device("cpu"))
+            trainer.resume()
+        trainer.step(pool)
+        runs.append(trainer.model.state_dict())
+        assert trainer.steps == 2
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_a_run_with_other_settings_is_not_resumed(few_sets, tmp_path):
+    Trainer(make_run(), tmp_path, device=torch.device("cpu")).save("last.safetensors")
+    with pytest.raises(BadOption, match="holds a run with other settings"):
+        Trainer(make_run(seed=1), tmp_path, device=torch.device("cpu")).resume()
+
+
+def test_a_run_that_left_sets_out_is_no_release(few_sets, tmp_path):
+    fit(make_run(held_out=("devnum",)), tmp_path, device=torch.device("cpu"))
+    assert load_state(tmp_path / "best.safetensors")
+    with pytest.raises(BadOption, match="left out devnum"):
+        release([tmp_path], tmp_path / "mip.safetensors")
+
+
+def test_an_unknown_architecture_is_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "training.mip", "train", "--arch", "alexnet", "--out", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.strip() == "error: no recipe for 'alexnet'; there are recipes for cnn-tiny, cnn, vit-tiny"
