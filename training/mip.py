@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from model_zoo.architectures import build_target
 from model_zoo.data import TRAIN_SETS, data_licence, load_data
+from training.command import run_command
 from training.episodes import ClassPool, Episode, EpisodeConfig
 from weightgen.checkpoint import load_state, read_manifest, save_state
-from weightgen.errors import BadOption, WeightgenError
+from weightgen.errors import BadOption
 from weightgen.generators.mip_hypernet import ArchHypernet, MipConfig, MipHypernet, new_hypernet
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -252,14 +253,5 @@ def _fields(config: MipTraining) -> dict:
     return {name: getattr(config, name) for name in config.__dataclass_fields__}
 
 
-def main() -> None:
-    """Run the command line; a caller's fault is one sentence and its exit code."""
-    try:
-        app(standalone_mode=True)
-    except WeightgenError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise SystemExit(error.exit_code) from None
-
-
 if __name__ == "__main__":
-    main()
+    run_command(app)

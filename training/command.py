@@ -1,0 +1,19 @@
+"""How every program here meets its caller: a fault of the caller's is one sentence and its exit code."""
+
+from collections.abc import Callable
+
+import typer
+
+from weightgen.errors import WeightgenError
+
+
+def run_command(command: Callable[..., None] | typer.Typer) -> None:
+    """Run a function with Typer's annotations, or an app of several, as this process's command line."""
+    app = command if isinstance(command, typer.Typer) else typer.Typer(pretty_exceptions_enable=False)
+    if not isinstance(command, typer.Typer):
+        app.command()(command)
+    try:
+        app()
+    except WeightgenError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(error.exit_code) from None

@@ -1,0 +1,89 @@
+"""Make the reference zoos that a released generator is compared with.
+
+    python -m training.references --arch cnn-tiny --out model_zoo/released/references     # then SHA256SUMS
+
+For one and for three channels: trains networks on tasks of the training sets (`model_zoo.zoo_config.reference_zoo`),
+keeps the zoos in runs/zoo (a second call trains nothing again), and writes one file of their trunks, each with the
+generator's embedding of its task. To be made again after every new generator file: embeddings by another one mean
+nothing.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from model_zoo.architectures import build_target
+from model_zoo.data import load_data
+from model_zoo.released import generator_file
+from model_zoo.tasks import Task
+from model_zoo.zoo_builder import build_zoo
+from model_zoo.zoo_config import reference_zoo
+from training.command import run_command
+from weightgen.condition import SupportSet
+from weightgen.generators import load_generator
+from weightgen.labelled_data import LabelledData, match_channels
+from weightgen.reference_zoo import build_reference_zoo
+from weightgen.storage import sha256_file
+
+SHOTS = 20
+"""Examples of each class that a task is embedded by, as far as there are as many."""
+
+
+def make_references(
+    arch: str, in_channels: int, *, generator: Path, zoo: Path, out: Path, num_runs: int, steps: int
+) -> dict[str, Any]:
+    """Train what is missing of the zoo, embed its tasks, write the file; what was written, as JSON."""
+    config = reference_zoo(arch, in_channels)
+    build_zoo(replace(config, num_runs=num_runs, steps=steps, checkpoints=(1.0,)), zoo)
+    embedder: Any = load_generator(generator)
+    references = build_reference_zoo(
+        zoo,
+        build_target(arch, in_channels=in_channels),
+        embed=embedder.embed,
+        support_of=lambda task: draw_task_support(task, in_channels),
+        embedder=sha256_file(generator),
+    )
+    path = out / f"{arch}-c{in_channels}.safetensors"
+    out.mkdir(parents=True, exist_ok=True)
+    references.save(path)
+    return {"file": str(path), "bytes": path.stat().st_size, "networks": len(references)}
+
+
+def draw_task_support(task: Mapping[str, Any], in_channels: int) -> SupportSet:
+    """The same support set of a zoo's task every time."""
+    data = _load(task["dataset"], in_channels)
+    classes = tuple(task["classes"])
+    fewest = min(int((data.y_train == c).sum()) for c in classes)
+    return Task(task["dataset"], classes).draw_support(data, min(SHOTS, fewest), rng=torch.Generator().manual_seed(0))
+
+
+@cache
+def _load(name: str, in_channels: int) -> LabelledData:
+    return match_channels(load_data(name), in_channels)
+
+
+def main(
+    arch: Annotated[str, typer.Option(help="The target architecture.")],
+    out: Annotated[Path, typer.Option(help="Folder of the files.")] = Path("model_zoo/released/references"),
+    generator: Annotated[str, typer.Option(help="Name or file.")] = "mip",
+    zoos: Annotated[Path, typer.Option(help="Folder of the zoos.")] = Path("runs/zoo"),
+    channels: Annotated[list[int] | None, typer.Option(help="1, 3 or both; both if not given.")] = None,
+    runs: Annotated[int, typer.Option(help="Networks to train for each.")] = 42,
+    steps: Annotated[int, typer.Option(help="Training steps of each.")] = 1500,
+) -> None:
+    """Write ARCH-c1.safetensors and ARCH-c3.safetensors."""
+    for in_channels in channels or (1, 3):
+        zoo = zoos / f"{arch}-c{in_channels}"
+        file = generator_file(generator)
+        made = make_references(arch, in_channels, generator=file, zoo=zoo, out=out, num_runs=runs, steps=steps)
+        typer.echo(json.dumps(made))
+
+
+if __name__ == "__main__":
+    run_command(main)
