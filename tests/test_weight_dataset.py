@@ -170,7 +170,8 @@ def test_two_builds_are_the_same_bytes(zoo, tmp_path):
     assert (tmp_path / "a" / "SHA256SUMS").read_bytes() == (tmp_path / "b" / "SHA256SUMS").read_bytes()
 
 
-def test_a_run_without_run_json_is_not_complete_and_left_out(zoo, tmp_path):
+def test_a_run_that_is_not_complete_is_left_out(zoo, tmp_path):
+    shutil.copytree(zoo[0] / "runs" / "cnn-tiny-03", zoo[0] / "runs" / ".cnn-tiny-03.partial")
     (zoo[0] / "runs" / "cnn-tiny-04" / "run.json").unlink()
     dataset = build_weight_dataset(zoo[0], tmp_path / "out")
     assert len(dataset) == 27

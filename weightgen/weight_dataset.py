@@ -72,6 +72,8 @@ class WeightDataset:
         self._statistics = index["statistics"]
         places = {shard["file"]: i for i, shard in enumerate(self.shards)}
         self._shard_of = np.array([places[row["shard"]] for row in self.index], dtype=np.int64)
+        numbers = {digest: i for i, digest in enumerate(self.specs)}
+        self._spec_of = np.array([numbers[row["spec"]] for row in self.index], dtype=np.int64)
         self._position_of = np.array([row["position"] for row in self.index], dtype=np.int64)
         sizes = np.array([shard["num_states"] for shard in self.shards], dtype=np.int64)
         if any(not {"run_id", "split", "spec"} <= row.keys() for row in self.index):
@@ -101,19 +103,17 @@ class WeightDataset:
     def stacked(self, indices: Sequence[int]) -> State:
         """States of one spec on a leading axis, (b, ...) each, in memory of their own; ties and integers included."""
         places = self._places(indices)
-        specs = {self.index[i]["spec"] for i in places.tolist()}
+        specs = np.unique(self._spec_of[places])
         if len(specs) != 1:
             raise BadOption(f"states of {len(specs)} specs were asked for at once, expected one; use select(spec=...)")
-        return self._rows[specs.pop()].to_stacked(self._gather(places))
+        return self._rows[self.index[places[0]]["spec"]].to_stacked(self._gather(places))
 
     def states(self, indices: Sequence[int]) -> list[State]:
         """Full states, each in its spec's order; those of one spec share one block of memory."""
         places = self._places(indices)
-        by_spec: dict[str, list[int]] = {}
-        for i, place in enumerate(places.tolist()):
-            by_spec.setdefault(self.index[place]["spec"], []).append(i)
         states: list[State] = [{} for _ in places]
-        for of_spec in by_spec.values():
+        for spec in np.unique(self._spec_of[places]):
+            of_spec = np.flatnonzero(self._spec_of[places] == spec)
             for i, state in zip(of_spec, unstack_state(self.stacked(places[of_spec].tolist())), strict=True):
                 states[i] = state
         return states

@@ -70,10 +70,9 @@ class RowLayout:
         """The stacked state that rows (b, numbers) by dtype hold: views of them, ties restored."""
         found: State = {}
         for dtype, columns in self.columns.items():
-            for c in columns:
-                found[c.tensor.name] = rows[dtype].narrow(1, c.start, c.width).unflatten(1, c.tensor.shape or (1,))
-                if not c.tensor.shape:
-                    found[c.tensor.name] = found[c.tensor.name][:, 0]
+            parts = rows[dtype].split([c.width for c in columns], dim=1)
+            for c, part in zip(columns, parts, strict=True):
+                found[c.tensor.name] = part.view(len(part), *c.tensor.shape)
         return {t.name: found[t.tied_to or t.name] for t in self.spec.tensors}
 
 

@@ -115,6 +115,8 @@ def _plan_zoo(folder: Path) -> Plan:
     specs = _read_specs(folder / "zoo.json")
     files: list[PlannedFile] = []
     for run_file in sorted(folder.glob("runs/*/run.json")):  # a run without run.json is not complete
+        if run_file.parent.name.startswith("."):
+            continue  # being written, or left by a killed build
         run = read_json(run_file)
         try:
             files += _plan_run(run, run_file, specs)
