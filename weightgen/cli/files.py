@@ -163,6 +163,8 @@ def _examine_file(path: Path) -> dict[str, Any]:
     report = {"kind": "generator" if is_generator else "checkpoint", "path": str(path), "parameters": parameters}
     if path.is_file():
         report["bytes"] = path.stat().st_size
+    if is_generator and manifest is not None:
+        report |= {"method": manifest.get("method"), "architectures": list(manifest.get("archs", ()))}
     if manifest is not None:
         report["manifest"] = manifest
     return report | {
