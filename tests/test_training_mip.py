@@ -27,7 +27,7 @@ def make_run(minutes: float = 0.02, **options) -> MipTraining:
 
 def test_a_run_is_trained_released_and_loaded(few_sets, tmp_path, capsys):
     fit(make_run(), tmp_path / "run", device=torch.device("cpu"))
-    release([tmp_path / "run"], tmp_path / "mip.safetensors")
+    release([tmp_path / "run"], tmp_path / "mip.safetensors", tasks_each=1)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["archs"] == ["cnn-tiny"]
     generator = MipHypernet.load(tmp_path / "mip.safetensors")
     assert generator.training_record["data"]["devnum"] == "MIT"
@@ -60,7 +60,7 @@ def test_a_run_that_left_sets_out_is_no_release(few_sets, tmp_path):
     fit(make_run(held_out=("devnum",)), tmp_path, device=torch.device("cpu"))
     assert load_state(tmp_path / "best.safetensors")
     with pytest.raises(BadOption, match="left out devnum"):
-        release([tmp_path], tmp_path / "mip.safetensors")
+        release([tmp_path], tmp_path / "mip.safetensors", tasks_each=1)
 
 
 def test_an_unknown_architecture_is_one_sentence(tmp_path):
