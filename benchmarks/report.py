@@ -1,7 +1,7 @@
-"""Copies the figures of docs/results/*.json into the README, between its two markers.
+"""Copies the figures of docs/results/*.json into the README and the generators' cards, between markers.
 
-    python -m benchmarks.report            write README.md   (make report)
-    python -m benchmarks.report --check    only compare; exit 1 if README.md differs
+    python -m benchmarks.report            write them   (make report)
+    python -m benchmarks.report --check    only compare; exit 1 if one differs
 
 Each JSON file is what `python -m benchmarks.scores` wrote: one generator and architecture, scored on several data sets.
 """
@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from model_zoo.released import FOLDER, RELEASED
+from weightgen.checkpoint import read_manifest
 from weightgen.storage import write_file
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 COLUMNS = {
     "generated": "generated",
     "generated, 50 steps": "…after 50 steps",
@@ -35,16 +37,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="only compare; exit 1 if README.md differs")
     options = parser.parse_args(argv)
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    wanted = replace_block(text, render(read_results(ROOT / "docs" / "results")))
-    if options.check:
-        if wanted != text:
-            print("README.md does not show the figures of docs/results; run: make report", file=sys.stderr)
-        return int(wanted != text)
-    write_file(readme, wanted.encode())
-    print("README.md shows the figures of docs/results")
-    return 0
+    stale = {path: text for path, text in written().items() if path.read_text() != text}
+    for path, text in stale.items():
+        name = path.relative_to(ROOT)
+        if options.check:
+            print(f"{name} does not show the figures of docs/results; run: make report", file=sys.stderr)
+        else:
+            write_file(path, text.encode())
+            print(f"{name} shows the figures of docs/results")
+    return int(bool(stale) and options.check)
+
+
+def written() -> dict[Path, str]:
+    """Every file with figures in it, and its text with the figures of now."""
+    results = read_results(ROOT / "docs" / "results")
+    files = {ROOT / "README.md": {"results": render(results)}}
+    for name, file in RELEASED.items():
+        if (FOLDER / file).is_file():
+            own = [r for r in results if r["generator"]["name"] == name]
+            training = render_training(read_manifest(FOLDER / file)["training"])
+            files[FOLDER / f"{name}.md"] = {"results": render(own), "training": training}
+    texts = {}
+    for path, blocks in files.items():
+        texts[path] = path.read_text()
+        for marker, block in blocks.items():
+            texts[path] = replace_block(texts[path], block, marker=marker)
+    return texts
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -59,12 +77,28 @@ def render(results: list[dict[str, Any]]) -> str:
     return "\n\n".join(_table(r) for r in results)
 
 
-def replace_block(text: str, block: str) -> str:
+def render_training(training: dict[str, Any]) -> str:
+    """How long each architecture was trained, how it does on held-out tasks of its training sets, and those sets."""
+    lines = ["| architecture | steps | minutes | held-out tasks, % | condition off, % |", "|---|---|---|---|---|"]
+    for arch, run in training["runs"].items():
+        score = run["held_out"]
+        lines.append(
+            f"| {arch} | {run['steps']:,} | {run['minutes']:.0f} | {100 * score['accuracy']:.1f} "
+            f"| {100 * score['unconditioned']:.1f} |"
+        )
+    lines += ["", "Held-out tasks are drawn from the test splits of the training sets. One CPU thread each.", ""]
+    lines += ["| training set | licence, as stated |", "|---|---|"]
+    lines += [f"| {name} | {licence} |" for name, licence in sorted(training["data"].items())]
+    return "\n".join(lines)
+
+
+def replace_block(text: str, block: str, *, marker: str = "results") -> str:
     """`text` with what stands between the markers replaced."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    assert before and after, "README.md has lost its results markers"
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+    begin, end = BEGIN.format(marker), END.format(marker)
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    assert before and after, f"the {marker} markers are lost"
+    return f"{before}{begin}\n{block}\n{end}{after}"
 
 
 def mean_accuracy(result: dict[str, Any], column: str) -> float:
@@ -79,8 +113,8 @@ def _table(result: dict[str, Any]) -> str:
     milliseconds = [1000 * s["seconds"]["generate"] for s in result["data"].values()]
     lines = [
         f"**`{result['generator']['name']}` for `{result['arch']}`**: {result['per_class']} support images a class, "
-        f"all classes, accuracy in % on the test split; generated in {max(milliseconds):.0f} ms or less, at least "
-        f"{min(speedups):.0f} times faster than the scratch training beside it.",
+        f"{_classes(result)}, accuracy in % on the test split; generated in {max(milliseconds):.0f} ms or less, at "
+        f"least {min(speedups):.0f} times faster than the scratch training beside it.",
         "",
         "| data set | " + " | ".join(COLUMNS[c] for c in columns) + " |",
         "|---" * (1 + len(columns)) + "|",
@@ -89,6 +123,11 @@ def _table(result: dict[str, Any]) -> str:
         lines.append(_row(name, [_accuracy(scores, c) for c in columns]))
     lines.append(_row("**mean**", [mean_accuracy(result, c) for c in columns]))
     return "\n".join(lines)
+
+
+def _classes(result: dict[str, Any]) -> str:
+    ways = result.get("ways")
+    return "all classes" if ways is None else f"{result['tasks']} tasks of {ways} classes"
 
 
 def _accuracy(scores: dict[str, Any], column: str) -> float:

@@ -1,6 +1,7 @@
 """Scores a released generator on every evaluation data set and writes docs/results/GENERATOR-ARCH.json.
 
     python -m benchmarks.scores --generator mip --arch cnn-tiny     then: make report
+    python -m benchmarks.scores --arch cnn-tiny --data omniglot_held_out --ways 5 --support-per-class 15 --tasks 20
 
 One file holds, for each data set, what `weightgen compare --json` prints. Data sets that are not here are an error, not
 left out; a data set that is already in the file for the same generator is kept, so that a run can be resumed.
@@ -28,10 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", nargs="*", default=sorted(EVALUATION_SETS))
     parser.add_argument("--support-per-class", type=int, default=20)
     parser.add_argument("--tasks", type=int, default=1, help="support sets drawn on each data set")
+    parser.add_argument("--ways", type=int, default=None, help="classes of each task; all if not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args(argv)
-    out = options.out or ROOT / "docs" / "results" / f"{options.generator}-{options.arch}.json"
+    name = f"{options.generator}-{options.arch}" + (f"-{options.ways}-way" if options.ways else "")
+    out = options.out or ROOT / "docs" / "results" / f"{name}.json"
     try:
         score_all(options, out)
     except WeightgenError as error:
@@ -47,6 +50,7 @@ def score_all(options: argparse.Namespace, out: Path) -> dict[str, Any]:
         "arch": options.arch,
         "per_class": options.support_per_class,
         "tasks": options.tasks,
+        "ways": options.ways,
         "seed": options.seed,
     }
     done = read_json(out) if out.is_file() else {}
@@ -57,7 +61,9 @@ def score_all(options: argparse.Namespace, out: Path) -> dict[str, Any]:
         if name in scores:
             continue
         job = look_up(generator=options.generator, arch=options.arch, data=name)
-        scores[name] = compare_job(job, per_class=options.support_per_class, tasks=options.tasks, seed=options.seed)
+        scores[name] = compare_job(
+            job, per_class=options.support_per_class, tasks=options.tasks, ways=options.ways, seed=options.seed
+        )
         accuracy = scores[name]["accuracy"]
         print(
             f"{name}: " + ", ".join(f"{key} {100 * value:.1f}" for key, value in accuracy.items() if value is not None),
