@@ -11,7 +11,7 @@ from benchmarks.measure import Ratio, median_ratio, medians, time_in_turn
 from weightgen.spec import State
 from weightgen.tokens import LAYOUTS, bare_spec, build_layout
 
-TOKEN_DIM, AIM = 256, 0.4
+TOKEN_DIM, AIM = 64, 0.4
 
 
 def measure_tokens() -> list[Ratio]:
