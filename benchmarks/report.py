@@ -51,12 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def written() -> dict[Path, str]:
     """Every file with figures in it, and its text with the figures of now."""
     results = read_results(ROOT / "docs" / "results")
-    files = {ROOT / "README.md": {"results": render(results)}}
+    few_way = read_results(ROOT / "docs" / "results" / "few_way")
+    files = {ROOT / "README.md": {"results": render(results, few_way)}}
     for name, file in RELEASED.items():
         if (FOLDER / file).is_file():
-            own = [r for r in results if r["generator"]["name"] == name]
+            own = [[r for r in group if r["generator"]["name"] == name] for group in (results, few_way)]
             training = render_training(read_manifest(FOLDER / file)["training"])
-            files[FOLDER / f"{name}.md"] = {"results": render(own), "training": training}
+            files[FOLDER / f"{name}.md"] = {"results": render(*own), "training": training}
     texts = {}
     for path, blocks in files.items():
         texts[path] = path.read_text()
@@ -70,11 +71,11 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
-def render(results: list[dict[str, Any]]) -> str:
+def render(results: list[dict[str, Any]], few_way: Sequence[dict[str, Any]] = ()) -> str:
     """The results in Markdown: one table for each file."""
     if not results:
         return "No released generator has been scored yet."
-    return "\n\n".join(_table(r) for r in results)
+    return "\n\n".join([*(_table(r) for r in results), *(_few_way_table(r) for r in few_way)])
 
 
 def render_training(training: dict[str, Any]) -> str:
@@ -122,6 +123,21 @@ def _table(result: dict[str, Any]) -> str:
     for name, scores in sorted(result["data"].items()):
         lines.append(_row(name, [_accuracy(scores, c) for c in columns]))
     lines.append(_row("**mean**", [mean_accuracy(result, c) for c in columns]))
+    return "\n".join(lines)
+
+
+def _few_way_table(result: dict[str, Any]) -> str:
+    arms = ("generated", "unconditioned_trunk", "random_trunk_ridge")
+    lines = [
+        f"**Tasks of {result['ways']} classes** of `{result['data']}`, {result['shots']} support images a class, "
+        f"mean of {result['tasks']} tasks (10th percentile):",
+        "",
+        "| architecture | " + " | ".join(COLUMNS[arm] for arm in arms) + " |",
+        "|---" * (1 + len(arms)) + "|",
+    ]
+    for arch, scores in result["accuracy"].items():
+        cells = [f"{100 * scores[arm]['mean']:.1f} ({100 * scores[arm]['p10']:.0f})" for arm in arms]
+        lines.append(f"| {arch} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
