@@ -18,6 +18,7 @@ import platform
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -340,6 +341,14 @@ class _Worker:
 def _start_worker(stop: Any, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the builder, which sets `stop`
     _Worker.stop, _Worker.parent = stop, parent
+    # An idle worker waits for work without end, also when the builder was killed: each holds the queue open itself.
+    threading.Thread(target=_watch_builder, daemon=True).start()
+
+
+def _watch_builder() -> None:
+    while os.getppid() == _Worker.parent:
+        time.sleep(0.2)
+    os._exit(1)
 
 
 def _work(train: Callable[..., GroupReport], plans: list[RunPlan]) -> GroupReport:

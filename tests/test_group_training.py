@@ -59,14 +59,15 @@ def train_plainly(target, job, *, steps, batch_size):
 def test_training_a_group_agrees_with_a_plain_loop(arch, stacked):
     target = build_target(arch, num_classes=3)
     jobs = make_jobs(2)
-    trained = train(target, jobs, stacked=stacked)
+    trained = train(target, jobs, steps=(2,), stacked=stacked)
     for job, snapshots in zip(jobs, trained, strict=True):
         state = snapshots[-1].state
         target.spec.check(state)
-        expected = train_plainly(target, job, steps=4, batch_size=8)
+        expected = train_plainly(target, job, steps=2, batch_size=8)
         # Outputs, not weights: a bias of attention's keys changes nothing, so AdamW moves it by rounding errors.
         inputs = job.test.pool
-        assert torch.allclose(target.run(state, inputs), target.run(expected, inputs), atol=2e-3)
+        before, found, wanted = (target.run(s, inputs) for s in (target.init_state(job.seed), state, expected))
+        assert (found - wanted).abs().max() < 0.05 * (wanted - before).abs().max()
 
 
 def test_in_turn_a_network_does_not_depend_on_its_group():
