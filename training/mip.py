@@ -6,14 +6,15 @@
 Every step draws one episode (`training.episodes`), generates a network from its support set and takes the
 cross-entropy of that network on the queries, through the whole route. The model with the lowest cross-entropy on
 held-out tasks is kept: images that no step has seen, from the data sets named with --hold-out or, without, from the
-test splits of the training sets. A release takes that one or the last, whichever does better on many more such tasks.
+test splits of the training sets. A release takes that one or the last, with refinement or without, whichever does best
+on other such tasks.
 Cost: `--minutes` of one thread each; the released generator took what its card says.
 """
 
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -241,7 +242,11 @@ def release(
     records = {}
     tasks = draw_tasks(load_pool(sorted(TRAIN_SETS), "test"), each=tasks_each, seed=20_000)
     for run in runs:
-        found = [_load_trained(run / name, tasks) for name in ("best.safetensors", "last.safetensors")]
+        found = [
+            _load_trained(run / name, tasks, refined=refined)
+            for name in ("best.safetensors", "last.safetensors")
+            for refined in (True, False)
+        ]
         hypernet, record = min(found, key=lambda pair: pair[1]["held_out"]["cross_entropy"])
         hypernets[hypernet.spec.arch], records[hypernet.spec.arch] = hypernet, record
     licences = {name: data_licence(name) for name in sorted(TRAIN_SETS)}
@@ -250,8 +255,8 @@ def release(
     typer.echo(json.dumps({"file": str(out), "bytes": out.stat().st_size, "archs": list(hypernets)}))
 
 
-def _load_trained(path: Path, tasks: dict[str, list[Episode]]) -> tuple[ArchHypernet, dict[str, Any]]:
-    """A saved model, and what its training was and how it does on held-out tasks."""
+def _load_trained(path: Path, tasks: dict[str, list[Episode]], *, refined: bool) -> tuple[ArchHypernet, dict[str, Any]]:
+    """A saved model, with its refinement steps or without, what its training was and how it does on held-out tasks."""
     manifest, state = read_manifest(path), load_state(path, allow_nonfinite=True)
     saved = manifest["config"]
     if saved["held_out"]:
@@ -262,10 +267,22 @@ def _load_trained(path: Path, tasks: dict[str, list[Episode]]) -> tuple[ArchHype
     config = MipTraining(**{**saved, "model": model, "episodes": episodes, "held_out": ()})
     trainer = Trainer(config, path.parent, device=torch.device("cpu"))
     trainer.model.load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("model.")})
-    trainer.spent = 60 * config.minutes  # scored as it is released: with refinement
-    held_out = trainer.evaluate(tasks)
-    minutes = round(manifest["spent"] / 60, 1)
-    return trainer.model, {"config": saved, "steps": manifest["steps"], "minutes": minutes, "held_out": held_out}
+    hypernet = trainer.model
+    if not refined:
+        hypernet.config = replace(model, refinements=0)
+        hypernet.rates, hypernet.rates_by_shots = (
+            nn.Parameter(r[:0]) for r in (hypernet.rates, hypernet.rates_by_shots)
+        )
+        hypernet.log_heat.data.zero_()  # learnt for refined trunks
+    trainer.spent = 60 * config.minutes  # scored as it is released: with the refinement it has
+    record = {
+        "config": saved,
+        "refinements": hypernet.config.refinements,
+        "steps": manifest["steps"],
+        "minutes": round(manifest["spent"] / 60, 1),
+        "held_out": trainer.evaluate(tasks),
+    }
+    return hypernet, record
 
 
 def _fields(config: MipTraining) -> dict:

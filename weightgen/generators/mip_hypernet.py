@@ -82,7 +82,8 @@ class SupportEncoder(nn.Module):
         means = x.new_zeros(num_classes, x.shape[1]).index_add(0, labels, x) / counts
         within = (x - means[labels]).square().mean(0)
         between = (means - means.mean(0)).square().mean(0)
-        colour = torch.cat([reduce(images, "n c h w -> c", "mean"), images.std((0, 2, 3))])
+        mean, square = (reduce(part, "n c h w -> c", "mean") for part in (images, images.square()))
+        colour = torch.cat([mean, (square - mean.square()).clamp_min(0).sqrt()])
         summary = torch.cat([means.mean(0), (between + 1e-4).log(), (within + 1e-4).log(), colour])
         return F.normalize(self.mix(summary), dim=0)
 
@@ -222,7 +223,7 @@ class ArchHypernet(nn.Module):
                 factor = trunk[f"{layer}.gain"] * (var + _EPS).rsqrt()
                 state[f"{layer}.weight"] = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
                 state[f"{layer}.bias"] = shift = bias - mean * factor
-                return z * _by_channel(factor, z) + _by_channel(shift, z)
+                return torch.addcmul(_by_channel(shift, z), z, _by_channel(factor, z))
 
             return hook
 
