@@ -86,7 +86,10 @@ def build(
                 print(f"{done}/{total} runs{mean}", file=sys.stderr, flush=True)
 
         num_workers = workers if workers is not None else os.cpu_count() or 1
-        summary = build_zoo(config, out, device=device, num_workers=num_workers, report=report)
+        try:
+            summary = build_zoo(config, out, device=device, num_workers=num_workers, report=report)
+        except KeyboardInterrupt:  # here, because typer would leave without a word
+            _fail("interrupted; run the same command to go on", 130)
     print(json.dumps(summary, indent=2))
 
 
@@ -97,8 +100,6 @@ def main() -> NoReturn:
         app(prog_name="python -m model_zoo")
     except WeightgenError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command to go on", 130)
     except OSError as error:
         _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), 1)
     sys.exit(0)

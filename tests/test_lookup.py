@@ -11,9 +11,9 @@ from weightgen.errors import BadOption, CorruptFile, NotFound, UnknownName, Unsu
 
 
 def test_names_and_files_become_a_job(generator_file):
-    job = look_up(generator=str(generator_file), arch="cnn-tiny", data="digits")
+    job = look_up(generator=str(generator_file), arch="resnet8", data="digits")
     assert job.generator.name == "stand-in"
-    assert job.target.spec.config == {"num_classes": 10, "in_channels": 1}
+    assert job.target.spec.config == {"num_classes": 10, "in_channels": 1, "depth": 8, "width": 16}
     assert job.target.input_shape == tuple(job.data.x_train.shape[1:])
     assert job.references is None
     assert len(job.generator_sha256) == 64

@@ -103,7 +103,8 @@ def transform_episode(images: Tensor, pool: ClassPool, *, rng: torch.Generator) 
         images = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
     if is_grey and _chance(0.12, rng):
         ground = pool.classes[pool.names[int(torch.randint(len(pool.names), (1,), generator=rng))]]
-        texture = _to_float(_sample(_sample(ground, 1, rng)[0], n, rng))[:n]
+        pictures = _sample(ground, 1, rng)[0]
+        texture = _to_float(pictures[torch.randperm(len(pictures), generator=rng)[:n]])
         texture = texture.repeat(-(-n // len(texture)), 1, 1, 1)[:n]
         images = torch.maximum(images, _uniform(0.2, 0.7, rng) * texture.mean(1, keepdim=True))
     if _chance(0.4, rng):
@@ -169,9 +170,8 @@ def _class_turns(ways: int, rng: torch.Generator) -> list[int]:
     return [0] * ways
 
 
-def _sample(items, count: int, rng: torch.Generator):
-    order = torch.randperm(len(items), generator=rng)[:count]
-    return items[order] if isinstance(items, Tensor) else [items[i] for i in order.tolist()]
+def _sample(items: list[Tensor], count: int, rng: torch.Generator) -> list[Tensor]:
+    return [items[i] for i in torch.randperm(len(items), generator=rng)[:count].tolist()]
 
 
 def _labels(groups: list[Tensor]) -> Tensor:

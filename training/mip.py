@@ -83,7 +83,8 @@ class Trainer:
         self.model = new_hypernet(self.targets[3], config.model, seed=config.seed).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), weight_decay=config.weight_decay)
         self.rng = torch.Generator().manual_seed(config.seed)
-        self.steps, self.spent, self.best, self.log = 0, 0.0, math.inf, []
+        self.steps, self.spent, self.log = 0, 0.0, []
+        self.best: float | None = None
 
     def step(self, pool: ClassPool) -> float:
         """One episode, one update; returns its accuracy."""
@@ -188,7 +189,7 @@ def fit(config: MipTraining, out: Path, *, device: torch.device) -> dict[str, An
                 f"cross-entropy {result['cross_entropy']:.3f})",
                 err=True,
             )
-            if result["cross_entropy"] < trainer.best:
+            if trainer.best is None or result["cross_entropy"] < trainer.best:
                 trainer.best = result["cross_entropy"]
                 trainer.save("best.safetensors")
             trainer.save("last.safetensors")

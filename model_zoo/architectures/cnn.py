@@ -7,6 +7,18 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 
+class ConvBlock(nn.Module):
+    """3x3 convolution, BatchNorm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)).relu()
+
+
 class Cnn(nn.Module, PyTorchModelHubMixin):
     """Images (n, c, 28, 28) in [0, 1] to logits (n, num_classes).
 
@@ -19,10 +31,7 @@ class Cnn(nn.Module, PyTorchModelHubMixin):
     def __init__(self, *, num_classes: int = 10, in_channels: int = 1, width: int = 32, depth: int = 4) -> None:
         super().__init__()
         channels = [in_channels, width] + [2 * width] * (depth - 1)
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict({"conv": nn.Conv2d(i, o, 3, padding=1, bias=False), "norm": nn.BatchNorm2d(o)})
-            for i, o in pairwise(channels)
-        )
+        self.blocks = nn.ModuleList(ConvBlock(i, o) for i, o in pairwise(channels))
         self.pool = nn.MaxPool2d(2)
         self.map_size = [28, 14, 7, 3][min(depth, 3)]
         self.head = nn.Linear(channels[-1] * self.map_size**2, num_classes)
@@ -47,7 +56,7 @@ class Cnn(nn.Module, PyTorchModelHubMixin):
     def features(self, x: Tensor) -> Tensor:
         """What the head sees, (n, channels * map_size^2)."""
         for i, block in enumerate(self.blocks):
-            x = block["norm"](block["conv"](x)).relu()
+            x = block(x)
             if i < 3:
                 x = self.pool(x)
         return rearrange(x, "n c h w -> n (c h w)")
