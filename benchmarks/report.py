@@ -115,7 +115,7 @@ def _table(result: dict[str, Any]) -> str:
     lines = [
         f"**`{result['generator']['name']}` for `{result['arch']}`**: {result['per_class']} support images a class, "
         f"{_classes(result)}, accuracy in % on the test split; generated in {max(milliseconds):.0f} ms or less, at "
-        f"least {min(speedups):.0f} times faster than the scratch training beside it.",
+        f"least {min(speedups):.0f} times faster than the scratch training beside it. {_standing(result)}",
         "",
         "| data set | " + " | ".join(COLUMNS[c] for c in columns) + " |",
         "|---" * (1 + len(columns)) + "|",
@@ -124,6 +124,14 @@ def _table(result: dict[str, Any]) -> str:
         lines.append(_row(name, [_accuracy(scores, c) for c in columns]))
     lines.append(_row("**mean**", [mean_accuracy(result, c) for c in columns]))
     return "\n".join(lines)
+
+
+def _standing(result: dict[str, Any]) -> str:
+    """How the generated weights stand to training from scratch, in a sentence."""
+    scores = result["data"].values()
+    above = sum(_accuracy(s, "generated") > _accuracy(s, "scratch") for s in scores)
+    margin = 100 * (mean_accuracy(result, "generated") - mean_accuracy(result, "scratch"))
+    return f"Above scratch on {above} of {len(scores)} data sets, by {margin:+.1f} points in the mean."
 
 
 def _few_way_table(result: dict[str, Any]) -> str:
