@@ -71,6 +71,8 @@ def test_the_demo_writes_report_artifact_and_picture(tmp_path, capsys):
     for _ in range(2):  # the second run replaces the first
         assert demo.main(["--out", str(tmp_path / "demo")]) == 0
     report = json.loads((tmp_path / "demo" / "report.json").read_text())
-    assert report["accuracy"]["generated"] > report["accuracy"]["scratch"]
+    scores = report["accuracy"]
+    as_cheap = ("retrieval", "soup", "zoo_mean", "noise", "random_trunk_ridge", "unconditioned_trunk", "default_init")
+    assert scores["generated"] > max(scores[arm] for arm in as_cheap)
     assert (tmp_path / "demo" / "artifact" / "model.safetensors").is_file()
     assert (tmp_path / "demo" / "accuracy.png").is_file()
