@@ -103,9 +103,10 @@ class WeightDataset:
     def stacked(self, indices: Sequence[int]) -> State:
         """States of one spec on a leading axis, (b, ...) each, in memory of their own; ties and integers included."""
         places = self._places(indices)
-        specs = np.unique(self._spec_of[places])
-        if len(specs) != 1:
-            raise BadOption(f"states of {len(specs)} specs were asked for at once, expected one; use select(spec=...)")
+        specs = self._spec_of[places]
+        if not _are_equal(specs):
+            number = len(np.unique(specs))
+            raise BadOption(f"states of {number} specs were asked for at once, expected one; use select(spec=...)")
         return self._rows[self.index[places[0]]["spec"]].to_stacked(self._gather(places))
 
     def states(self, indices: Sequence[int]) -> list[State]:
@@ -153,14 +154,13 @@ class WeightDataset:
     def _gather(self, places: np.ndarray) -> dict[str, Tensor]:
         """The rows (b, numbers) of states of one spec, by dtype."""
         shards, positions = self._shard_of[places], self._position_of[places]
-        used = np.unique(shards).tolist()
         found: dict[str, np.ndarray] = {}
-        for shard in used:
-            wanted = np.flatnonzero(shards == shard)
-            for dtype, matrix in self._open(shard).items():
-                if len(used) == 1:
-                    found[dtype] = matrix[positions]
-                else:
+        if _are_equal(shards):
+            found = {dtype: matrix.take(positions, axis=0) for dtype, matrix in self._open(int(shards[0])).items()}
+        else:
+            for shard in np.unique(shards).tolist():
+                wanted = np.flatnonzero(shards == shard)
+                for dtype, matrix in self._open(shard).items():
                     rows = found.setdefault(dtype, np.empty((len(places), matrix.shape[1]), matrix.dtype))
                     rows[wanted] = matrix[positions[wanted]]
         return {dtype: torch.from_numpy(rows).view(getattr(torch, dtype)) for dtype, rows in found.items()}
@@ -170,6 +170,10 @@ class WeightDataset:
             about = self.shards[shard]
             self._opened[shard] = map_shard(self.path / about["file"], self._rows[about["spec"]], about["num_states"])
         return self._opened[shard]
+
+
+def _are_equal(numbers: np.ndarray) -> bool:
+    return bool((numbers == numbers[0]).all())
 
 
 def build_weight_dataset(
