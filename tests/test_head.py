@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,7 +7,7 @@ import torch.nn.functional as F
 from model_zoo.architectures import ARCHITECTURES, build_target
 from tests.standins import make_support
 from weightgen.errors import UnsupportedTask
-from weightgen.head import head_names, ridge_head, solve_head, trunk_features
+from weightgen.head import head_names, ridge_head, solve_head, step_to_softmax, trunk_features
 from weightgen.target import Target
 
 
@@ -87,6 +89,46 @@ def test_one_example_a_class_is_enough():
     features, labels = blobs(n=3, d=10)
     head = ridge_head(features, labels, num_classes=3)
     assert ((features @ head.weight.T + head.bias).argmax(1) == labels).all()
+
+
+def masked(*, n: int = 90) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three classes side by side on a line: the two outer ones mask the middle one from least squares."""
+    labels = torch.arange(n) % 3
+    rng = torch.Generator().manual_seed(0)
+    return labels[:, None] + 0.1 * torch.randn(n, 1, generator=rng, dtype=torch.float64), labels
+
+
+def test_steps_to_softmax_find_a_class_that_least_squares_masks():
+    features, labels = masked()
+    ridge = ridge_head(features, labels, num_classes=3)
+    softmax = step_to_softmax(ridge, features, labels, steps=torch.full((60,), 4.0))
+    hits = [((features @ h.weight.T + h.bias).argmax(1) == labels).double().mean() for h in (ridge, softmax)]
+    assert hits[0] < 0.8
+    assert hits[1] > 0.97
+
+
+@pytest.mark.parametrize(("n", "d"), [(12, 40), (90, 12)])  # dual and primal form
+def test_every_step_to_softmax_lowers_the_loss(n, d):
+    features, labels = blobs(n=n, d=d)
+    ridge = ridge_head(features, labels, num_classes=3, ridge=0.01)
+    heads = [step_to_softmax(ridge, features, labels, steps=torch.full((t,), 1.0)) for t in range(8)]
+    losses = [float(F.cross_entropy(features @ h.weight.T + h.bias, labels)) for h in heads]
+    assert losses == sorted(losses, reverse=True)
+    assert torch.allclose(heads[0].weight, ridge.weight)
+    assert torch.allclose(heads[0].bias, ridge.bias)
+
+
+def test_in_softmax_regression_too_classes_count_equally_whatever_their_size():
+    features, labels = blobs(n=30, d=5)
+    few = torch.cat([(labels == 0).nonzero()[:2, 0], (labels > 0).nonzero()[:, 0]])
+    repeated = torch.cat([few, few[:2].repeat(4)])
+    found = []
+    for rows in (few, repeated):
+        ridge = ridge_head(features[rows], labels[rows], num_classes=3, ridge=1e-9)
+        # The calibration of the two differs: the few are left out one at a time.
+        start = replace(ridge, weight=F.normalize(ridge.weight, dim=1), bias=torch.zeros(3).double())
+        found.append(step_to_softmax(start, features[rows], labels[rows], steps=torch.full((5,), 1.0)).weight)
+    assert torch.allclose(F.normalize(found[0], dim=1), F.normalize(found[1], dim=1), atol=0.02)
 
 
 def test_gradients_reach_the_features():

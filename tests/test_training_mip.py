@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,6 +55,28 @@ def test_a_run_with_other_settings_is_not_resumed(few_sets, tmp_path):
     Trainer(make_run(), tmp_path, device=torch.device("cpu")).save("last.safetensors")
     with pytest.raises(BadOption, match="holds a run with other settings"):
         Trainer(make_run(seed=1), tmp_path, device=torch.device("cpu")).resume()
+
+
+def test_a_new_run_may_start_from_the_weights_of_another(few_sets, tmp_path):
+    first = Trainer(make_run(), tmp_path, device=torch.device("cpu"))
+    first.step(training.mip.load_pool(["bccd_cells"], "train"))
+    first.spent = 60.0
+    first.save("last.safetensors")
+    deeper = replace(make_run(), model=replace(SMALL, refinements=2))
+    second = Trainer(deeper, tmp_path, device=torch.device("cpu"))
+    second.start_from(tmp_path / "last.safetensors")
+    assert second.before == {"steps": 1, "minutes": 1.0}
+    old, new = first.model.state_dict(), second.model.state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in old if not name.startswith("rates"))
+    assert torch.equal(new["rates"], old["rates"].expand(2, -1))
+    assert (second.steps, second.spent) == (0, 0.0)
+
+
+def test_a_run_does_not_start_from_another_architecture(few_sets, tmp_path):
+    Trainer(make_run(), tmp_path, device=torch.device("cpu")).save("last.safetensors")
+    trainer = Trainer(replace(make_run(), arch="cnn"), tmp_path, device=torch.device("cpu"))
+    with pytest.raises(BadOption, match="trains 'cnn-tiny', not 'cnn'"):
+        trainer.start_from(tmp_path / "last.safetensors")
 
 
 def test_a_run_that_left_sets_out_is_no_release(few_sets, tmp_path):

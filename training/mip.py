@@ -68,7 +68,7 @@ def cnn_preset(minutes: float = 75) -> MipTraining:
 
 def vit_preset(minutes: float = 75) -> MipTraining:
     """vit-tiny: about 75 minutes of one CPU thread."""
-    return MipTraining(arch="vit-tiny", minutes=minutes, refine_from=0.6)
+    return MipTraining(arch="vit-tiny", minutes=minutes, refine_from=0.6, evaluate_every=6.0)
 
 
 PRESETS = {"cnn-tiny": tiny_preset, "cnn": cnn_preset, "vit-tiny": vit_preset}
@@ -84,6 +84,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), weight_decay=config.weight_decay)
         self.rng = torch.Generator().manual_seed(config.seed)
         self.steps, self.spent, self.log = 0, 0.0, []
+        self.before = {"steps": 0, "minutes": 0.0}
+        """What the run had behind it that this one started from."""
         self.best: float | None = None
 
     def step(self, pool: ClassPool) -> float:
@@ -140,15 +142,32 @@ class Trainer:
             state |= {f"optimizer.{index}.{k}": v.cpu() for k, v in entry.items()}
         state["rng"] = self.rng.get_state()
         manifest = {
-            "config": asdict(self.config), "steps": self.steps, "spent": self.spent, "best": self.best, "log": self.log
+            "config": asdict(self.config), "steps": self.steps, "spent": self.spent, "best": self.best, "log": self.log,
+            "before": self.before,
         }  # fmt: skip
         save_state(self.out / name, state, manifest=manifest)
 
-    def resume(self) -> None:
+    def start_from(self, path: Path) -> None:
+        """Take over the weights of another run of this architecture, whose number of refinements may be another."""
+        manifest, state = read_manifest(path), load_state(path, allow_nonfinite=True)
+        if manifest["config"]["arch"] != self.config.arch:
+            raise BadOption(f"{path} trains {manifest['config']['arch']!r}, not {self.config.arch!r}")
+        own = self.model.state_dict()
+        for name, tensor in own.items():
+            given = state.get(f"model.{name}", tensor)
+            if name.startswith("rates") and len(given):  # (steps, tensors): the last step is repeated as needed
+                given = torch.cat([given, *[given[-1:]] * len(tensor)])[: len(tensor)]
+            tensor.copy_(given if given.shape == tensor.shape else tensor)
+        earlier = manifest.get("before", {"steps": 0, "minutes": 0.0})
+        self.before = {
+            "steps": earlier["steps"] + manifest["steps"], "minutes": earlier["minutes"] + manifest["spent"] / 60
+        }  # fmt: skip
+
+    def resume(self) -> bool:
         """Go on from the last save, if there is one."""
         path = self.out / "last.safetensors"
         if not path.exists():
-            return
+            return False
         manifest, state = read_manifest(path), load_state(path, allow_nonfinite=True)
         if manifest["config"] != json.loads(json.dumps(asdict(self.config))):
             raise BadOption(f"{self.out} holds a run with other settings; give another --out, or the same settings")
@@ -161,17 +180,23 @@ class Trainer:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.rng.set_state(state["rng"])
         self.steps, self.spent, self.best, self.log = (manifest[k] for k in ("steps", "spent", "best", "log"))
+        self.before = manifest.get("before", self.before)
+        return True
 
 
-def fit(config: MipTraining, out: Path, *, device: torch.device) -> dict[str, Any]:
-    """Train until the time is spent; `best.safetensors` and `last.safetensors` in `out`, the last evaluation back."""
+def fit(config: MipTraining, out: Path, *, device: torch.device, start: Path | None = None) -> dict[str, Any]:
+    """Train until the time is spent; `best.safetensors` and `last.safetensors` in `out`, the last evaluation back.
+
+    `start` is a save of another run, whose weights a run that has not begun takes over; its learning rate starts anew.
+    """
     out.mkdir(parents=True, exist_ok=True)
     names = [name for name in sorted(TRAIN_SETS) if name not in config.held_out]
     pool = load_pool(names, "train")
     held_out = load_pool(list(config.held_out), "train") if config.held_out else load_pool(names, "test")
     tasks = draw_tasks(held_out, each=3, seed=10_000)
     trainer = Trainer(config, out, device=device)
-    trainer.resume()
+    if not trainer.resume() and start is not None:
+        trainer.start_from(start)
     running, evaluated = 0.5, trainer.spent
     result = {}
     while trainer.spent < 60 * config.minutes:
@@ -220,6 +245,8 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of this run; an unfinished run in it is resumed.")],
     minutes: Annotated[float | None, typer.Option(help="Training time; the preset's if not given.")] = None,
     hold_out: Annotated[list[str] | None, typer.Option(help="A training set to leave out whole; repeatable.")] = None,
+    start: Annotated[Path | None, typer.Option(help="A save of another run to start a new one from.")] = None,
+    refinements: Annotated[int | None, typer.Option(help="Refinement steps; the preset's if not given.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
     """Train one architecture's part of the generator; on a GPU when there is one."""
@@ -227,9 +254,11 @@ def train(
     if arch not in PRESETS:
         raise BadOption(f"no recipe for {arch!r}; there are recipes for {', '.join(PRESETS)}")
     config = PRESETS[arch](**({} if minutes is None else {"minutes": minutes}))
-    config = MipTraining(**{**_fields(config), "held_out": tuple(hold_out or ())})
+    config = replace(config, held_out=tuple(hold_out or ()))
+    if refinements is not None:
+        config = replace(config, model=replace(config.model, refinements=refinements), refine_from=0.0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    typer.echo(json.dumps(fit(config, out, device=device)))
+    typer.echo(json.dumps(fit(config, out, device=device, start=start)))
 
 
 @app.command()
@@ -284,10 +313,6 @@ def _load_trained(path: Path, tasks: dict[str, list[Episode]], *, refined: bool)
         "held_out": trainer.evaluate(tasks),
     }
     return hypernet, record
-
-
-def _fields(config: MipTraining) -> dict:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ class RidgeHead:
     """(k,)"""
     left_out_logits: Tensor
     """(n, k)"""
+    preconditioned: Tensor
+    """(d, n), (X'X + lambda I)^-1 X' of the weighted, centred features X"""
 
 
 def ridge_head(
@@ -57,8 +59,7 @@ def ridge_head(
     Classes count equally whatever their number of examples: squared errors are weighted by 1 / class size.
     """
     n, d = features.shape
-    counts = torch.bincount(labels, minlength=num_classes).to(features.dtype)
-    root = (n / (num_classes * counts[labels])).sqrt()[:, None]  # sqrt of the weight of every example, mean 1
+    root = _root_weights(labels, num_classes).to(features)
     weights = root**2 / n
     mean = (weights * features).sum(0)
     onehot = F.one_hot(labels, num_classes).to(features.dtype)
@@ -70,18 +71,64 @@ def ridge_head(
         gram = x @ x.T
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + penalty * torch.eye(n).to(gram)))
         hat = gram @ inverse
-        coef = x.T @ (inverse @ y)
+        solver = x.T @ inverse
     else:
         gram = x.T @ x
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram + penalty * torch.eye(d).to(gram)))
-        hat = x @ inverse @ x.T
-        coef = inverse @ (x.T @ y)
+        solver = inverse @ x.T
+        hat = x @ solver
     fitted = hat @ y
     leverage = hat.diagonal()[:, None] + 1 / n  # 1/n: the centring is refitted as well
     left_out = (y - (y - fitted) / (1 - leverage).clamp_min(1e-3)) / root
     scale = _calibrating_scale(left_out.detach(), labels)
-    weight = scale * coef.T
-    return RidgeHead(weight=weight, bias=scale * prior - weight @ mean, left_out_logits=scale * (left_out + prior))
+    weight = scale * (solver @ y).T
+    return RidgeHead(
+        weight=weight,
+        bias=scale * prior - weight @ mean,
+        left_out_logits=scale * (left_out + prior),
+        preconditioned=solver,
+    )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LinearHead:
+    """A class head: logits = features @ weight.T + bias."""
+
+    weight: Tensor
+    """(k, d)"""
+    bias: Tensor
+    """(k,)"""
+
+
+def step_to_softmax(head: RidgeHead, features: Tensor, labels: Tensor, *, steps: Tensor) -> LinearHead:
+    """The ridge head on features (n, d), moved towards that of least cross-entropy on them by `steps` (t,), all > 0.
+
+    Least squares lets large classes hide those between them when there are few features; softmax regression does not.
+    Every step is quasi-Newton, preconditioned by the matrix that ridge regression has inverted already (Boehning 1992,
+    "Multinomial logistic regression algorithm": a fixed bound of the Hessian; a step of 2 never raises the loss) and
+    carries half of the one before. Differentiable in features, head and steps.
+    """
+    num_classes = len(head.bias)
+    root = _root_weights(labels, num_classes).to(features)
+    weights = root**2 / len(labels)
+    mean = (weights * features).sum(0)
+    onehot = F.one_hot(labels, num_classes).to(features.dtype)
+    # The bias is the weight of one more feature, which is always 1.
+    inputs = torch.cat([features - mean, torch.ones_like(root)], 1)
+    solver = torch.cat([head.preconditioned * root.T, weights.T])
+    coef = torch.cat([head.weight.T, (head.bias + head.weight @ mean)[None]])
+    move = torch.zeros_like(coef)
+    for step in steps:
+        error = (inputs @ coef).softmax(-1) - onehot
+        move = 0.5 * move - step * (solver @ error)
+        coef = coef + move
+    return LinearHead(weight=coef[:-1].T, bias=coef[-1] - mean @ coef[:-1])
+
+
+def _root_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """Square roots (n, 1) of the weights that let every class count equally, whatever its size; weights of mean 1."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    return (len(labels) / (num_classes * counts[labels])).sqrt()[:, None]
 
 
 def _calibrating_scale(left_out: Tensor, labels: Tensor) -> Tensor:

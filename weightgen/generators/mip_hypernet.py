@@ -8,6 +8,7 @@ the encoding of the condition has unit norm, and weights are theta = theta0 + de
     trunk    = trunk - rate * |trunk| * g / |g|,  a few times             g: gradient of the leave-one-out loss
     stats    = those of the support set, blended with learnt ones         every normalised layer, in closed form
     head     = calibrated ridge regression on the trunk's activations     weightgen.head, in closed form
+    head     = head - step * (X'X + ridge)^-1 X'(softmax - labels), often  weightgen.head, steps learnt
 
 The third line is a learnt reading of the support set that a pooled encoding cannot give: which way each tensor should
 move for these classes. Steps are relative to the tensor's own size, with learnt rates, so that they too are invariant
@@ -36,14 +37,14 @@ from weightgen.checkpoint import load_state, read_manifest, save_state
 from weightgen.condition import SupportSet
 from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
 from weightgen.generator import GenerationRequest
-from weightgen.head import head_names, ridge_head
+from weightgen.head import LinearHead, RidgeHead, head_names, ridge_head, step_to_softmax
+from weightgen.layers.blended_norm import EPS, blended_norm, scale_by_channel
 from weightgen.spec import State, StateSpec
 from weightgen.target import Target
 
 FORMAT, VERSION = "weightgen.generator", 1
 MAX_CLASSES, MAX_SHOTS = 64, 50
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-_EPS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class MipConfig:
     """Rank of the change that the encoding makes to each tensor."""
     refinements: int = 2
     """Steps along the gradient of the leave-one-out loss."""
+    head_steps: int = 12
+    """Steps of the class head from ridge regression towards softmax regression."""
 
 
 class SupportEncoder(nn.Module):
@@ -118,6 +121,8 @@ class ArchHypernet(nn.Module):
         self.log_prior_count = nn.Parameter(torch.tensor(0.0))
         self.log_ridge = nn.Parameter(torch.tensor(math.log(0.1)))
         self.log_heat = nn.Parameter(torch.tensor(0.0))
+        self.log_head_steps = nn.Parameter(torch.full((config.head_steps,), math.log(2.0)))
+        self.log_head_steps_by_shots = nn.Parameter(torch.zeros(config.head_steps))
 
     def encode(self, support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         """The encoding (e,) of images with one or three channels."""
@@ -144,11 +149,17 @@ class ArchHypernet(nn.Module):
             for step in range(self.config.refinements):
                 trunk = self._refine(trunk, step, skeleton, support, labels, num_classes)
         state, features = self._normalise(trunk, skeleton, support, conditioned=conditioned)
-        head = ridge_head(features, labels, num_classes=num_classes, ridge=self.log_ridge.exp())
+        _, head = self._solve(features, labels, num_classes)
         # Refinement has seen every label, so leave-one-out flatters its trunk: the heat of the softmax is learnt.
         heat = self.log_heat.exp() if conditioned else 1.0
         weight_name, bias_name = self.spec.head
         return {**state, weight_name: heat * head.weight, bias_name: heat * head.bias}
+
+    def _solve(self, features: Tensor, labels: Tensor, num_classes: int) -> tuple[RidgeHead, LinearHead]:
+        """The class head on features (n, d), in closed form and after its steps towards softmax regression."""
+        ridge = ridge_head(features, labels, num_classes=num_classes, ridge=self.log_ridge.exp())
+        steps = (self.log_head_steps + _log_shots(labels, num_classes) * self.log_head_steps_by_shots).exp()
+        return ridge, step_to_softmax(ridge, features, labels, steps=steps)
 
     def _trunk(self, support: Tensor, labels: Tensor, num_classes: int, *, conditioned: bool) -> dict[str, Tensor]:
         trunk = dict(zip(self.names, self.theta0, strict=True))
@@ -173,11 +184,12 @@ class ArchHypernet(nn.Module):
         with torch.enable_grad():
             leaves = {name: t.detach().requires_grad_() for name, t in trunk.items()}
             _, features = self._normalise(leaves, skeleton, support, conditioned=True)
-            head = ridge_head(features, labels, num_classes=num_classes, ridge=self.log_ridge.detach().exp())
-            loss = F.cross_entropy(head.left_out_logits, labels)
+            ridge, head = self._solve(features, labels, num_classes)
+            # The closed form knows what it would say of an example left out; the steps after it count as they are.
+            moved = features @ (head.weight - ridge.weight).T + head.bias - ridge.bias
+            loss = F.cross_entropy(ridge.left_out_logits + moved, labels)
             slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        shots = math.log(len(labels) / num_classes) - 2.5
-        rates = 0.1 * (self.rates[step] + shots * self.rates_by_shots[step])
+        rates = 0.1 * (self.rates[step] + _log_shots(labels, num_classes) * self.rates_by_shots[step])
         refined = {}
         for (name, tensor), slope, rate in zip(trunk.items(), slopes, rates, strict=True):
             if slope is not None:
@@ -190,40 +202,35 @@ class ArchHypernet(nn.Module):
         self, trunk: Mapping[str, Tensor], skeleton: nn.Module, support: Tensor, *, conditioned: bool
     ) -> tuple[State, Tensor]:
         """The state with every normalised layer's statistics set layer by layer, and the head's inputs (n, d)."""
-        # Channels last is a third faster on a CPU, pooling more; the layout of the weights decides.
-        trunk = {n: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for n, t in trunk.items()}
+        trunk = {name: _laid_out(t) for name, t in trunk.items()}
         state = {name: t for name, t in trunk.items() if not name.endswith(".gain")}
         count = self.log_prior_count.exp()
-        blend = count / (count + len(support)) if conditioned else 1.0
+        blend = count / (count + len(support)) if conditioned else torch.ones_like(count)
+        priors = list(zip(self.prior_mean, self.prior_log_var, strict=True))
         seen: list[Tensor] = []
 
-        def statistics(index: int, z: Tensor) -> tuple[Tensor, Tensor]:
-            mean, var = self.prior_mean[index], self.prior_log_var[index].exp()
-            if conditioned:
-                axes = [0, *range(2, z.ndim)]
-                seen_mean = z.mean(axes)
-                seen_var = (z.square().mean(axes) - seen_mean.square()).clamp_min(0)  # var_mean is ten times slower
-                mean, var = blend * mean + (1 - blend) * seen_mean, blend * var + (1 - blend) * seen_var
-            return mean, var
+        def normalise(index: int, z: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            mean, log_var = priors[index]
+            return blended_norm(z, gain, bias, mean, log_var.exp(), blend)
 
         def batchnorm(index: int, layer: str) -> Callable[[Tensor], Tensor]:
             def forward(z: Tensor) -> Tensor:
-                mean, var = statistics(index, z)
+                z, mean, var = normalise(index, z, state[f"{layer}.weight"], state[f"{layer}.bias"])
                 state[f"{layer}.running_mean"], state[f"{layer}.running_var"] = mean, var
-                return _batchnorm(z, state[f"{layer}.weight"], state[f"{layer}.bias"], mean, var)
+                return z
 
             return forward
 
         def fold(index: int, layer: str) -> Callable[..., Tensor]:
-            weight, bias = trunk[f"{layer}.weight"], trunk[f"{layer}.bias"]
+            weight, bias, gain = (trunk[f"{layer}.{part}"] for part in ("weight", "bias", "gain"))
             state[f"{layer}.bias"] = torch.zeros_like(bias)  # the bias comes after normalisation
 
             def hook(_module: nn.Module, _args: tuple[Tensor], z: Tensor) -> Tensor:
-                mean, var = statistics(index, z)
-                factor = trunk[f"{layer}.gain"] * (var + _EPS).rsqrt()
+                z, mean, var = normalise(index, z, gain, bias)
+                factor = gain * (var + EPS).rsqrt()
                 state[f"{layer}.weight"] = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-                state[f"{layer}.bias"] = shift = bias - mean * factor
-                return torch.addcmul(_by_channel(shift, z), z, _by_channel(factor, z))
+                state[f"{layer}.bias"] = bias - mean * factor
+                return z
 
             return hook
 
@@ -406,6 +413,13 @@ def _normalised_layers(target: Target) -> dict[str, str]:
     return norms or plain
 
 
+def _laid_out(t: Tensor) -> Tensor:
+    """A convolution's weights in the faster layout on a CPU, which its outputs take over: channels last is a third
+    faster when there are channels enough to fill a vector, and slower when not."""
+    is_wide = t.ndim == 4 and len(t) >= 16
+    return t.contiguous(memory_format=torch.channels_last) if is_wide else t
+
+
 def _for_channels(trunk: dict[str, Tensor], spec: StateSpec) -> dict[str, Tensor]:
     """The trunk for one-channel images: layers that read three channels are summed over them."""
     folded = dict(trunk)
@@ -414,6 +428,11 @@ def _for_channels(trunk: dict[str, Tensor], spec: StateSpec) -> dict[str, Tensor
             if [w.name for w in axis] == ["CHANNELS"]:
                 folded[t.name] = trunk[t.name].sum(dim, keepdim=True)
     return folded
+
+
+def _log_shots(labels: Tensor, num_classes: int) -> float:
+    """Log of the examples of a class, 0 at about twelve."""
+    return math.log(len(labels) / num_classes) - 2.5
 
 
 def _num_classes(spec: StateSpec) -> int:
@@ -425,13 +444,9 @@ def _as_matrix(t: Tensor) -> Tensor:
     return t.reshape(len(t), -1) if t.ndim != 3 else rearrange(t, "one t d -> t (one d)")
 
 
-def _by_channel(vector: Tensor, like: Tensor) -> Tensor:
-    return vector.reshape(-1, *[1] * (like.ndim - 2))
-
-
 def _batchnorm(z: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    factor = weight * (var + _EPS).rsqrt()
-    return torch.addcmul(_by_channel(bias - mean * factor, z), z, _by_channel(factor, z))
+    factor = weight * (var + EPS).rsqrt()
+    return scale_by_channel(z, factor, bias - mean * factor)
 
 
 def _filled(state: Mapping[str, Tensor], skeleton: nn.Module) -> dict[str, Tensor]:

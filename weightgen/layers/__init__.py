@@ -1,0 +1,1 @@
+"""Building blocks on plain tensors that know nothing of specs."""

@@ -1,0 +1,75 @@
+"""Normalisation by statistics of a batch, blended with given ones.
+
+The formulas are those of batch normalisation (Ioffe, Szegedy 2015, arXiv:1502.03167) with
+
+    mean = blend * prior_mean + (1 - blend) * batch_mean
+    var  = blend * prior_var  + (1 - blend) * batch_var
+
+so that a batch of few examples need not be trusted alone. Written with its own backward pass: activations are read four
+times instead of a dozen, which is what refinement of small networks spends its time on.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+EPS = 1e-5
+"""Added to variances, as torch's BatchNorm does."""
+
+
+def blended_norm(
+    z: Tensor, gain: Tensor, bias: Tensor, prior_mean: Tensor, prior_var: Tensor, blend: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z (n, c, ...) normalised, scaled and shifted by channel, and the mean (c,) and variance (c,) that were used.
+
+    `blend` is a scalar in [0, 1]. Differentiable once, in everything.
+    """
+    return _BlendedNorm.apply(z, gain, bias, prior_mean, prior_var, blend)  # pyright: ignore
+
+
+def scale_by_channel(z: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
+    """factor * z + shift for z (n, c, ...) and factor and shift (c,)."""
+    return torch.addcmul(_by_channel(shift, z), z, _by_channel(factor, z))
+
+
+class _BlendedNorm(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, gain: Tensor, bias: Tensor, prior_mean: Tensor, prior_var: Tensor, blend: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        axes = [0, *range(2, z.ndim)]
+        batch_mean = z.mean(axes)
+        batch_var = (z.square().mean(axes) - batch_mean.square()).clamp_min(0)  # var_mean is ten times slower
+        mean = torch.lerp(batch_mean, prior_mean, blend)
+        var = torch.lerp(batch_var, prior_var, blend)
+        scale = (var + EPS).rsqrt()
+        factor = gain * scale
+        ctx.save_for_backward(z, batch_mean, batch_var, prior_mean, prior_var, blend, mean, scale, gain)
+        return scale_by_channel(z, factor, bias - mean * factor), mean, var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        z, batch_mean, batch_var, prior_mean, prior_var, blend, mean, scale, gain = ctx.saved_tensors
+        of_y, of_mean, of_var = slopes
+        axes = [0, *range(2, z.ndim)]
+        total = of_y.sum(axes)
+        lever = (of_y * z).sum(axes) - mean * total
+        of_mean = of_mean - gain * scale * total
+        of_var = of_var - 0.5 * gain * scale**3 * lever
+        of_blend = (of_mean * (prior_mean - batch_mean) + of_var * (prior_var - batch_var)).sum()
+        of_z = None
+        if ctx.needs_input_grad[0]:
+            count = z.numel() // z.shape[1]
+            of_square = (1 - blend) * of_var / count
+            of_first = (1 - blend) * of_mean / count - 2 * batch_mean * of_square
+            of_z = scale_by_channel(z, 2 * of_square, of_first)
+            of_z.addcmul_(of_y, _by_channel(gain * scale, z))
+        return of_z, scale * lever, total, blend * of_mean, blend * of_var, of_blend
+
+
+def _by_channel(vector: Tensor, like: Tensor) -> Tensor:
+    return vector.reshape(-1, *[1] * (like.ndim - 2))
