@@ -6,8 +6,7 @@
 Every step draws one episode (`training.episodes`), generates a network from its support set and takes the
 cross-entropy of that network on the queries, through the whole route. The model with the lowest cross-entropy on
 held-out tasks is kept: images that no step has seen, from the data sets named with --hold-out or, without, from the
-test splits of the training sets. A release takes that one or the last, with refinement or without, whichever does best
-on other such tasks.
+test splits of the training sets. A release takes that one or the last, whichever does better on other such tasks.
 Cost: `--minutes` of one thread each; the released generator took what its card says.
 """
 
@@ -49,8 +48,6 @@ class MipTraining:
     weight_decay: float = 1e-4
     unconditioned: float = 0.1
     """Share of steps with the condition off, so that the unconditioned route is trained too."""
-    refine_from: float = 0.0
-    """Fraction of the run after which refinement steps are taken; before, training is two to three times faster."""
     evaluate_every: float = 3.0
     """Minutes between evaluations."""
     seed: int = 0
@@ -62,13 +59,13 @@ def tiny_preset(minutes: float = 45) -> MipTraining:
 
 
 def cnn_preset(minutes: float = 75) -> MipTraining:
-    """cnn: about 75 minutes of one CPU thread."""
-    return MipTraining(arch="cnn", minutes=minutes, refine_from=0.5)
+    """cnn: about 75 minutes of one CPU thread; without refinement, which costs it more than twice as much."""
+    return MipTraining(arch="cnn", minutes=minutes, model=MipConfig(refinements=0))
 
 
-def vit_preset(minutes: float = 75) -> MipTraining:
-    """vit-tiny: about 75 minutes of one CPU thread."""
-    return MipTraining(arch="vit-tiny", minutes=minutes, refine_from=0.6, evaluate_every=6.0)
+def vit_preset(minutes: float = 150) -> MipTraining:
+    """vit-tiny: about 150 minutes of one CPU thread; without refinement, likewise."""
+    return MipTraining(arch="vit-tiny", minutes=minutes, model=MipConfig(refinements=0), evaluate_every=6.0)
 
 
 PRESETS = {"cnn-tiny": tiny_preset, "cnn": cnn_preset, "vit-tiny": vit_preset}
@@ -96,7 +93,7 @@ class Trainer:
             group["lr"] = self.config.learning_rate * warmup * (0.5 + 0.5 * math.cos(math.pi * min(1.0, progress)))
         episode = pool.draw(self.config.episodes, rng=self.rng)
         conditioned = float(torch.rand(1, generator=self.rng)) >= self.config.unconditioned
-        logits, labels = self.answer(episode, conditioned=conditioned, refine=progress >= self.config.refine_from)
+        logits, labels = self.answer(episode, conditioned=conditioned)
         loss = F.cross_entropy(logits, labels) / math.log(episode.num_classes)
         self.optimizer.zero_grad()
         loss.backward()
@@ -106,27 +103,24 @@ class Trainer:
         self.steps += 1
         return float((logits.argmax(1) == labels).float().mean())
 
-    def answer(self, episode: Episode, *, conditioned: bool, refine: bool = True) -> tuple[Tensor, Tensor]:
+    def answer(self, episode: Episode, *, conditioned: bool) -> tuple[Tensor, Tensor]:
         """Logits of the network generated from the support set on the queries, and their labels."""
         support, query = episode.support.to(self.device), episode.query.to(self.device)
         if bool((support[:, 0] == support[:, 1]).all()):
             support, query = support[:, :1].contiguous(), query[:, :1].contiguous()
         labels = episode.support_labels.to(self.device)
         skeleton = self.targets[support.shape[1]].skeleton
-        state = self.model(
-            skeleton, support, labels, num_classes=episode.num_classes, conditioned=conditioned, refine=refine
-        )
+        state = self.model(skeleton, support, labels, num_classes=episode.num_classes, conditioned=conditioned)
         return self.model.run(skeleton, state, query), episode.query_labels.to(self.device)
 
     def evaluate(self, episodes: dict[str, list[Episode]]) -> dict[str, Any]:
         """Mean accuracy and cross-entropy over held-out tasks, with and without condition, and by data set."""
-        refine = self.spent / (60 * self.config.minutes) >= self.config.refine_from
         rows = {}
         with torch.no_grad():
             for name, tasks in episodes.items():
                 found = []
                 for task in tasks:
-                    logits, labels = self.answer(task, conditioned=True, refine=refine)
+                    logits, labels = self.answer(task, conditioned=True)
                     plain, _ = self.answer(task, conditioned=False)
                     hits = [float((x.argmax(1) == labels).float().mean()) for x in (logits, plain)]
                     found.append([*hits, float(F.cross_entropy(logits, labels))])
@@ -246,7 +240,6 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="Training time; the preset's if not given.")] = None,
     hold_out: Annotated[list[str] | None, typer.Option(help="A training set to leave out whole; repeatable.")] = None,
     start: Annotated[Path | None, typer.Option(help="A save of another run to start a new one from.")] = None,
-    refinements: Annotated[int | None, typer.Option(help="Refinement steps; the preset's if not given.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
     """Train one architecture's part of the generator; on a GPU when there is one."""
@@ -255,8 +248,6 @@ def train(
         raise BadOption(f"no recipe for {arch!r}; there are recipes for {', '.join(PRESETS)}")
     config = PRESETS[arch](**({} if minutes is None else {"minutes": minutes}))
     config = replace(config, held_out=tuple(hold_out or ()))
-    if refinements is not None:
-        config = replace(config, model=replace(config.model, refinements=refinements), refine_from=0.0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     typer.echo(json.dumps(fit(config, out, device=device, start=start)))
 
@@ -272,11 +263,7 @@ def release(
     records = {}
     tasks = draw_tasks(load_pool(sorted(TRAIN_SETS), "test"), each=tasks_each, seed=20_000)
     for run in runs:
-        found = [
-            _load_trained(run / name, tasks, refined=refined)
-            for name in ("best.safetensors", "last.safetensors")
-            for refined in (True, False)
-        ]
+        found = [_load_trained(run / name, tasks) for name in ("best.safetensors", "last.safetensors")]
         hypernet, record = min(found, key=lambda pair: pair[1]["held_out"]["cross_entropy"])
         hypernets[hypernet.spec.arch], records[hypernet.spec.arch] = hypernet, record
     licences = {name: data_licence(name) for name in sorted(TRAIN_SETS)}
@@ -285,8 +272,8 @@ def release(
     typer.echo(json.dumps({"file": str(out), "bytes": out.stat().st_size, "archs": list(hypernets)}))
 
 
-def _load_trained(path: Path, tasks: dict[str, list[Episode]], *, refined: bool) -> tuple[ArchHypernet, dict[str, Any]]:
-    """A saved model, with its refinement steps or without, what its training was and how it does on held-out tasks."""
+def _load_trained(path: Path, tasks: dict[str, list[Episode]]) -> tuple[ArchHypernet, dict[str, Any]]:
+    """A saved model, what its training was and how it does on held-out tasks."""
     manifest, state = read_manifest(path), load_state(path, allow_nonfinite=True)
     saved = manifest["config"]
     if saved["held_out"]:
@@ -297,22 +284,15 @@ def _load_trained(path: Path, tasks: dict[str, list[Episode]], *, refined: bool)
     config = MipTraining(**{**saved, "model": model, "episodes": episodes, "held_out": ()})
     trainer = Trainer(config, path.parent, device=torch.device("cpu"))
     trainer.model.load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("model.")})
-    hypernet = trainer.model
-    if not refined:
-        hypernet.config = replace(model, refinements=0)
-        hypernet.rates, hypernet.rates_by_shots = (
-            nn.Parameter(r[:0]) for r in (hypernet.rates, hypernet.rates_by_shots)
-        )
-        hypernet.log_heat.data.zero_()  # learnt for refined trunks
-    trainer.spent = 60 * config.minutes  # scored as it is released: with the refinement it has
+    before = manifest.get("before", {"steps": 0, "minutes": 0.0})
     record = {
         "config": saved,
-        "refinements": hypernet.config.refinements,
-        "steps": manifest["steps"],
-        "minutes": round(manifest["spent"] / 60, 1),
+        "steps": before["steps"] + manifest["steps"],
+        "minutes": round(before["minutes"] + manifest["spent"] / 60, 1),
+        "log": [{k: v for k, v in entry.items() if k != "by_set"} for entry in manifest["log"]],
         "held_out": trainer.evaluate(tasks),
     }
-    return hypernet, record
+    return trainer.model, record
 
 
 if __name__ == "__main__":

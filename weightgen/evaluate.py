@@ -56,7 +56,8 @@ class ScratchConfig:
 
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     max_steps: int = 400
-    max_steps_augmented: int = 600
+    max_steps_augmented: int = 1000
+    """More gain little: `benchmarks.scratch_length`."""
     converged_loss: float = 2e-3
     """Training ends early once the running mean of the training loss (over about 10 steps) is below this."""
     batch_size: int = 128

@@ -42,7 +42,7 @@ from weightgen.layers.blended_norm import EPS, blended_norm, scale_by_channel
 from weightgen.spec import State, StateSpec
 from weightgen.target import Target
 
-FORMAT, VERSION = "weightgen.generator", 1
+FORMAT, VERSION = "weightgen.generator", 2
 MAX_CLASSES, MAX_SHOTS = 64, 50
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -137,15 +137,13 @@ class ArchHypernet(nn.Module):
         *,
         num_classes: int,
         conditioned: bool = True,
-        refine: bool = True,
     ) -> State:
         """The generated tensors of a state; not `conditioned`, its trunk is the same for every support set.
 
-        `skeleton` is the target's module on the meta device, owned by this call while it runs. `refine` is for
-        training, which may begin without the costly steps.
+        `skeleton` is the target's module on the meta device, owned by this call while it runs.
         """
         trunk = self._trunk(support, labels, num_classes, conditioned=conditioned)
-        if conditioned and refine:
+        if conditioned:
             for step in range(self.config.refinements):
                 trunk = self._refine(trunk, step, skeleton, support, labels, num_classes)
         state, features = self._normalise(trunk, skeleton, support, conditioned=conditioned)
