@@ -63,6 +63,7 @@ def folder(tmp_path, tiny):
             ("c", three, 3, "gtsrb", 0.4, "train"),
             ("d", three, 4, "gtsrb", 0.5, "test"),
             ("e", other, 5, "gtsrb", 0.5, "train"),
+            ("f", five, 6, "mnist", 0.2, "train"),  # at chance: it learnt nothing
         ],
     )
     return tmp_path

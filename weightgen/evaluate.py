@@ -52,12 +52,14 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, slots=True)
 class ScratchConfig:
-    """How a network is trained from its default initialisation: to convergence, one cosine from peak to 0."""
+    """How a network is trained from its default initialisation: one cosine from peak to 0.
+
+    To convergence, or as near as this many steps come: `benchmarks.scratch_length` says how near.
+    """
 
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     max_steps: int = 400
     max_steps_augmented: int = 1000
-    """More gain little: `benchmarks.scratch_length`."""
     converged_loss: float = 2e-3
     """Training ends early once the running mean of the training loss (over about 10 steps) is below this."""
     batch_size: int = 128

@@ -34,6 +34,8 @@ from weightgen.target import Target
 
 FORMAT, VERSION = "weightgen.references", 1
 MAX_TRUNKS = 1024
+ABOVE_CHANCE = 1.1
+"""Test accuracy in units of chance that a training run has to exceed to count as one."""
 _CANDIDATES = 3
 """Trunks nearest in the common alignment that are aligned one to one before their distance counts."""
 
@@ -226,6 +228,7 @@ def build_reference_zoo(
 ) -> ReferenceZoo:
     """The final checkpoints of a zoo folder's training runs whose trunk fits the target's (any number of classes).
 
+    Runs that learnt nothing (dead units: test accuracy at chance) are left out, lest references be men of straw.
     `support_of` draws a support set of a run's task ({"dataset", "classes"}), `embed` embeds it, `embedder` is the
     sha256 of the generator that does. Of more than `max_trunks` runs, data sets take turns, their most accurate runs
     first. float16 halves the file; its rounding (a relative 5e-4) is far below what the head's refit absorbs.
@@ -256,7 +259,7 @@ def build_reference_zoo(
 
 
 def _find_runs(zoo_dir: Path, target: Target) -> list[tuple[Path, dict[str, Any]]]:
-    """Final checkpoint file and run.json of every complete training run that fits the target, by run_id."""
+    """Final checkpoint file and run.json of every complete training run that fits the target and learnt, by run_id."""
     index = read_json(zoo_dir / "zoo.json")
     if not isinstance(index, dict) or index.get("format") != "weightgen.zoo":
         raise CorruptFile(f"{zoo_dir / 'zoo.json'}: expected the index of a zoo (format 'weightgen.zoo')")
@@ -271,9 +274,13 @@ def _find_runs(zoo_dir: Path, target: Target) -> list[tuple[Path, dict[str, Any]
         run = read_json(path)
         if run["spec"] in fitting and run["split"] == "train" and run["checkpoints"]:
             last = max(run["checkpoints"], key=lambda c: c["step"])
-            found.append((path.parent / Path(last["file"]).name, {**run, "last": last}))
+            if last["test_accuracy"] * len(run["task"]["classes"]) > ABOVE_CHANCE:
+                found.append((path.parent / Path(last["file"]).name, {**run, "last": last}))
     if not found:
-        raise NotFound(f"{zoo_dir}: no complete training run of {target.spec.arch!r} with inputs {target.input_shape}")
+        raise NotFound(
+            f"{zoo_dir}: no complete training run of {target.spec.arch!r} with inputs {target.input_shape} that is "
+            "better than chance"
+        )
     return found
 
 

@@ -7,24 +7,20 @@ ReferenceZoo rather than loaded from a generator file.
 from pathlib import Path
 
 from weightgen.checkpoint import read_manifest
-from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
+from weightgen.errors import CorruptFile, UnknownName
 from weightgen.generator import WeightGenerator
 from weightgen.generators.mip_hypernet import MipHypernet
 
-FORMAT, VERSION = "weightgen.generator", 1
-
+FORMAT = "weightgen.generator"
 
 GENERATORS = {"mip": MipHypernet}
 
 
 def load_generator(path: str | Path) -> WeightGenerator:
-    """The learnt generator in a file; its manifest says which method it belongs to."""
+    """The learnt generator in a file; its manifest says which method it belongs to, which checks the version."""
     manifest = read_manifest(path)
     if manifest.get("format") != FORMAT:
         raise CorruptFile(f"{path}: format {manifest.get('format')!r}, expected a generator file ({FORMAT!r})")
-    version = manifest.get("version")
-    if version != VERSION:
-        raise UnsupportedTask(f"{path}: version {version!r} of {FORMAT}, this weightgen reads version {VERSION}")
     method = manifest.get("method")
     if method not in GENERATORS:
         raise UnknownName("generator method", str(method), GENERATORS)
