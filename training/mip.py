@@ -146,12 +146,12 @@ class Trainer:
         manifest, state = read_manifest(path), load_state(path, allow_nonfinite=True)
         if manifest["config"]["arch"] != self.config.arch:
             raise BadOption(f"{path} trains {manifest['config']['arch']!r}, not {self.config.arch!r}")
-        own = self.model.state_dict()
-        for name, tensor in own.items():
-            given = state.get(f"model.{name}", tensor)
+        for name, tensor in self.model.state_dict().items():
+            given = state[f"model.{name}"]
             if name.startswith("rates") and len(given):  # (steps, tensors): the last step is repeated as needed
                 given = torch.cat([given, *[given[-1:]] * len(tensor)])[: len(tensor)]
-            tensor.copy_(given if given.shape == tensor.shape else tensor)
+            if given.shape == tensor.shape:
+                tensor.copy_(given)
         earlier = manifest.get("before", {"steps": 0, "minutes": 0.0})
         self.before = {
             "steps": earlier["steps"] + manifest["steps"], "minutes": earlier["minutes"] + manifest["spent"] / 60
@@ -194,9 +194,9 @@ def fit(config: MipTraining, out: Path, *, device: torch.device, start: Path | N
     running, evaluated = 0.5, trainer.spent
     result = {}
     while trainer.spent < 60 * config.minutes:
-        start = time.perf_counter()
+        begun = time.perf_counter()
         running = 0.99 * running + 0.01 * trainer.step(pool)
-        trainer.spent += time.perf_counter() - start
+        trainer.spent += time.perf_counter() - begun
         due = trainer.spent - evaluated >= 60 * config.evaluate_every or trainer.spent >= 60 * config.minutes
         if due:
             evaluated = trainer.spent
