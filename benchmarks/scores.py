@@ -4,7 +4,8 @@
     python -m benchmarks.scores --arch cnn-tiny --data omniglot_held_out --ways 5 --support-per-class 15 --tasks 20
 
 One file holds, for each data set, what `weightgen compare --json` prints. Data sets that are not here are an error, not
-left out; a data set that is already in the file for the same generator is kept, so that a run can be resumed.
+left out; a data set that is already in the file for the same weights of the generator is kept, so that a run can be
+resumed, and an architecture whose part of the generator is as it was need not be scored again.
 """
 
 import argparse
@@ -18,8 +19,9 @@ from model_zoo.data import EVALUATION_SETS, load_data
 from model_zoo.lookup import look_up
 from model_zoo.released import generator_file
 from weightgen.errors import WeightgenError
+from weightgen.generators import load_generator
 from weightgen.pipeline import compare_job
-from weightgen.storage import read_json, sha256_file, write_json
+from weightgen.storage import read_json, write_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def score_all(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     """The result file's value, written after every data set."""
+    generator: Any = load_generator(generator_file(options.generator))
     head = {
-        "generator": {"name": options.generator, "sha256": sha256_file(generator_file(options.generator))},
+        "generator": {"name": options.generator, "digest": generator.digest_of(options.arch)},
         "arch": options.arch,
         "per_class": options.support_per_class,
         "tasks": options.tasks,

@@ -60,13 +60,15 @@ class StandIn:
     """A generator: a trunk that depends on the support set a little, the head solved on it."""
 
     name = "stand-in"
-    digest = "stand-in"
 
     def __init__(self, *, conditioned: bool = True) -> None:
         self.conditioned = conditioned
 
     def check(self, request: GenerationRequest) -> None:
         pass
+
+    def digest_of(self, arch: str) -> str:
+        return "stand-in"
 
     def embed(self, support: SupportSet, *, arch: str) -> Tensor:
         return embed(support, arch=arch)

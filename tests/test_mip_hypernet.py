@@ -124,12 +124,21 @@ def test_a_file_holds_everything(generator, tmp_path):
     generator.save(tmp_path / "mip.safetensors")
     loaded = MipHypernet.load(tmp_path / "mip.safetensors")
     assert loaded.archs == generator.archs
-    assert len(loaded.digest) == 64
+    assert [loaded.digest_of(arch) for arch in loaded.archs] == [generator.digest_of(arch) for arch in loaded.archs]
     loaded.save(tmp_path / "again.safetensors")
     assert (tmp_path / "mip.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
     request = make_request(build_target("resnet8", num_classes=3), make_support())
     (state,) = loaded.generate(request)
     assert (request.target.run(state, make_support().inputs).argmax(1) == make_support().labels).all()
+
+
+def test_the_digest_of_one_architecture_does_not_see_the_others(generator):
+    before = {arch: generator.digest_of(arch) for arch in generator.archs}
+    changed = copy.deepcopy(generator)
+    first, *others = changed.archs
+    next(changed.hypernets[first].parameters()).data.add_(1)
+    assert changed.digest_of(first) != before[first]
+    assert [changed.digest_of(arch) for arch in others] == [before[arch] for arch in others]
 
 
 def test_other_files_are_refused(tmp_path, generator):

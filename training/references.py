@@ -4,8 +4,8 @@
 
 For one and for three channels: trains networks on tasks of the training sets (`model_zoo.zoo_config.reference_zoo`),
 keeps the zoos in runs/zoo (a second call trains nothing again), and writes one file of their trunks, each with the
-generator's embedding of its task. To be made again after every new generator file: embeddings by another one mean
-nothing.
+generator's embedding of its task. To be made again when that architecture's part of the generator is new: embeddings by
+another one mean nothing.
 """
 
 import json
@@ -29,7 +29,6 @@ from weightgen.condition import SupportSet
 from weightgen.generators import load_generator
 from weightgen.labelled_data import LabelledData, match_channels
 from weightgen.reference_zoo import build_reference_zoo
-from weightgen.storage import sha256_file
 
 SHOTS = 20
 """Examples of each class that a task is embedded by, as far as there are as many."""
@@ -47,7 +46,7 @@ def make_references(
         build_target(arch, in_channels=in_channels),
         embed=embedder.embed,
         support_of=lambda task: draw_task_support(task, in_channels),
-        embedder=sha256_file(generator),
+        embedder=embedder.digest_of(arch),
     )
     path = out / f"{arch}-c{in_channels}.safetensors"
     out.mkdir(parents=True, exist_ok=True)

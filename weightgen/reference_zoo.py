@@ -61,7 +61,7 @@ class ReferenceZoo:
     runs: tuple[Mapping[str, Any], ...]
     """run_id, dataset, classes, step, test_accuracy and sha256 of each checkpoint."""
     embedder: str
-    """sha256 of the generator file whose embedding was used."""
+    """`digest_of` of the generator whose embedding was used."""
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -230,8 +230,8 @@ def build_reference_zoo(
 
     Runs that learnt nothing (dead units: test accuracy at chance) are left out, lest references be men of straw.
     `support_of` draws a support set of a run's task ({"dataset", "classes"}), `embed` embeds it, `embedder` is the
-    sha256 of the generator that does. Of more than `max_trunks` runs, data sets take turns, their most accurate runs
-    first. float16 halves the file; its rounding (a relative 5e-4) is far below what the head's refit absorbs.
+    `digest_of` of the generator that does. Of more than `max_trunks` runs, data sets take turns, their most accurate
+    runs first. float16 halves the file; its rounding (a relative 5e-4) is far below what the head's refit absorbs.
     """
     if not 1 <= max_trunks <= MAX_TRUNKS or dtype not in (torch.float16, torch.float32):
         raise BadOption(f"max_trunks {max_trunks} and {dtype}: expected 1 to {MAX_TRUNKS}, float16 or float32")

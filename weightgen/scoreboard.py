@@ -58,8 +58,9 @@ TIMED_CALLS = 5
 
 @runtime_checkable
 class EmbedsTasks(Protocol):
-    """A generator that can say where a task lies."""
+    """A generator that can say where a task lies, and by what it says so: equal digests, equal embeddings."""
 
+    def digest_of(self, arch: str) -> str: ...
     def embed(self, support: SupportSet, *, arch: str) -> Tensor: ...
 
 
@@ -392,8 +393,8 @@ def _usable_references(
         reason = "there is no reference zoo for this architecture"
     elif not isinstance(generator, EmbedsTasks):
         reason = "this generator has no task embedding"
-    elif getattr(generator, "digest", references.embedder) != references.embedder:
-        reason = "the reference zoo was embedded by another generator file"
+    elif generator.digest_of(target.spec.arch) != references.embedder:
+        reason = "the reference zoo was embedded by another generator"
     if reason is None and references is not None and isinstance(generator, EmbedsTasks):
         references.check(target)
         return references, generator.embed

@@ -33,7 +33,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from weightgen.checkpoint import load_state, read_manifest, save_state
+from weightgen.checkpoint import encode_state, load_state, read_manifest, save_state
 from weightgen.condition import SupportSet
 from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
 from weightgen.generator import GenerationRequest
@@ -123,6 +123,10 @@ class ArchHypernet(nn.Module):
         self.log_heat = nn.Parameter(torch.tensor(0.0))
         self.log_head_steps = nn.Parameter(torch.full((config.head_steps,), math.log(2.0)))
         self.log_head_steps_by_shots = nn.Parameter(torch.zeros(config.head_steps))
+
+    def describe(self) -> dict[str, Any]:
+        """What it is made of besides its weights, as JSON values."""
+        return {"spec": self.spec.to_json(), "layers": list(self.layers.items()), "config": asdict(self.config)}
 
     def encode(self, support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         """The encoding (e,) of images with one or three channels."""
@@ -260,8 +264,6 @@ class MipHypernet(nn.Module):
         super().__init__()
         self.hypernets = nn.ModuleDict(archs)
         self.training_record = dict(training or {})
-        self.digest = ""
-        """sha256 of the file this generator was loaded from, hex."""
         self.eval()
 
     @property
@@ -304,17 +306,18 @@ class MipHypernet(nn.Module):
 
     def embed(self, support: SupportSet, *, arch: str) -> Tensor:
         """The unit-norm encoding (e,) of a support set, as the hypernetwork of `arch` reads it."""
-        if arch not in self.hypernets:
-            raise UnknownName("architecture of this generator", arch, self.archs)
         with torch.no_grad():
             return self._hypernet(arch).encode(support.inputs, support.labels, support.num_classes)
 
+    def digest_of(self, arch: str) -> str:
+        """sha256, hex, of the hypernetwork of `arch` as a file holds it; the others beside it do not count."""
+        hypernet = self._hypernet(arch)
+        tensors = {name: t.half() for name, t in hypernet.state_dict().items()}
+        return hashlib.sha256(encode_state(tensors, manifest=hypernet.describe())).hexdigest()
+
     def save(self, path: Path) -> None:
         """Write a self-contained generator file: configuration, specs and weights."""
-        archs = {
-            arch: {"spec": h.spec.to_json(), "layers": list(h.layers.items()), "config": asdict(h.config)}
-            for arch, h in ((arch, self._hypernet(arch)) for arch in self.archs)
-        }
+        archs = {arch: self._hypernet(arch).describe() for arch in self.archs}
         manifest = {
             "format": FORMAT, "method": self.name, "version": VERSION, "archs": archs, "training": self.training_record
         }  # fmt: skip
@@ -341,10 +344,11 @@ class MipHypernet(nn.Module):
             generator.load_state_dict({k: v.float() for k, v in tensors.items()})
         except (KeyError, TypeError, RuntimeError) as error:
             raise CorruptFile(f"{path}: its tensors do not fit its own configuration") from error
-        generator.digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         return generator.requires_grad_(False)
 
     def _hypernet(self, arch: str) -> ArchHypernet:
+        if arch not in self.hypernets:
+            raise UnknownName("architecture of this generator", arch, self.archs)
         hypernet = self.hypernets[arch]
         assert isinstance(hypernet, ArchHypernet)
         return hypernet
