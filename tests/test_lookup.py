@@ -7,7 +7,7 @@ from model_zoo import released
 from model_zoo.lookup import look_up, target_for
 from tests.standins import make_data, make_zoo
 from weightgen.checkpoint import save_state
-from weightgen.errors import BadOption, CorruptFile, NotFound, UnknownName, UnsupportedTask
+from weightgen.errors import BadOption, CorruptFile, NotFound, UnknownName
 
 
 def test_names_and_files_become_a_job(generator_file):
@@ -56,7 +56,6 @@ def test_a_released_generator_that_is_not_here_says_so(monkeypatch, tmp_path):
     ("change", "error", "sentence"),
     [
         ({"format": "weightgen.artifact"}, CorruptFile, "expected a generator file"),
-        ({"version": 2}, UnsupportedTask, "version 2"),
         ({"method": "stand-on"}, UnknownName, "did you mean 'stand-in'"),
     ],
 )

@@ -325,7 +325,7 @@ class MipHypernet(nn.Module):
 
     @classmethod
     def load(cls, path: Path) -> "MipHypernet":
-        """Read a generator file; CorruptFile if it is not one, UnsupportedTask if it is from a later version."""
+        """Read a generator file; CorruptFile if it is not one, UnsupportedTask if it is of another version."""
         manifest = read_manifest(path)
         if manifest.get("format") != FORMAT or manifest.get("method") != cls.name:
             raise CorruptFile(f"{path}: expected a generator file of method {cls.name!r}")
