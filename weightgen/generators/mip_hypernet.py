@@ -21,8 +21,7 @@ summed over its input channels for one, which is the same function on grey image
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,14 +36,15 @@ from weightgen.checkpoint import encode_state, load_state, read_manifest, save_s
 from weightgen.condition import SupportSet
 from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
 from weightgen.generator import GenerationRequest
-from weightgen.head import LinearHead, RidgeHead, head_names, ridge_head, step_to_softmax
+from weightgen.head import LinearHead, RidgeHead, ridge_head, step_to_softmax
+from weightgen.interventions import filled, head_inputs, hooked, replaced_forwards
 from weightgen.layers.blended_norm import EPS, blended_norm, scale_by_channel
+from weightgen.normal_form import normalised_layers
 from weightgen.spec import State, StateSpec
 from weightgen.target import Target
 
 FORMAT, VERSION = "weightgen.generator", 2
 MAX_CLASSES, MAX_SHOTS = 64, 50
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,10 @@ class MipConfig:
     """Steps along the gradient of the leave-one-out loss."""
     head_steps: int = 12
     """Steps of the class head from ridge regression towards softmax regression."""
+    encoding_norm: float | None = None
+    """Norm of the encoding as it reaches the coefficients; None: the square root of its length, entries of order 1."""
+    coefficient_bound: float | None = None
+    """Largest coefficient of a change to the trunk, approached as tanh does; None: no bound."""
 
 
 class SupportEncoder(nn.Module):
@@ -126,7 +130,8 @@ class ArchHypernet(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What it is made of besides its weights, as JSON values."""
-        return {"spec": self.spec.to_json(), "layers": list(self.layers.items()), "config": asdict(self.config)}
+        config = {name: value for name, value in asdict(self.config).items() if value is not None}
+        return {"spec": self.spec.to_json(), "layers": list(self.layers.items()), "config": config}
 
     def encode(self, support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         """The encoding (e,) of images with one or three channels."""
@@ -166,12 +171,17 @@ class ArchHypernet(nn.Module):
     def _trunk(self, support: Tensor, labels: Tensor, num_classes: int, *, conditioned: bool) -> dict[str, Tensor]:
         trunk = dict(zip(self.names, self.theta0, strict=True))
         if conditioned:
-            encoding = self.encode(support, labels, num_classes)
-            # Of norm 1; times sqrt(e) its entries are of order 1, as the linear layer expects.
-            coefs = rearrange(self.coefficients(encoding * math.sqrt(len(encoding))), "(t r) -> t r", t=len(trunk))
+            coefs = rearrange(self._coefficients(support, labels, num_classes), "(t r) -> t r", t=len(trunk))
             for i, (name, base) in enumerate(trunk.items()):
                 trunk[name] = base + ((self.left[i] * coefs[i]) @ self.right[i]).reshape(base.shape)
         return _for_channels(trunk, self.spec) if support.shape[1] == 1 else trunk
+
+    def _coefficients(self, support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+        """How far the trunk moves along each of its directions, (t r,)."""
+        encoding = self.encode(support, labels, num_classes)
+        norm, bound = self.config.encoding_norm, self.config.coefficient_bound
+        coefs = self.coefficients(encoding * (math.sqrt(len(encoding)) if norm is None else norm))
+        return coefs if bound is None else bound * torch.tanh(coefs / bound)
 
     def _refine(
         self,
@@ -239,8 +249,12 @@ class ArchHypernet(nn.Module):
         places = list(enumerate(self.layers.items()))
         norms = {layer: batchnorm(i, layer) for i, (layer, kind) in places if kind == "batchnorm"}
         folds = {layer: fold(i, layer) for i, (layer, kind) in places if kind == "folded"}
-        with _replaced(skeleton, norms), _hooked(skeleton, folds), _head_inputs(skeleton, self.spec.head[0], seen):
-            functional_call(skeleton, _filled(state, skeleton), (support,))
+        with (
+            replaced_forwards(skeleton, norms),
+            hooked(skeleton, folds),
+            head_inputs(skeleton, self.spec.head[0], seen),
+        ):
+            functional_call(skeleton, filled(state, skeleton), (support,))
         return state, seen[0]
 
     def run(self, skeleton: nn.Module, state: State, inputs: Tensor) -> Tensor:
@@ -251,8 +265,8 @@ class ArchHypernet(nn.Module):
             return lambda z: _batchnorm(z, *parts)
 
         norms = {layer: batchnorm(layer) for layer, kind in self.layers.items() if kind == "batchnorm"}
-        with _replaced(skeleton, norms):
-            return functional_call(skeleton, _filled(state, skeleton), (inputs,))
+        with replaced_forwards(skeleton, norms):
+            return functional_call(skeleton, filled(state, skeleton), (inputs,))
 
 
 class MipHypernet(nn.Module):
@@ -278,6 +292,8 @@ class MipHypernet(nn.Module):
             )
         if request.num_samples != 1:
             raise UnsupportedTask(f"{self.name!r} is deterministic: num_samples must be 1, got {request.num_samples}")
+        if request.sampling is not None:
+            raise UnsupportedTask(f"{self.name!r} does not sample: scheduler, steps and guidance are for d2nwg")
         if request.condition.text is not None or request.condition.target_accuracy is not None:
             raise UnsupportedTask(f"{self.name!r} is conditioned on labelled examples only, not on text or an accuracy")
         if support is None:
@@ -392,27 +408,13 @@ def new_hypernet(target: Target, config: MipConfig, *, seed: int) -> ArchHyperne
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ArchHypernet(target.spec, _normalised_layers(target), target.init_state(seed), config)
+        return ArchHypernet(target.spec, normalised_layers(target), target.init_state(seed), config)
 
 
 def trunk_names(spec: StateSpec) -> list[str]:
     """Generated tensors that are neither the class head nor BatchNorm's statistics, which are solved for."""
     statistics = ("running_mean", "running_var")
     return [t.name for t in spec.generated if t.name not in spec.head and not t.name.endswith(statistics)]
-
-
-def _normalised_layers(target: Target) -> dict[str, str]:
-    head = head_names(target)[0].removesuffix(".weight")
-    modules = dict(target.skeleton.named_modules())
-    norms = {name: "batchnorm" for name, m in modules.items() if isinstance(m, _NORMS)}
-    plain = {
-        name: "folded"
-        for name, m in modules.items()
-        if isinstance(m, (nn.Conv2d, nn.Linear)) and m.bias is not None and name != head
-    }
-    if any(isinstance(m, nn.LayerNorm) for m in modules.values()):
-        return dict(list(plain.items())[:1])
-    return norms or plain
 
 
 def _laid_out(t: Tensor) -> Tensor:
@@ -449,41 +451,3 @@ def _as_matrix(t: Tensor) -> Tensor:
 def _batchnorm(z: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     factor = weight * (var + EPS).rsqrt()
     return scale_by_channel(z, factor, bias - mean * factor)
-
-
-def _filled(state: Mapping[str, Tensor], skeleton: nn.Module) -> dict[str, Tensor]:
-    """`state`, and zeros for whatever else the skeleton has and never reads: nothing stays on the meta device."""
-    return {name: state[name] if name in state else torch.zeros(t.shape) for name, t in skeleton.state_dict().items()}
-
-
-@contextmanager
-def _replaced(module: nn.Module, forwards: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Some submodules compute these functions instead of their own."""
-    layers = {name: module.get_submodule(name) for name in forwards}
-    for name, layer in layers.items():
-        layer.forward = forwards[name]
-    try:
-        yield
-    finally:
-        for layer in layers.values():
-            del layer.forward
-
-
-@contextmanager
-def _hooked(module: nn.Module, hooks: Mapping[str, Callable[..., Tensor]]) -> Iterator[None]:
-    handles = [module.get_submodule(name).register_forward_hook(hook) for name, hook in hooks.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _head_inputs(module: nn.Module, weight_name: str, seen: list[Tensor]) -> Iterator[None]:
-    head = module.get_submodule(weight_name.removesuffix(".weight"))
-    handle = head.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
-    try:
-        yield
-    finally:
-        handle.remove()

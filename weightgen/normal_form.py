@@ -1,0 +1,120 @@
+"""A trunk without the scale of the data it was trained on: its units' pre-activations have unit variance on any data.
+
+Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) for networks that have none. `to_normal_form` divides
+every unit by the standard deviation of its pre-activation on the network's own data, multiplies what reads it by the
+same number, and keeps the mean in the bias's place; `fit_to_data` measures both again on other data, folds them into
+weights and biases, and so gives a network with the same features there. On the network's own data one undoes the other.
+BatchNorms are measured likewise; networks with LayerNorm keep their form, but for the layer that reads the images.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from weightgen.head import head_names
+from weightgen.interventions import filled, head_inputs, hooked, replaced_forwards
+from weightgen.layers.blended_norm import EPS, blended_norm
+from weightgen.spec import State, TensorSpec
+from weightgen.target import Target
+
+
+def normalised_layers(target: Target) -> dict[str, str]:
+    """Layers whose statistics are measured on data, in order: "batchnorm", or "folded" into weights and bias.
+
+    BatchNorms where the architecture has them; where it has no norm at all, every layer but the head; where it has
+    LayerNorm, only the first layer, which reads the images.
+    """
+    head = head_names(target)[0].removesuffix(".weight")
+    modules = dict(target.skeleton.named_modules())
+    norms = {name: "batchnorm" for name, m in modules.items() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))}
+    plain = {
+        name: "folded"
+        for name, m in modules.items()
+        if isinstance(m, (nn.Conv2d, nn.Linear)) and m.bias is not None and name != head
+    }
+    if any(isinstance(m, nn.LayerNorm) for m in modules.values()):
+        return dict(list(plain.items())[:1])
+    return norms or plain
+
+
+def to_normal_form(target: Target, state: Mapping[str, Tensor], inputs: Tensor) -> State:
+    """The trunk of a full state in normal form, measured on `inputs` (n, *input_shape), of the data it was trained on.
+
+    Only for networks whose normalised layers make units that may be scaled (`SCALABLE`); others come back as they are.
+    """
+    spec = target.spec
+    trunk = {t.name: state[t.name] for t in spec.generated if t.name not in spec.head}
+    folded = [layer for layer, kind in normalised_layers(target).items() if kind == "folded"]
+    words = {layer: spec.by_name[f"{layer}.weight"].axes[0][0].name for layer in folded}
+    if not set(words.values()) <= set(getattr(target.skeleton, "SCALABLE", ())):
+        return trunk
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def measure(layer: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: tuple[Tensor], z: Tensor) -> None:
+            var, mean = torch.var_mean(z, [d for d in range(z.ndim) if d != 1], correction=0)
+            seen[layer] = mean, (var + EPS).sqrt()
+
+        return hook
+
+    with torch.no_grad(), hooked(target.skeleton, {layer: measure(layer) for layer in folded}):
+        functional_call(target.skeleton, dict(state), (inputs,))
+    scales = {words[layer]: deviation for layer, (_, deviation) in seen.items()}
+    for layer in folded:
+        mean, deviation = seen[layer]
+        t = spec.by_name[f"{layer}.weight"]
+        rows = deviation.reshape(-1, *[1] * (len(t.shape) - 1))
+        trunk[t.name] = state[t.name] * _read_scales(t, scales) / rows
+        trunk[f"{layer}.bias"] = mean / deviation
+    return trunk
+
+
+def fit_to_data(target: Target, trunk: Mapping[str, Tensor], inputs: Tensor) -> tuple[State, Tensor]:
+    """A trunk in normal form as a state for these `inputs` (n, *input_shape), and their activations (n, d) before the
+    head; differentiable in the trunk. The state lacks the head."""
+    skeleton, layers = target.skeleton, normalised_layers(target)
+    state, seen = dict(trunk), []
+
+    def normalise(z: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        zero = torch.zeros(())
+        return blended_norm(z, gain, bias, torch.zeros_like(bias), torch.ones_like(bias), zero)
+
+    def batchnorm(layer: str) -> Callable[[Tensor], Tensor]:
+        def forward(z: Tensor) -> Tensor:
+            z, mean, var = normalise(z, trunk[f"{layer}.weight"], trunk[f"{layer}.bias"])
+            state[f"{layer}.running_mean"], state[f"{layer}.running_var"] = mean, var
+            return z
+
+        return forward
+
+    def fold(layer: str) -> Callable[..., Tensor]:
+        weight, bias = trunk[f"{layer}.weight"], trunk[f"{layer}.bias"]
+        state[f"{layer}.bias"] = torch.zeros_like(bias)  # the bias comes after normalisation
+
+        def hook(_module: nn.Module, _args: tuple[Tensor], z: Tensor) -> Tensor:
+            z, mean, var = normalise(z, torch.ones_like(bias), bias)
+            factor = (var + EPS).rsqrt()
+            state[f"{layer}.weight"] = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+            state[f"{layer}.bias"] = bias - mean * factor
+            return z
+
+        return hook
+
+    norms = {layer: batchnorm(layer) for layer, kind in layers.items() if kind == "batchnorm"}
+    folds = {layer: fold(layer) for layer, kind in layers.items() if kind == "folded"}
+    with replaced_forwards(skeleton, norms), hooked(skeleton, folds), head_inputs(skeleton, target.spec.head[0], seen):
+        functional_call(skeleton, filled(state, skeleton), (inputs,))
+    return state, seen[0]
+
+
+def _read_scales(t: TensorSpec, scales: Mapping[str, Tensor]) -> Tensor:
+    """What the inputs of a tensor are scaled by, in a shape that multiplies it."""
+    factor = torch.ones(1)
+    for axis in t.axes[1:]:
+        along = torch.ones(1)
+        for word in axis:
+            along = torch.outer(along, scales.get(word.name, torch.ones(word.size))).flatten()
+        factor = factor[..., None] * along
+    return factor
