@@ -21,9 +21,10 @@ def look_up(*, generator: str, arch: str, data: str) -> Job:
     path = generator_file(generator)
     build_target(arch)  # an unknown architecture is told before anything is read
     loaded = load_data(data)
-    references = released_references(arch, loaded.in_channels) if loaded.in_channels else None
+    made_by = load_generator(path)
+    references = released_references(made_by.name, arch, loaded.in_channels) if loaded.in_channels else None
     return Job(
-        generator=load_generator(path),
+        generator=made_by,
         generator_sha256=sha256_file(path),
         data=loaded,
         target_for=partial(target_for, arch),

@@ -23,8 +23,9 @@ def test_a_released_name_is_its_file(generator_file, monkeypatch):
     monkeypatch.setattr(released, "FOLDER", generator_file.parent)
     monkeypatch.setitem(released.RELEASED, "stand-in", generator_file.name)
     job = look_up(generator="stand-in", arch="cnn-tiny", data="digits")
-    (generator_file.parent / "references").mkdir()
-    make_zoo(job.target).save(generator_file.parent / "references" / "cnn-tiny-c1.safetensors")
+    folder = generator_file.parent / "references" / "stand-in"
+    folder.mkdir(parents=True)
+    make_zoo(job.target).save(folder / "cnn-tiny-c1.safetensors")
     assert len(look_up(generator="stand-in", arch="cnn-tiny", data="digits").references or ()) == 4
     assert look_up(generator="stand-in", arch="mlp", data="digits").references is None
 

@@ -1,6 +1,6 @@
 """Make the reference zoos that a released generator is compared with.
 
-    python -m training.references --arch cnn-tiny --out model_zoo/released/references     # then SHA256SUMS
+    python -m training.references --generator mip --arch cnn-tiny        # then SHA256SUMS
 
 For one and for three channels: trains networks on tasks of the training sets (`model_zoo.zoo_config.reference_zoo`),
 keeps the zoos in runs/zoo (a second call trains nothing again), and writes one file of their trunks, each with the
@@ -20,7 +20,7 @@ import typer
 
 from model_zoo.architectures import build_target
 from model_zoo.data import load_data
-from model_zoo.released import generator_file
+from model_zoo.released import FOLDER, generator_file
 from model_zoo.tasks import Task
 from model_zoo.zoo_builder import build_zoo
 from model_zoo.zoo_config import reference_zoo
@@ -69,14 +69,15 @@ def _load(name: str, in_channels: int) -> LabelledData:
 
 def main(
     arch: Annotated[str, typer.Option(help="The target architecture.")],
-    out: Annotated[Path, typer.Option(help="Folder of the files.")] = Path("model_zoo/released/references"),
-    generator: Annotated[str, typer.Option(help="Name or file.")] = "mip",
+    generator: Annotated[str, typer.Option(help="Name of a released generator.")] = "mip",
+    out: Annotated[Path | None, typer.Option(help="Folder of the files; else with the released ones.")] = None,
     zoos: Annotated[Path, typer.Option(help="Folder of the zoos.")] = Path("runs/zoo"),
     channels: Annotated[list[int] | None, typer.Option(help="1, 3 or both; both if not given.")] = None,
     runs: Annotated[int, typer.Option(help="Networks to train for each.")] = 42,
     steps: Annotated[int, typer.Option(help="Training steps of each.")] = 1500,
 ) -> None:
     """Write ARCH-c1.safetensors and ARCH-c3.safetensors."""
+    out = out or FOLDER / "references" / generator
     for in_channels in channels or (1, 3):
         zoo = zoos / f"{arch}-c{in_channels}"
         file = generator_file(generator)

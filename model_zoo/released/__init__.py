@@ -1,7 +1,7 @@
 """The released generators and the reference zoos they are compared with, by name.
 
 The files lie beside this one, each with a card; SHA256SUMS holds their hashes in the format of `sha256sum`. After a
-release: `cd model_zoo/released && sha256sum *.safetensors references/*.safetensors > SHA256SUMS`.
+release: `cd model_zoo/released && sha256sum *.safetensors references/*/*.safetensors > SHA256SUMS`.
 """
 
 from pathlib import Path
@@ -27,9 +27,9 @@ def released_generator(name: str) -> Path:
     return path
 
 
-def released_references(arch: str, in_channels: int) -> Path | None:
-    """The reference zoo of trained networks for this architecture and number of channels, if there is one."""
-    path = FOLDER / "references" / f"{arch}-c{in_channels}.safetensors"
+def released_references(generator: str, arch: str, in_channels: int) -> Path | None:
+    """The reference zoo of this architecture and number of channels, embedded by this generator, if there is one."""
+    path = FOLDER / "references" / generator / f"{arch}-c{in_channels}.safetensors"
     return path if path.is_file() else None
 
 
