@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from weightgen.condition import Condition
+from weightgen.diffusion import Sampling
 from weightgen.errors import BadOption
 from weightgen.spec import State
 from weightgen.target import Target
@@ -21,6 +22,8 @@ class GenerationRequest:
     condition: Condition
     num_samples: int = 1
     seed: int = 0
+    sampling: Sampling | None = None
+    """How to sample, for generators that do; None: as the generator does it."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_samples <= MAX_SAMPLES:
@@ -31,6 +34,8 @@ class GenerationRequest:
     def digest(self) -> str:
         """sha256 of everything that decides the answer, hex: cache key, job identity and provenance."""
         parts = [self.target.spec.digest(), self.condition.digest(), self.num_samples, self.seed]
+        if self.sampling is not None:
+            parts.append(repr(self.sampling))
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

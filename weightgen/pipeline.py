@@ -15,6 +15,7 @@ import torch
 
 from weightgen.artifact import describe_artifact, write_artifact
 from weightgen.condition import Condition
+from weightgen.diffusion import Sampling
 from weightgen.errors import BadOption
 from weightgen.evaluate import accuracy
 from weightgen.generator import GenerationRequest, WeightGenerator
@@ -40,6 +41,8 @@ class Job:
     data: LabelledData
     target_for: Callable[[LabelledData], Target]
     """The target network that takes these examples and has these classes."""
+    sampling: Sampling | None = None
+    """How to sample, for generators that do; None: as the generator does it."""
     references: ReferenceZoo | None = None
     """Trained networks of the same architecture; without them, references that need a zoo are left out."""
 
@@ -50,7 +53,8 @@ class Job:
     def request(self, *, per_class: int, num_samples: int = 1, seed: int = 0) -> GenerationRequest:
         """The request for a support set of `per_class` train examples of each class, drawn by `seed`."""
         support = draw_support(self.data, per_class, rng=torch.Generator().manual_seed(seed))
-        return GenerationRequest(self.target, Condition(support=support), num_samples=num_samples, seed=seed)
+        condition = Condition(support=support)
+        return GenerationRequest(self.target, condition, num_samples=num_samples, seed=seed, sampling=self.sampling)
 
     def gate_references(self) -> list[WeightGenerator]:
         """What the generated weights have to hold their own against at generation time."""
@@ -151,6 +155,7 @@ def compare_job(
         per_class=per_class,
         seed=seed,
         references=job.references,
+        sampling=job.sampling,
         tasks=tasks,
         ways=ways,
         say=say,

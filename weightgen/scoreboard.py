@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from weightgen.condition import Condition, SupportSet
+from weightgen.diffusion import Sampling
 from weightgen.errors import BadOption
 from weightgen.evaluate import (
     FinetuneConfig,
@@ -100,6 +101,7 @@ def compare(
     per_class: int,
     seed: int,
     references: ReferenceZoo | None = None,
+    sampling: Sampling | None = None,
     tasks: int = 1,
     ways: int | None = None,
     other: LabelledData | None = None,
@@ -134,7 +136,7 @@ def compare(
     scored = []
     for i, (task, elsewhere) in enumerate(zip(drawn, shuffled, strict=True)):
         say(f"task {i + 1} of {tasks}" if tasks > 1 else f"comparing on {data.name}")
-        bench = _Bench(generator, target, task, config, say)
+        bench = _Bench(generator, target, task, sampling, config, say)
         scored.append(_score_task(bench, zoo=zoo, embed=embed, switched_off=switched_off, elsewhere=elsewhere))
     board = _merge(scored, zoo)
     board["request"] = {
@@ -174,14 +176,14 @@ class _Bench:
     generator: WeightGenerator
     target: Target
     task: _Task
+    sampling: Sampling | None
     config: ScoreboardConfig
     say: Callable[[str], None]
 
     @property
     def request(self) -> GenerationRequest:
-        return GenerationRequest(
-            target=self.target, condition=Condition(support=self.task.support), seed=self.task.seed
-        )
+        condition = Condition(support=self.task.support)
+        return GenerationRequest(self.target, condition, seed=self.task.seed, sampling=self.sampling)
 
     def score(self, state: State) -> float:
         return accuracy(self.target, state, self.task.data.x_test, self.task.data.y_test)

@@ -1,0 +1,1 @@
+"""Codecs: the tokens of a network to latents and back."""

@@ -1,0 +1,1 @@
+"""What reads a condition: encoders of support sets."""

@@ -1,0 +1,44 @@
+"""The network that tells latents from noise: a transformer over latents, modulated by noise level and condition."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from weightgen.layers.transformer import Block, embed_scalar
+
+MAX_LOG_SNR = 10.0
+
+
+class Denoiser(nn.Module):
+    """Noisy latents (b, k, c) of unit variance to what they are without noise, at any level and for any schedule.
+
+    Variance-preserving diffusion and flow matching look at the same thing in other units: divided by its standard
+    deviation, a noisy latent is known by its log signal-to-noise ratio alone (Kingma and Gao 2023, arXiv:2303.00848).
+    """
+
+    def __init__(
+        self, *, num_latents: int, latent_dim: int, condition_dim: int, dim: int = 192, depth: int = 4, heads: int = 4
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Linear(latent_dim, dim)
+        self.places = nn.Parameter(0.02 * torch.randn(num_latents, dim))
+        self.level = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.condition = nn.Linear(condition_dim, dim)
+        self.blocks = nn.ModuleList(Block(dim, heads, condition_dim=dim) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.out = nn.Linear(dim, latent_dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, noisy: Float[Tensor, "b k c"], log_snr: Float[Tensor, " b"], condition: Float[Tensor, "b e"]
+    ) -> Float[Tensor, "b k c"]:
+        """The latents without noise."""
+        level = log_snr.clamp(-MAX_LOG_SNR, MAX_LOG_SNR)
+        vector = self.level(embed_scalar(level / MAX_LOG_SNR, self.level[0].in_features)) + self.condition(condition)
+        x = self.embed(noisy) + self.places
+        for block in self.blocks:
+            x = block(x, vector)
+        # The noisy latent's own share of the posterior mean if latents were Gaussian: exact at both ends.
+        share = torch.sigmoid(log_snr).sqrt()[:, None, None]
+        return share * noisy + (1 - share**2).sqrt() * self.out(self.norm(x))
