@@ -15,6 +15,7 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ MAX_SATURATED, MIN_SPREAD = 0.05, 0.03
 """A painting is sound if at most this share of its colour values stands at the bound, and its cells differ: standard
 deviation of a colour in [0, 1] over the cells, mean of the three."""
 COLUMNS = 8
-RECONSTRUCTED = ("row rank 32", "network rank 105")
+RECONSTRUCTED = ("row rank 64", "row rank 32", "network rank 105")
 GENERATED = (
     "half way between two",
     "noise round one, 0.5 std",
@@ -379,7 +380,8 @@ def draw_picture(
     path: Path,
 ) -> None:
     """Textures in rows: held-out automata, their reconstructions, and what was generated."""
-    from matplotlib.figure import Figure  # here: only the picture needs it
+    from matplotlib.figure import Figure  # here: only the picture needs them
+    from PIL import Image
 
     shown = study.held_out[1 :: len(study.held_out) // COLUMNS][:COLUMNS]
     rows: dict[str, Sequence[State]] = {"published, held out": [study.states[i] for i in shown]}
@@ -400,9 +402,12 @@ def draw_picture(
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     for axis, row in zip(axes[0], shown, strict=True):
-        axis.set_title(study.zoo.names[row].removesuffix(f"-{ANCESTOR}"), fontsize=8)
+        axis.set_title(study.zoo.names[row].removesuffix(f"-{ANCESTOR}").replace("_", " "), fontsize=7)
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png")
+    palette = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)  # half the bytes
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    palette.save(path, optimize=True)
 
 
 if __name__ == "__main__":
