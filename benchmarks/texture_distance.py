@@ -17,12 +17,12 @@ SHRUNK = (1, 2, 4)
 """The filters look at the image at these fractions of its size."""
 
 
-def make_filters(*, rng: torch.Generator) -> Float[Tensor, "f 3 w w"]:
-    """Random filters (f, 3, w, w) of norm 1 on average."""
+def make_filters(*, rng: torch.Generator) -> Float[Tensor, "f 3 s s"]:
+    """Random filters (f, 3, s, s) of norm 1 on average."""
     return torch.randn(NUM_FILTERS, 3, WIDTH, WIDTH, generator=rng) / math.sqrt(3 * WIDTH**2)
 
 
-def describe_texture(rgb: Float[Tensor, "b 3 h w"], filters: Float[Tensor, "f 3 w w"]) -> Float[Tensor, " k"]:
+def describe_texture(rgb: Float[Tensor, "b 3 h w"], filters: Float[Tensor, "f 3 s s"]) -> Float[Tensor, " k"]:
     """Gram matrices of the rectified responses, mean over the images of one texture, all scales in a row, (k,)."""
     grams = []
     for factor in SHRUNK:
