@@ -2,6 +2,7 @@
 
     python -m model_zoo build --arch cnn-tiny --data mnist --runs 32 --steps 500 --out runs/zoo --seed 0
     python -m model_zoo build --preset reference --arch cnn-tiny --in-channels 1 --out runs/references
+    python -m model_zoo training-zoo --out runs/zoo/training --index model_zoo/zoos/training.jsonl
 
 stdout is a JSON summary; stderr is progress. Exit codes are those of `weightgen.errors`.
 """
@@ -28,11 +29,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _commands() -> None:
-    """Keeps `build` a command of its own while it is the only one."""
-
-
 @app.command()
 def build(
     out: Annotated[Path, typer.Option(help="Folder of the zoo; an unfinished one is continued.")],
@@ -49,7 +45,6 @@ def build(
     workers: Annotated[int | None, typer.Option(help="Processes on a CPU; else one a core.")] = None,
 ) -> None:
     """Train many networks and keep their weights, metrics and provenance; resumes after a kill."""
-    import torch
     from tqdm import tqdm
 
     from model_zoo.zoo_builder import GroupReport, build_zoo
@@ -73,8 +68,7 @@ def build(
     chosen = {name: value for name, value in given.items() if value is not None}
     assert chosen.keys() <= {f.name for f in fields(ZooConfig)}
     config = replace(PRESETS[preset](), **chosen) if preset else ZooConfig(**chosen)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _choose(device)
     with tqdm(unit="run", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
 
         def report(done: int, total: int, group: GroupReport | None) -> None:
@@ -91,6 +85,36 @@ def build(
         except KeyboardInterrupt:  # here, because typer would leave without a word
             _fail("interrupted; run the same command to go on", 130)
     print(json.dumps(summary, indent=2))
+
+
+@app.command("training-zoo")
+def training_zoo(
+    out: Annotated[Path, typer.Option(help="Folder of the zoo; an unfinished one is continued.")],
+    index: Annotated[Path | None, typer.Option(help="File of its index, JSON lines, to write at the end.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Processes on a CPU; else one a core.")] = None,
+) -> None:
+    """Train the networks that generators of weight distributions learn from; resumes after a kill."""
+    from model_zoo.training_zoo import build_training_zoo, write_index
+
+    def report(part: str, done: int, total: int) -> None:
+        print(f"{part}: {done}/{total} runs", file=sys.stderr, flush=True)
+
+    try:
+        num_workers = workers if workers is not None else os.cpu_count() or 1
+        parts = build_training_zoo(out, device=_choose(device), num_workers=num_workers, report=report)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command to go on", 130)
+    summary: dict[str, object] = {"parts": parts}
+    if index is not None:
+        summary["index"] = write_index(out, index)
+    print(json.dumps(summary, indent=2))
+
+
+def _choose(device: str) -> str:
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def main() -> NoReturn:

@@ -1,11 +1,12 @@
 """Make the reference zoos that a released generator is compared with.
 
     python -m training.references --generator mip --arch cnn-tiny        # then SHA256SUMS
+    python -m training.references --generator d2nwg --arch cnn-tiny --channels 1 --zoo runs/zoo/training/cnn-tiny
 
 For one and for three channels: trains networks on tasks of the training sets (`model_zoo.zoo_config.reference_zoo`),
-keeps the zoos in runs/zoo (a second call trains nothing again), and writes one file of their trunks, each with the
-generator's embedding of its task. To be made again when that architecture's part of the generator is new: embeddings by
-another one mean nothing.
+keeps the zoos in runs/zoo (a second call trains nothing again), or takes a --zoo that there is; writes one file of
+their trunks, each with the generator's embedding of its task. To be made again when that architecture's part of the
+generator is new: embeddings by another one mean nothing.
 """
 
 import json
@@ -35,11 +36,9 @@ SHOTS = 20
 
 
 def make_references(
-    arch: str, in_channels: int, *, generator: Path, zoo: Path, out: Path, num_runs: int, steps: int
+    arch: str, in_channels: int, *, generator: Path, zoo: Path, out: Path, max_trunks: int
 ) -> dict[str, Any]:
-    """Train what is missing of the zoo, embed its tasks, write the file; what was written, as JSON."""
-    config = reference_zoo(arch, in_channels)
-    build_zoo(replace(config, num_runs=num_runs, steps=steps, checkpoints=(1.0,)), zoo)
+    """Embed the tasks of a zoo and write the file; what was written, as JSON."""
     embedder: Any = load_generator(generator)
     references = build_reference_zoo(
         zoo,
@@ -47,6 +46,7 @@ def make_references(
         embed=embedder.embed,
         support_of=lambda task: draw_task_support(task, in_channels),
         embedder=embedder.digest_of(arch),
+        max_trunks=max_trunks,
     )
     path = out / f"{arch}-c{in_channels}.safetensors"
     out.mkdir(parents=True, exist_ok=True)
@@ -75,13 +75,18 @@ def main(
     channels: Annotated[list[int] | None, typer.Option(help="1, 3 or both; both if not given.")] = None,
     runs: Annotated[int, typer.Option(help="Networks to train for each.")] = 42,
     steps: Annotated[int, typer.Option(help="Training steps of each.")] = 1500,
+    zoo: Annotated[Path | None, typer.Option(help="A zoo to take, in place of training one.")] = None,
+    max_trunks: Annotated[int, typer.Option(help="Networks to keep.")] = 64,
 ) -> None:
     """Write ARCH-c1.safetensors and ARCH-c3.safetensors."""
     out = out or FOLDER / "references" / generator
     for in_channels in channels or (1, 3):
-        zoo = zoos / f"{arch}-c{in_channels}"
+        taken = zoo or zoos / f"{arch}-c{in_channels}"
+        if zoo is None:
+            config = replace(reference_zoo(arch, in_channels), num_runs=runs, steps=steps, checkpoints=(1.0,))
+            build_zoo(config, taken)
         file = generator_file(generator)
-        made = make_references(arch, in_channels, generator=file, zoo=zoo, out=out, num_runs=runs, steps=steps)
+        made = make_references(arch, in_channels, generator=file, zoo=taken, out=out, max_trunks=max_trunks)
         typer.echo(json.dumps(made))
 
 

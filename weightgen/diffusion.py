@@ -95,7 +95,9 @@ def _log_snr_of_flow(sigma: Tensor) -> Tensor:
 
 
 def _build_scheduler(sampling: Sampling) -> Any:
-    import diffusers  # here: it takes a second to import
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler  # here: they take a second to import
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
     cosine: dict[str, Any] = {
         "num_train_timesteps": 1000,
@@ -104,8 +106,8 @@ def _build_scheduler(sampling: Sampling) -> Any:
         "timestep_spacing": "trailing",
     }
     if sampling.scheduler == "ddim":
-        return diffusers.DDIMScheduler(**cosine, clip_sample=False)
+        return DDIMScheduler(**cosine, clip_sample=False)
     if sampling.scheduler == "dpm":
         cosine["algorithm_type"] = "dpmsolver++"
-        return diffusers.DPMSolverMultistepScheduler(**cosine)
-    return diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
+        return DPMSolverMultistepScheduler(**cosine)
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)

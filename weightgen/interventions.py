@@ -26,7 +26,7 @@ def replaced_forwards(module: nn.Module, forwards: Mapping[str, Callable[[Tensor
 
 
 @contextmanager
-def hooked(module: nn.Module, hooks: Mapping[str, Callable[..., Tensor]]) -> Iterator[None]:
+def hooked(module: nn.Module, hooks: Mapping[str, Callable[..., Tensor | None]]) -> Iterator[None]:
     handles = [module.get_submodule(name).register_forward_hook(hook) for name, hook in hooks.items()]
     try:
         yield

@@ -23,6 +23,12 @@ class TokenVae(nn.Module):
     tokens and k latent ones. A token's output starts at the mean of the training networks, `mean`.
     """
 
+    mask: Tensor
+    mean: Tensor
+    scale: Tensor
+    latent_mean: Tensor
+    latent_scale: Tensor
+
     def __init__(
         self,
         *,

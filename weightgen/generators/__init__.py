@@ -9,11 +9,12 @@ from pathlib import Path
 from weightgen.checkpoint import read_manifest
 from weightgen.errors import CorruptFile, UnknownName
 from weightgen.generator import WeightGenerator
+from weightgen.generators.latent_diffusion import LatentDiffusion
 from weightgen.generators.mip_hypernet import MipHypernet
 
 FORMAT = "weightgen.generator"
 
-GENERATORS = {"mip": MipHypernet}
+GENERATORS = {"d2nwg": LatentDiffusion, "mip": MipHypernet}
 
 
 def load_generator(path: str | Path) -> WeightGenerator:

@@ -22,6 +22,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.embed = nn.Linear(latent_dim, dim)
         self.places = nn.Parameter(0.02 * torch.randn(num_latents, dim))
+        self.dim = dim
         self.level = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.condition = nn.Linear(condition_dim, dim)
         self.blocks = nn.ModuleList(Block(dim, heads, condition_dim=dim) for _ in range(depth))
@@ -35,7 +36,7 @@ class Denoiser(nn.Module):
     ) -> Float[Tensor, "b k c"]:
         """The latents without noise."""
         level = log_snr.clamp(-MAX_LOG_SNR, MAX_LOG_SNR)
-        vector = self.level(embed_scalar(level / MAX_LOG_SNR, self.level[0].in_features)) + self.condition(condition)
+        vector = self.level(embed_scalar(level / MAX_LOG_SNR, self.dim)) + self.condition(condition)
         x = self.embed(noisy) + self.places
         for block in self.blocks:
             x = block(x, vector)

@@ -1,0 +1,333 @@
+"""What latent diffusion over weights is worth: writes docs/results/d2nwg/SECTION.json, each in its own run.
+
+    python -m benchmarks.diffusion_study tasks reconstruction published steps speed novelty --zoo runs/zoo/training
+
+Held-out tasks are those of the zoo's `test` runs, which neither training nor the choice of a recipe has seen; their
+support sets come from the train part of the data, scores from the test part. Every accuracy is a mean over samples.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.report import ROOT
+from model_zoo.architectures import build_target
+from model_zoo.data import load_data
+from model_zoo.group_training import Job, Rows, train_group
+from model_zoo.released import generator_file, released_references
+from model_zoo.tasks import Task
+from training.d2nwg import Networks, load_networks
+from weightgen.codecs.pca import PcaCodec, token_groups
+from weightgen.condition import Condition, SupportSet
+from weightgen.diffusion import SCHEDULERS, Sampling
+from weightgen.errors import BadOption, WeightgenError
+from weightgen.evaluate import accuracy
+from weightgen.generator import GenerationRequest, WeightGenerator
+from weightgen.generators import load_generator
+from weightgen.generators.latent_diffusion import LatentDiffusion
+from weightgen.generators.noise import Noise
+from weightgen.generators.retrieval import Retrieval
+from weightgen.generators.soup import Soup
+from weightgen.generators.zoo_mean import ZooMean
+from weightgen.labelled_data import LabelledData, match_channels
+from weightgen.novelty import copying_statistic, find_nearest
+from weightgen.reference_zoo import ReferenceZoo
+from weightgen.storage import sha256_file, write_json
+from weightgen.target import Target
+
+SHOTS, TRAINED_STEPS = 20, 600
+
+
+class Bench:
+    """The generator, the zoo it learnt from, and tasks nobody has seen."""
+
+    def __init__(self, generator: LatentDiffusion, zoo: Path, *, num_tasks: int, seeds: int) -> None:
+        self.generator, self.num_tasks, self.seeds = generator, num_tasks, seeds
+        found = load_networks(zoo)
+        self.networks = {member: found[member] for member in generator.members if member in found}
+        if not self.networks:
+            raise BadOption(f"{zoo} has no network of {', '.join(generator.members)}")
+        self._data: dict[tuple[str, int], LabelledData] = {}
+
+    def data(self, name: str, channels: int) -> LabelledData:
+        if (name, channels) not in self._data:
+            self._data[name, channels] = match_channels(load_data(name), channels)
+        return self._data[name, channels]
+
+    def held_out(self, networks: Networks) -> list[tuple[int, Task]]:
+        """Last checkpoints of `test` runs, one for each task: (row, task)."""
+        last = {(networks.datasets[i], networks.classes[i]): i for i in networks.rows("test")}
+        rows = sorted(last.values())
+        chosen = rows[:: max(1, len(rows) // self.num_tasks)][: self.num_tasks]
+        return [(i, Task(networks.datasets[i], networks.classes[i])) for i in chosen]
+
+    def prepare(self, networks: Networks, task: Task, *, shots: int = SHOTS) -> tuple[Target, SupportSet, LabelledData]:
+        """The target network, a support set from the train part, and the task's part of the data."""
+        channels = networks.target.input_shape[0]
+        part = task.select(self.data(task.dataset, channels))
+        fewest = min(torch.bincount(part.y_train).tolist())
+        support = Task(task.dataset, tuple(range(task.ways))).draw_support(
+            part, min(shots, fewest), rng=torch.Generator().manual_seed(0)
+        )
+        target = build_target(networks.target.spec.arch, num_classes=task.ways, in_channels=channels)
+        return target, support, part
+
+    def score(self, source: WeightGenerator, target: Target, support: SupportSet, part: LabelledData) -> float:
+        """Mean test accuracy over the seeds, of generators that sample."""
+        many = self.seeds if source.name.startswith(self.generator.name) else 1
+        request = GenerationRequest(target, Condition(support=support), num_samples=many)
+        return statistics.fmean(accuracy(target, s, part.x_test, part.y_test) for s in source.generate(request))
+
+    def references(self, networks: Networks) -> ReferenceZoo | None:
+        arch, channels = networks.target.spec.arch, networks.target.input_shape[0]
+        path = released_references(self.generator.name, arch, channels)
+        return ReferenceZoo.load(path) if path else None
+
+
+def study_tasks(bench: Bench) -> dict[str, Any]:
+    """Held-out tasks of the zoo's data sets: what is generated beside the references."""
+    result = {}
+    for member, networks in bench.networks.items():
+        zoo = bench.references(networks)
+        arms: dict[str, WeightGenerator] = {
+            "generated": bench.generator,
+            "unconditioned_trunk": bench.generator.without_condition(),
+        }
+        if zoo is not None:
+            embed = bench.generator.embed
+            for reference in (
+                Retrieval(zoo, embed=embed), Soup(zoo, embed=embed), ZooMean(zoo), Noise(zoo, embed=embed, sigma=0.1)
+            ):  # fmt: skip
+                arms[reference.name] = reference
+        scores: dict[str, list[float]] = {arm: [] for arm in (*arms, "shuffled_condition", "own_trunk")}
+        prepared = [(row, *bench.prepare(networks, task)) for row, task in bench.held_out(networks)]
+        for place, (row, target, support, part) in enumerate(prepared):
+            for arm, source in arms.items():
+                scores[arm].append(bench.score(source, target, support, part))
+            own = bench.generator.finish(target, bench.generator.layouts[member].decode(networks.tokens[row]), support)
+            scores["own_trunk"].append(accuracy(target, own, part.x_test, part.y_test))
+            other = prepared[(place + 1) % len(prepared)][2]
+            if other.num_classes == support.num_classes:
+                scores["shuffled_condition"].append(bench.score(bench.generator, target, other, part))
+        result[member] = {
+            "tasks": len(prepared), **{arm: statistics.fmean(found) for arm, found in scores.items() if found}
+        }  # fmt: skip
+        print(member, {k: round(v, 3) for k, v in result[member].items()}, file=sys.stderr)
+    return result
+
+
+def study_reconstruction(bench: Bench) -> dict[str, Any]:
+    """Codecs on held-out runs: error of the weights in units of their variance, and accuracy under a solved head."""
+    result: dict[str, Any] = {}
+    for member, networks in bench.networks.items():
+        layout, learnt = bench.generator.layouts[member], bench.generator.codec(member)
+        train = networks.tokens[networks.rows("train")]
+        codecs: dict[str, Any] = {"vae": learnt}
+        for rank in (8, 32, 128):
+            if rank <= layout.token_dim:
+                codecs[f"pca {rank}"] = PcaCodec.fit(train, layout.mask, token_groups(layout), rank=rank)
+        held = bench.held_out(networks)
+        rows = torch.tensor([row for row, _ in held])
+        found: dict[str, dict[str, Any]] = {}
+        with torch.no_grad():
+            decoded = {name: c.decode(c.encode(networks.tokens[rows])) for name, c in codecs.items()}
+        decoded["original"] = networks.tokens[rows]
+        for name, tokens in decoded.items():
+            scores = []
+            for i, (_, task) in enumerate(held):
+                target, support, part = bench.prepare(networks, task)
+                state = bench.generator.finish(target, layout.decode(tokens[i]), support)
+                scores.append(accuracy(target, state, part.x_test, part.y_test))
+            error = float(learnt.weight_loss(networks.tokens[rows], tokens))
+            found[name] = {"accuracy": statistics.fmean(scores), "weight_error": error}
+            if name in codecs:
+                found[name]["latents"] = codecs[name].latent_shape[0] * codecs[name].latent_shape[1]
+        result[member] = {"networks": len(held), "weights": int(layout.mask.sum()), "codecs": found}
+        print(member, found, file=sys.stderr)
+    return result
+
+
+def study_published(bench: Bench) -> dict[str, Any]:
+    """The published tiny network on MNIST and CIFAR-10, whose tasks the zoo knows: new seeds of known tasks."""
+    result: dict[str, Any] = {}
+    for name, member in (("mnist", "cnn-tiny/1x28x28"), ("cifar10", "cnn-tiny/3x28x28")):
+        networks = bench.networks[member]
+        task = Task(name, tuple(range(10)))
+        own = [i for i in networks.rows("train") if (networks.datasets[i], networks.classes[i]) == (name, task.classes)]
+        best = {networks.tokens[i].sum().item(): float(networks.accuracies[i]) for i in own}
+        zoo = bench.references(networks)
+        rows: dict[str, Any] = {"checkpoints_in_zoo": len(own), "zoo_mean_accuracy": statistics.fmean(best.values())}
+        rows["zoo_mean_accuracy_of_last"] = _last_accuracy(networks, own)
+        for shots in (5, 20, 50, 400):
+            target, support, part = bench.prepare(networks, task, shots=shots)
+            entry = {
+                "generated": bench.score(bench.generator, target, support, part),
+                "unconditioned_trunk": bench.score(bench.generator.without_condition(), target, support, part),
+            }
+            if zoo is not None:
+                entry["soup"] = bench.score(Soup(zoo, embed=bench.generator.embed), target, support, part)
+                entry["retrieval"] = bench.score(Retrieval(zoo, embed=bench.generator.embed), target, support, part)
+            rows[f"{shots} examples a class"] = entry
+        result[name] = rows
+        print(name, rows, file=sys.stderr)
+    return result
+
+
+def study_steps(bench: Bench) -> dict[str, Any]:
+    """Accuracy by scheduler and number of steps on held-out tasks of the first member; and by guidance."""
+    member, networks = next(iter(bench.networks.items()))
+    prepared = [bench.prepare(networks, task) for _, task in bench.held_out(networks)]
+
+    def score(sampling: Sampling) -> float:
+        found = []
+        for target, support, part in prepared:
+            request = GenerationRequest(target, Condition(support=support), num_samples=bench.seeds, sampling=sampling)
+            states = bench.generator.generate(request)
+            found.append(statistics.fmean(accuracy(target, s, part.x_test, part.y_test) for s in states))
+        return statistics.fmean(found)
+
+    curves = {
+        scheduler: {str(steps): score(Sampling(scheduler, steps)) for steps in (1, 2, 5, 10, 20, 50, 100)}
+        for scheduler in SCHEDULERS
+    }
+    guidance = {str(g): score(Sampling(guidance=g)) for g in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)}
+    return {"member": member, "tasks": len(prepared), "accuracy": curves, "guidance": guidance}
+
+
+def study_speed(bench: Bench) -> dict[str, Any]:
+    """64 networks sampled and finished, against as many trained one by one as the zoo's were; both in this run."""
+    member, networks = next(iter(bench.networks.items()))
+    (_, task), *_ = bench.held_out(networks)
+    target, support, part = bench.prepare(networks, task)
+    request = GenerationRequest(target, Condition(support=support), num_samples=64)
+    bench.generator.generate(replace(request, num_samples=2))
+    start = time.perf_counter()
+    bench.generator.generate(request)
+    sampled = time.perf_counter() - start
+    rows = Rows(pool=part.x_train, rows=torch.arange(len(part.y_train)), labels=part.y_train)
+    trained_networks = 4
+    jobs = [
+        Job(rows, rows, seed=i, learning_rate=3e-3, weight_decay=0.01, augment=False) for i in range(trained_networks)
+    ]
+    start = time.perf_counter()
+    for job in jobs:
+        list(train_group(
+            target, [job], batch_size=32, checkpoint_steps=[TRAINED_STEPS], eval_examples=1,
+            device=torch.device("cpu"), stacked=False,
+        ))  # fmt: skip
+    trained = (time.perf_counter() - start) / trained_networks * 64
+    return {
+        "member": member,
+        "seconds": {"sample 64": sampled, "train 64": trained},
+        "trained": f"{trained_networks} networks, times 16; {TRAINED_STEPS} steps each",
+        "ratio": trained / sampled,
+    }
+
+
+def study_novelty(bench: Bench) -> dict[str, Any]:
+    """Whether samples are copies: distances to the nearest trunk of the zoo; and what choosing among samples adds.
+
+    A sample is novel if it is no nearer to a trunk of the zoo than 95 in 100 of these are to each other, accurate if
+    it does no worse on the test part than the retrieved trunk. `chosen` is the sample of 16 that does best on five
+    held-back support examples of every class, made from the other fifteen.
+    """
+    result: dict[str, Any] = {}
+    for member, networks in bench.networks.items():
+        zoo = bench.references(networks)
+        if zoo is None:
+            continue
+        points, chosen, mean = [], [], []
+        floor = float(zoo.leave_one_out.quantile(0.05))
+        for _, task in bench.held_out(networks):
+            target, support, part = bench.prepare(networks, task)
+            retrieved = bench.score(Retrieval(zoo, embed=bench.generator.embed), target, support, part)
+            request = GenerationRequest(target, Condition(support=support), num_samples=bench.seeds)
+            for state in bench.generator.generate(request):
+                points.append({
+                    "distance": find_nearest(zoo, target, state).distance,
+                    "accuracy": accuracy(target, state, part.x_test, part.y_test),
+                    "retrieval": retrieved,
+                    "dataset": task.dataset,
+                })  # fmt: skip
+            kept, held = _hold_back(support, 5)
+            states = bench.generator.generate(GenerationRequest(target, Condition(support=kept), num_samples=16))
+            on_held = [accuracy(target, s, held.inputs, held.labels) for s in states]
+            scores = [accuracy(target, s, part.x_test, part.y_test) for s in states]
+            chosen.append(scores[max(range(len(states)), key=on_held.__getitem__)])
+            mean.append(statistics.fmean(scores))
+        good = [p for p in points if p["distance"] >= floor and p["accuracy"] >= p["retrieval"]]
+        result[member] = {
+            "samples": len(points),
+            "leave_one_out_median": float(zoo.leave_one_out.median()),
+            "novel_from": floor,
+            "novel": sum(p["distance"] >= floor for p in points) / len(points),
+            "accurate": sum(p["accuracy"] >= p["retrieval"] for p in points) / len(points),
+            "novel_and_accurate": len(good) / len(points),
+            "z_u": copying_statistic([p["distance"] for p in points], zoo.leave_one_out.tolist()),
+            "best_of_16_on_held_back": {"mean_sample": statistics.fmean(mean), "chosen": statistics.fmean(chosen)},
+            "points": points,
+        }
+        print(member, {k: v for k, v in result[member].items() if k != "points"}, file=sys.stderr)
+    return result
+
+
+def _hold_back(support: SupportSet, count: int) -> tuple[SupportSet, SupportSet]:
+    """The support set without its last `count` examples of every class, and those."""
+    place = torch.zeros_like(support.labels)
+    for label in range(support.num_classes):
+        here = support.labels == label
+        place[here] = torch.arange(int(here.sum())).flip(0)
+    parts = (place >= count, place < count)
+    return tuple(SupportSet(support.inputs[p], support.labels[p], support.class_names) for p in parts)  # pyright: ignore
+
+
+def _last_accuracy(networks: Networks, rows: Sequence[int]) -> float:
+    """Mean accuracy of the better half of these checkpoints: the later ones of every run."""
+    found = networks.accuracies[list(rows)].sort().values
+    return float(found[len(found) // 2 :].mean())
+
+
+SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
+    "tasks": study_tasks,
+    "reconstruction": study_reconstruction,
+    "published": study_published,
+    "steps": study_steps,
+    "speed": study_speed,
+    "novelty": study_novelty,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("sections", nargs="+", choices=SECTIONS)
+    parser.add_argument("--generator", default="d2nwg")
+    parser.add_argument("--zoo", type=Path, default=Path("runs/zoo/training"))
+    parser.add_argument("--tasks", type=int, default=24, help="held-out tasks of each architecture")
+    parser.add_argument("--samples", type=int, default=3, help="of each task")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "d2nwg")
+    options = parser.parse_args(argv)
+    try:
+        path = generator_file(options.generator)
+        generator = load_generator(path)
+        if not isinstance(generator, LatentDiffusion):
+            raise BadOption(f"{options.generator!r} is no latent diffusion generator")
+        bench = Bench(generator, options.zoo, num_tasks=options.tasks, seeds=options.samples)
+        for section in options.sections:
+            head = {"generator": {"name": options.generator, "sha256": sha256_file(path)}, "samples": options.samples}
+            options.out.mkdir(parents=True, exist_ok=True)
+            write_json(options.out / f"{section}.json", {**head, "results": SECTIONS[section](bench)})
+    except WeightgenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""The recipe of d2nwg on a handful of networks: stages in order, files that go on, a release that loads."""
+
+import json
+
+import pytest
+import torch
+
+import training.d2nwg
+from model_zoo.zoo_builder import build_zoo
+from model_zoo.zoo_config import ZooConfig
+from tests.shared import shared_path
+from tests.standins import make_request, make_support
+from training.d2nwg import DiffusionTraining, Images, codec, denoiser, load_networks, release
+from weightgen.errors import BadOption, NotFound
+from weightgen.generators import load_generator
+from weightgen.generators.latent_diffusion import LatentDiffusionConfig
+
+SMALL = LatentDiffusionConfig(
+    num_latents=2, latent_dim=4, codec_dim=16, codec_depth=1, encoder_dim=16, denoiser_dim=16, denoiser_depth=1
+)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    shared_path("images/bccd_cells.npz")
+    folder = tmp_path_factory.mktemp("zoo")
+    config = ZooConfig(
+        arch="cnn-tiny", data=("bccd_cells", "devnum"), num_runs=12, steps=60, ways=3, in_channels=1, eval_examples=100
+    )
+    build_zoo(config, folder / "part")
+    return folder
+
+
+def test_networks_come_in_normal_form_with_their_tasks(zoo):
+    (networks,) = load_networks(zoo).values()
+    assert networks.member == "cnn-tiny/1x28x28"
+    assert networks.tokens.shape[1:] == (38, 201) and torch.isfinite(networks.tokens).all()
+    assert set(networks.datasets) == {"bccd_cells", "devnum"} and {len(c) for c in networks.classes} == {3}
+    (kept,) = load_networks(zoo, held_out=["devnum"]).values()
+    assert set(kept.datasets) == {"bccd_cells"}
+
+
+def test_support_and_queries_of_a_task_do_not_overlap(zoo, rng):
+    task = Images("train").draw("devnum", (4, 2), 1, shots=5, queries=3, rng=rng)
+    assert (len(task.support), len(task.query), task.num_classes) == (10, 6, 2)
+    assert task.support_labels.tolist() == [0] * 5 + [1] * 5
+    seen = {x.numpy().tobytes() for x in task.support}
+    assert not any(x.numpy().tobytes() in seen for x in task.query)
+
+
+def test_the_stages_end_in_a_generator_that_loads(zoo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training.d2nwg, "DiffusionTraining", lambda **given: DiffusionTraining(**{
+        "model": SMALL, "batch_size": 4, "behaviour_size": 1, **given
+    }))  # fmt: skip
+    with pytest.raises(NotFound, match="run the stage before this one"):
+        denoiser(zoo=zoo, out=tmp_path)
+    with pytest.raises(BadOption, match="the zoo has no 'resnet8/1x28x28'"):
+        codec(zoo=zoo, out=tmp_path, minutes=0.01, members=["resnet8/1x28x28"])
+    codec(zoo=zoo, out=tmp_path, minutes=0.03)
+    denoiser(zoo=zoo, out=tmp_path, minutes=0.05)
+    release(out=tmp_path, file=tmp_path / "d2nwg.safetensors")
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["members"] == ["cnn-tiny/1x28x28"]
+    generator = load_generator(tmp_path / "d2nwg.safetensors")
+    record = generator.training_record
+    assert record["data"]["devnum"] == "MIT" and record["spent"]["denoiser"]["steps"] > 0
+    target = next(iter(load_networks(zoo).values())).target
+    (state,) = generator.generate(make_request(target, make_support(num_classes=10, shots=3)))
+    target.spec.check(state)
+
+
+def test_a_run_that_left_sets_out_is_not_released(zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.d2nwg, "DiffusionTraining", lambda **given: DiffusionTraining(**{
+        "model": SMALL, "batch_size": 4, "behaviour_size": 1, **given
+    }))  # fmt: skip
+    codec(zoo=zoo, out=tmp_path, minutes=0.01, hold_out=["devnum"])
+    denoiser(zoo=zoo, out=tmp_path, minutes=0.01)
+    with pytest.raises(BadOption, match="left out devnum"):
+        release(out=tmp_path, file=tmp_path / "d2nwg.safetensors")

@@ -1,0 +1,545 @@
+"""Train the generator `d2nwg` on a zoo and release it.
+
+    python -m model_zoo training-zoo --out runs/zoo/training                       # the networks to learn from
+    python -m training.d2nwg codec --zoo runs/zoo/training --out runs/d2nwg        # first stage: tokens to latents
+    python -m training.d2nwg denoiser --zoo runs/zoo/training --out runs/d2nwg     # second stage: latents from noise
+    python -m training.d2nwg release --out runs/d2nwg --file model_zoo/released/d2nwg.safetensors
+
+Codecs learn to give back the tokens of canonical states, and that decoded trunks do their run's task under a solved
+head (behaviour loss). The denoiser learns to tell a run's latents from noise given a support set of its task; its own
+samples, decoded, also have to do new tasks (`training.episodes`), through decoder and head. Only runs of the zoo's
+`train` split are learnt from; `val` is watched.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+import typer
+from torch import Tensor, nn
+
+from model_zoo.architectures import build_target
+from model_zoo.data import TRAIN_SETS, data_licence, load_data
+from training.command import run_command
+from training.episodes import ClassPool, Episode, EpisodeConfig
+from weightgen.canonical import align, balance
+from weightgen.checkpoint import load_state, read_manifest, save_state
+from weightgen.codecs.vae import kl_divergence
+from weightgen.condition import Condition, SupportSet
+from weightgen.diffusion import add_noise, draw_noise_levels
+from weightgen.errors import BadOption, NotFound
+from weightgen.evaluate import accuracy
+from weightgen.generator import GenerationRequest
+from weightgen.generators.latent_diffusion import (
+    LatentDiffusion,
+    LatentDiffusionConfig,
+    member_name,
+)
+from weightgen.head import trunk_features
+from weightgen.labelled_data import match_channels
+from weightgen.normal_form import to_normal_form
+from weightgen.reference_zoo import ABOVE_CHANCE, trunk_spec
+from weightgen.spec import State, StateSpec
+from weightgen.storage import read_json
+from weightgen.target import Target
+
+Say = Callable[[str], None]
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@dataclass(frozen=True)
+class DiffusionTraining:
+    """Both stages."""
+
+    model: LatentDiffusionConfig = field(default_factory=LatentDiffusionConfig)
+    held_out: tuple[str, ...] = ()
+    """Training sets left out whole, to choose a recipe by; none for a release."""
+    batch_size: int = 24
+    behaviour_size: int = 4
+    """Networks of a batch that are run on images."""
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    kl: float = 1e-4
+    latent_noise: float = 0.2
+    """Standard deviation of the noise on a latent of unit variance while codecs are trained."""
+    behaviour: float = 1.0
+    """Weight of the behaviour loss."""
+    alignment: float = 0.05
+    """Weight of the contrastive loss between summaries and latents."""
+    without_support: float = 0.15
+    without_accuracy: float = 0.5
+    episodes: EpisodeConfig = field(default_factory=lambda: EpisodeConfig(max_ways=20))
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """Networks of one member of the zoo: canonical tokens, and what each was trained on."""
+
+    member: str
+    target: Target
+    """With ten classes; only its trunk is used."""
+    tokens: Tensor
+    """(b, n, d)"""
+    datasets: tuple[str, ...]
+    classes: tuple[tuple[int, ...], ...]
+    accuracies: Tensor
+    """(b,) on the run's test part."""
+    split: tuple[str, ...]
+
+    def rows(self, split: str) -> list[int]:
+        return [i for i, s in enumerate(self.split) if s == split]
+
+
+def load_networks(zoo: Path, *, held_out: Sequence[str] = ()) -> dict[str, Networks]:
+    """Every checkpoint of the zoo that is better than chance, by member.
+
+    Trunks are in normal form, measured on images of their own task, and aligned to the first, then to the mean of all.
+    """
+    found: dict[tuple[str, int], list[tuple[Path, dict[str, Any], dict[str, Any]]]] = {}
+    for path in sorted(zoo.glob("*/runs/*/run.json")):
+        run = read_json(path)
+        if run["task"]["dataset"] in held_out:
+            continue
+        for checkpoint in run["checkpoints"]:
+            if checkpoint["test_accuracy"] * len(run["task"]["classes"]) > ABOVE_CHANCE:
+                key = (run["arch"], run["config"].get("in_channels", 1))
+                found.setdefault(key, []).append((path.parent / checkpoint["file"], run, checkpoint))
+    if not found:
+        raise NotFound(f"{zoo}: no run of a zoo that is better than chance; build it with `model_zoo training-zoo`")
+    members, images, rng = {}, Images("train"), torch.Generator().manual_seed(0)
+    for (arch, in_channels), rows in sorted(found.items()):
+        target = build_target(arch, in_channels=in_channels)
+        spec = trunk_spec(target.spec)
+        trunks: list[State] = []
+        for path, run, _ in rows:
+            whole = build_target(arch, num_classes=len(run["task"]["classes"]), in_channels=in_channels)
+            scalable: Any = whole.skeleton.SCALABLE
+            state = balance(load_state(path), whole.spec, scalable=scalable)
+            seen = images.draw(
+                run["task"]["dataset"], run["task"]["classes"], in_channels, shots=20, queries=1, rng=rng
+            )
+            trunks.append(to_normal_form(whole, state, seen.support))
+        reference: State = trunks[0]
+        for _ in range(2):
+            trunks = [align(trunk, reference, spec) for trunk in trunks]
+            reference = {name: torch.stack([t[name] for t in trunks]).mean(0) for name in reference}
+        model = LatentDiffusion({"only": spec}, LatentDiffusionConfig())
+        members[member_name(target)] = Networks(
+            member=member_name(target),
+            target=target,
+            tokens=torch.stack([model.layouts["only"].encode(trunk) for trunk in trunks]),
+            datasets=tuple(run["task"]["dataset"] for _, run, _ in rows),
+            classes=tuple(tuple(run["task"]["classes"]) for _, run, _ in rows),
+            accuracies=torch.tensor([c["test_accuracy"] for _, _, c in rows]),
+            split=tuple(run["split"] for _, run, _ in rows),
+        )
+    return members
+
+
+class Images:
+    """Images of the training sets by class, uint8, at one or three channels."""
+
+    def __init__(self, part: str, *, most: int = 600) -> None:
+        self.part, self.most = part, most
+        self._pools: dict[tuple[str, int], list[Tensor]] = {}
+
+    def pool(self, name: str, in_channels: int) -> list[Tensor]:
+        key = (name, in_channels)
+        if key not in self._pools:
+            data = match_channels(load_data(name), in_channels)
+            x, y = (data.x_train, data.y_train) if self.part == "train" else (data.x_test, data.y_test)
+            self._pools[key] = [
+                x[y == label][: self.most].mul(255).round().to(torch.uint8) for label in range(data.num_classes)
+            ]
+        return self._pools[key]
+
+    def draw(
+        self, name: str, classes: Sequence[int], in_channels: int, *, shots: int, queries: int, rng: torch.Generator
+    ) -> Episode:
+        """A support set and queries of a run's task."""
+        pool = self.pool(name, in_channels)
+        parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for label in classes:
+            images = pool[label]
+            order = torch.randperm(len(images), generator=rng)[: shots + queries]
+            k = max(1, min(shots, len(images) - 1, round(0.7 * len(images))))
+            for part, rows in zip(parts, (order[:k], order[k:]), strict=True):
+                part.append(images[rows].float() / 255)
+        labels = [torch.cat([torch.full((len(x),), i) for i, x in enumerate(part)]) for part in parts]
+        return Episode(torch.cat(parts[0]), labels[0], torch.cat(parts[1]), labels[1], len(classes))
+
+
+def behaviour_loss(model: LatentDiffusion, target: Target, trunk: State, task: Episode) -> tuple[Tensor, float]:
+    """Cross-entropy of a trunk under a solved head on the queries, over that of guessing; and its accuracy."""
+    state, head = model.fit(target, trunk, task.support, task.support_labels, task.num_classes)
+    blank = {name: torch.zeros(target.spec.by_name[name].shape) for name in target.spec.head}
+    # torch's BatchNorm passes no gradient to its running statistics: on the queries they count as they are.
+    features = trunk_features(target, target.spec.complete({**state, **blank}), task.query)
+    logits = features @ head.weight.T + head.bias
+    loss = F.cross_entropy(logits, task.query_labels) / math.log(task.num_classes)
+    return loss, float((logits.argmax(1) == task.query_labels).float().mean())
+
+
+class Run:
+    """A stage under way: the model, its optimiser, its clock and its log."""
+
+    def __init__(self, model: LatentDiffusion, groups: list[dict[str, Any]], config: DiffusionTraining) -> None:
+        self.model, self.config = model, config
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.base = [g["lr"] for g in self.optimizer.param_groups]
+        self.average = {n: t.detach().clone() for n, t in model.named_parameters()}
+        self.steps, self.spent = 0, 0.0
+        self.running: dict[str, float] = {}
+
+    def update(self, losses: dict[str, Tensor], seen: dict[str, float], *, progress: float) -> None:
+        """One step along the sum of the losses, and the moving average of the weights."""
+        warmup = min(1.0, (self.steps + 1) / 100)
+        for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
+            group["lr"] = base * warmup * (0.5 + 0.5 * math.cos(math.pi * min(1.0, progress)))
+        total = torch.stack(list(losses.values())).sum()
+        self.optimizer.zero_grad()
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        self.steps += 1
+        decay = min(0.998, self.steps / (self.steps + 10))
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                self.average[name].lerp_(parameter, 1 - decay)
+        for name, value in {**{k: float(v.detach()) for k, v in losses.items()}, **seen}.items():
+            self.running[name] = 0.98 * self.running.get(name, value) + 0.02 * value
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The state of the model with the averaged weights."""
+        return {**self.model.state_dict(), **self.average}
+
+
+def train_codecs(
+    model: LatentDiffusion, networks: dict[str, Networks], config: DiffusionTraining, *, minutes: float, say: Say
+) -> dict[str, Any]:
+    """First stage: all codecs in turn, one batch of one member a step."""
+    rng, images = torch.Generator().manual_seed(config.seed), Images("train")
+    rows = {m: n.rows("train") for m, n in networks.items()}
+    for member, known in networks.items():
+        model.codec(member).set_scaling(known.tokens[rows[member]])
+    heads = [p for n, p in model.named_parameters() if n.startswith("log_")]
+    groups = [{"params": model.codecs.parameters()}, {"params": heads, "lr": 0.01}]
+    run, order = Run(model, groups, config), _share_steps(rows, rng)
+    said = 0.0
+    while run.spent < 60 * minutes:
+        begun = time.perf_counter()
+        member = next(order)
+        known, codec = networks[member], model.codec(member)
+        picked = _pick(rows[member], config.batch_size, rng)
+        tokens = known.tokens[picked]
+        mean, log_var = codec.encode_distribution(tokens)
+        noise = (log_var.exp() + config.latent_noise**2 * mean.detach().var(0)).sqrt()
+        decoded = codec.decode_raw(mean + noise * torch.randn(mean.shape, generator=rng))
+        losses = {
+            "weights": codec.weight_loss(tokens, decoded),
+            "kl": config.kl * kl_divergence(mean, log_var),
+        }
+        found = _behave(model, known, decoded, picked, images, config, rng)
+        losses["behaviour"] = config.behaviour * found[0]
+        run.update(losses, {f"accuracy {member}": found[1]}, progress=run.spent / (60 * minutes))
+        run.spent += time.perf_counter() - begun
+        if run.spent - said > 60:
+            said = run.spent
+            say(f"codec step {run.steps} {run.spent / 60:.1f} min: {_format(run.running)}")
+    model.load_state_dict(run.averaged())
+    for member, known in networks.items():
+        model.codec(member).set_latent_scaling(known.tokens[rows[member]])
+    return {"steps": run.steps, "minutes": round(run.spent / 60, 1)}
+
+
+def train_denoiser(
+    model: LatentDiffusion, networks: dict[str, Networks], config: DiffusionTraining, *, minutes: float, say: Say
+) -> dict[str, Any]:
+    """Second stage: encoder of support sets and denoiser; decoders and head go on learning behaviour, slowly."""
+    rng, images = torch.Generator().manual_seed(config.seed + 1), Images("train")
+    rows = {m: n.rows("train") for m, n in networks.items()}
+    with torch.no_grad():
+        latents = {m: torch.cat([model.codec(m).encode(t) for t in n.tokens.split(256)]) for m, n in networks.items()}
+    names = sorted({name for n in networks.values() for name in n.datasets})
+    pool = ClassPool({name: images.pool(name, load_data(name).in_channels or 1) for name in names})
+    project = nn.Linear(latents[next(iter(latents))][0].numel(), model.config.encoder_dim)
+    fresh = [p for n, p in model.named_parameters() if not n.startswith(("codecs", "log_"))]
+    groups = [
+        {"params": [*fresh, *project.parameters()]},
+        {"params": model.codecs.parameters(), "lr": 0.3 * config.learning_rate},
+        {"params": [p for n, p in model.named_parameters() if n.startswith("log_")], "lr": 0.01},
+    ]
+    run, order = Run(model, groups, config), _share_steps(rows, rng)
+    said = 0.0
+    while run.spent < 60 * minutes:
+        begun = time.perf_counter()
+        member = next(order)
+        known = networks[member]
+        picked = _pick(rows[member], config.batch_size, rng)
+        clean = latents[member][picked]
+        shots = int(torch.randint(3, 21, (1,), generator=rng))
+        tasks = [_task_of(known, i, images, shots=shots, queries=1, rng=rng) for i in picked]
+        summaries = _summarize(model, tasks)
+        level = draw_noise_levels(len(picked), rng=rng)
+        noisy = add_noise(clean, level, rng=rng)
+        told = _tell(model, known, picked, summaries, config, rng)
+        weight = (level.exp() + 1).clamp(max=5.0) / 5.0
+        error = (model.denoiser(noisy, level, told) - clean).square().mean((1, 2))
+        losses = {"denoising": (weight * error).mean()}
+        losses["alignment"] = config.alignment * _contrast(summaries, project(clean.flatten(1)), known, picked)
+        loss, accuracy = _behave_on_samples(model, known, pool, config, rng)
+        losses["behaviour"] = config.behaviour * loss
+        run.update(losses, {f"accuracy {member}": accuracy}, progress=run.spent / (60 * minutes))
+        run.spent += time.perf_counter() - begun
+        if run.spent - said > 60:
+            said = run.spent
+            say(f"denoiser step {run.steps} {run.spent / 60:.1f} min: {_format(run.running)}")
+    model.load_state_dict(run.averaged())
+    return {"steps": run.steps, "minutes": round(run.spent / 60, 1)}
+
+
+def _behave(
+    model: LatentDiffusion,
+    known: Networks,
+    decoded: Tensor,
+    picked: list[int],
+    images: Images,
+    config: DiffusionTraining,
+    rng: torch.Generator,
+) -> tuple[Tensor, float]:
+    """Behaviour of the first decoded networks on their own tasks."""
+    trunks = model.layouts[known.member].decode_batch(decoded[: config.behaviour_size])
+    found = []
+    for row, index in enumerate(picked[: config.behaviour_size]):
+        task = _task_of(known, index, images, shots=12, queries=10, rng=rng)
+        found.append(behaviour_loss(model, known.target, {n: t[row] for n, t in trunks.items()}, task))
+    return torch.stack([loss for loss, _ in found]).mean(), sum(a for _, a in found) / len(found)
+
+
+def _behave_on_samples(
+    model: LatentDiffusion, known: Networks, pool: ClassPool, config: DiffusionTraining, rng: torch.Generator
+) -> tuple[Tensor, float]:
+    """Behaviour of the denoiser's own samples on new tasks: a few steps from noise, the last one with gradient."""
+    count = config.behaviour_size
+    channels = known.target.input_shape[0]
+    tasks = [_with_channels(pool.draw(config.episodes, rng=rng), channels) for _ in range(count)]
+    summaries = _summarize(model, tasks)
+    dropped = torch.rand(count, generator=rng) < config.without_support
+    summaries = torch.where(dropped[:, None], model.no_support, summaries)
+    told = model.condition([known.member] * count, summaries, [None] * count)
+    steps = int(torch.randint(1, 4, (1,), generator=rng))
+    times = torch.cat([torch.tensor([0.999]), torch.rand(steps - 1, generator=rng).sort(descending=True).values])
+    levels = -2 * torch.tan(0.5 * math.pi * times.clamp(0.02, 0.999)).log()
+    noisy = torch.randn(count, model.config.num_latents, model.config.latent_dim, generator=rng)
+    for i, level in enumerate(levels):
+        last = i == steps - 1
+        with torch.set_grad_enabled(last):
+            clean = model.denoiser(noisy, level.expand(count), told if last else told.detach())
+        if not last:
+            kept, after = torch.sigmoid(level), torch.sigmoid(levels[i + 1])
+            noise = (noisy - kept.sqrt() * clean) / (1 - kept).sqrt()
+            noisy = after.sqrt() * clean + (1 - after).sqrt() * noise
+    trunks = model.decode_trunks(known.member, clean)
+    found = [
+        behaviour_loss(model, known.target, {n: t[i] for n, t in trunks.items()}, task) for i, task in enumerate(tasks)
+    ]
+    return torch.stack([loss for loss, _ in found]).mean(), sum(a for _, a in found) / count
+
+
+def _contrast(summaries: Tensor, latents: Tensor, known: Networks, picked: list[int]) -> Tensor:
+    """InfoNCE (van den Oord et al. 2018, arXiv:1807.03748): a task's summary belongs to its networks' latents."""
+    logits = F.normalize(summaries, dim=1) @ F.normalize(latents, dim=1).T / 0.1
+    tasks = [(known.datasets[i], known.classes[i]) for i in picked]
+    same = torch.tensor([[float(a == b) for b in tasks] for a in tasks])
+    wanted = same / same.sum(1, keepdim=True)
+    return 0.5 * (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted))
+
+
+def _tell(
+    model: LatentDiffusion,
+    known: Networks,
+    picked: list[int],
+    summaries: Tensor,
+    config: DiffusionTraining,
+    rng: torch.Generator,
+) -> Tensor:
+    """The condition of these networks, parts of it left away at random."""
+    draws = torch.rand(2, len(picked), generator=rng)
+    summaries = torch.where((draws[0] < config.without_support)[:, None], model.no_support, summaries)
+    told = known.accuracies[picked].tolist()
+    aims = [None if draw < config.without_accuracy else a for draw, a in zip(draws[1], told, strict=True)]
+    return model.condition([known.member] * len(picked), summaries, aims)
+
+
+def _summarize(model: LatentDiffusion, tasks: Sequence[Episode]) -> Tensor:
+    images, labels = [t.support for t in tasks], [t.support_labels for t in tasks]
+    return model.encoder(images, labels, [t.num_classes for t in tasks])[1]
+
+
+def _task_of(known: Networks, index: int, images: Images, *, shots: int, queries: int, rng: torch.Generator) -> Episode:
+    channels = known.target.input_shape[0]
+    return images.draw(known.datasets[index], known.classes[index], channels, shots=shots, queries=queries, rng=rng)
+
+
+def _with_channels(task: Episode, channels: int) -> Episode:
+    """Images of three channels as they are, or their mean."""
+    if channels == 3:
+        return task
+    support, query = task.support.mean(1, keepdim=True), task.query.mean(1, keepdim=True)
+    return Episode(support, task.support_labels, query, task.query_labels, task.num_classes)
+
+
+def _share_steps(rows: dict[str, list[int]], rng: torch.Generator) -> Iterator[str]:
+    """Members without end, drawn by the square root of their number of networks."""
+    names = list(rows)
+    weights = torch.tensor([len(r) for r in rows.values()]).float().sqrt()
+    while True:
+        yield names[int(torch.multinomial(weights, 1, generator=rng))]
+
+
+def _pick(rows: list[int], count: int, rng: torch.Generator) -> list[int]:
+    return [rows[i] for i in torch.randint(len(rows), (count,), generator=rng).tolist()]
+
+
+def _format(running: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in running.items())
+
+
+@torch.no_grad()
+def evaluate(model: LatentDiffusion, networks: dict[str, Networks], *, tasks_each: int, seed: int) -> dict[str, Any]:
+    """On tasks of the zoo's `val` runs, test images, 20 shots: accuracy under a solved head, mean over tasks.
+
+    `original` is the run's own trunk, `decoded` that of its latents, `generated` a sample for a support set of the
+    task, `unconditioned` a sample for none.
+    """
+    images, rng = Images("test"), torch.Generator().manual_seed(seed)
+    found: dict[str, dict[str, float]] = {}
+    for member, known in networks.items():
+        rows = known.rows("val")
+        rows = rows[:: max(1, len(rows) // tasks_each)][:tasks_each]
+        scores: dict[str, list[float]] = {}
+        for i in rows:
+            task = _task_of(known, i, images, shots=20, queries=50, rng=rng)
+            support = SupportSet(task.support, task.support_labels, tuple(str(c) for c in range(task.num_classes)))
+            codec, layout = model.codec(member), model.layouts[member]
+            trunks = {"original": layout.decode(known.tokens[i])}
+            trunks["decoded"] = layout.decode(codec.decode(codec.encode(known.tokens[i : i + 1]))[0])
+            target = build_target(
+                known.target.spec.arch, num_classes=task.num_classes, in_channels=known.target.input_shape[0]
+            )
+            request = GenerationRequest(target, Condition(support=support), seed=seed)
+            trunks["generated"] = _first(model.decode_trunks(member, model.sample(request)))
+            trunks["unconditioned"] = _first(model.decode_trunks(member, model.sample(request, conditioned=False)))
+            for name, trunk in trunks.items():
+                state = model.finish(target, trunk, support)
+                scores.setdefault(name, []).append(accuracy(target, state, task.query, task.query_labels))
+        found[member] = {name: round(sum(v) / len(v), 4) for name, v in scores.items()}
+        held = known.tokens[known.rows("val")]
+        found[member]["weight_error"] = round(float(model.codec(member).weight_loss(
+            held, model.codec(member).decode(model.codec(member).encode(held))
+        )), 4)  # fmt: skip
+    return found
+
+
+@app.command()
+def codec(
+    zoo: Annotated[Path, typer.Option(help="Folder of the zoo.")],
+    out: Annotated[Path, typer.Option(help="Folder of this run.")],
+    minutes: Annotated[float, typer.Option(help="Training time, without evaluation.")] = 20,
+    members: Annotated[list[str] | None, typer.Option(help="Only these; all if not given.")] = None,
+    hold_out: Annotated[list[str] | None, typer.Option(help="A training set to leave out whole; repeatable.")] = None,
+) -> None:
+    """First stage: train a codec for every architecture of the zoo."""
+    torch.set_num_threads(1)
+    config = DiffusionTraining(held_out=tuple(hold_out or ()))
+    networks = _load(zoo, config, members)
+    torch.manual_seed(config.seed)
+    model = LatentDiffusion({m: trunk_spec(n.target.spec) for m, n in networks.items()}, config.model)
+    spent = train_codecs(model, networks, config, minutes=minutes, say=_say)
+    _save(model, out / "codec.safetensors", config, {"codec": spent}, evaluate(model, networks, tasks_each=12, seed=1))
+
+
+@app.command()
+def denoiser(
+    zoo: Annotated[Path, typer.Option(help="Folder of the zoo.")],
+    out: Annotated[Path, typer.Option(help="Folder of this run, with its first stage.")],
+    minutes: Annotated[float, typer.Option(help="Training time, without evaluation.")] = 30,
+) -> None:
+    """Second stage: train the encoder of support sets and the denoiser on the latents of the first."""
+    torch.set_num_threads(1)
+    model, config, spent = _read(out / "codec.safetensors")
+    networks = _load(zoo, config, list(model.members))
+    spent["denoiser"] = train_denoiser(model, networks, config, minutes=minutes, say=_say)
+    _save(model, out / "denoiser.safetensors", config, spent, evaluate(model, networks, tasks_each=12, seed=1))
+
+
+@app.command()
+def release(
+    out: Annotated[Path, typer.Option(help="Folder of a run, with both stages.")],
+    file: Annotated[Path, typer.Option(help="The generator file to write.")],
+) -> None:
+    """Write the generator file of a finished run."""
+    model, config, spent = _read(out / "denoiser.safetensors")
+    if config.held_out:
+        raise BadOption(f"{out} left out {', '.join(config.held_out)}: a run to choose a recipe by, not to release")
+    held_out = read_manifest(out / "denoiser.safetensors")["held_out_tasks"]
+    licences = {name: data_licence(name) for name in sorted(TRAIN_SETS)}
+    model.training_record = {"config": asdict(config), "spent": spent, "held_out_tasks": held_out, "data": licences}
+    model.save(file)
+    typer.echo(json.dumps({"file": str(file), "bytes": file.stat().st_size, "members": list(model.members)}))
+
+
+def _load(zoo: Path, config: DiffusionTraining, members: Sequence[str] | None) -> dict[str, Networks]:
+    networks = load_networks(zoo, held_out=config.held_out)
+    unknown = [m for m in members or () if m not in networks]
+    if unknown:
+        raise BadOption(f"the zoo has no {unknown[0]!r}; it has {', '.join(networks)}")
+    kept = {m: n for m, n in networks.items() if not members or m in members}
+    _say(", ".join(f"{m}: {len(n.tokens)} checkpoints" for m, n in kept.items()))
+    return kept
+
+
+def _save(
+    model: LatentDiffusion, path: Path, config: DiffusionTraining, spent: dict[str, Any], held_out: dict[str, Any]
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    specs = [[member, spec.to_json()] for member, spec in model.specs.items()]
+    manifest = {"config": asdict(config), "specs": specs, "spent": spent, "held_out_tasks": held_out}
+    save_state(path, model.state_dict(), manifest=manifest)
+    typer.echo(json.dumps({"spent": spent, "held_out_tasks": held_out}, indent=1))
+
+
+def _read(path: Path) -> tuple[LatentDiffusion, DiffusionTraining, dict[str, Any]]:
+    if not path.exists():
+        raise NotFound(f"{path}: not there; run the stage before this one")
+    manifest = read_manifest(path)
+    saved = manifest["config"]
+    config = DiffusionTraining(**{
+        **saved,
+        "model": LatentDiffusionConfig(**saved["model"]),
+        "episodes": EpisodeConfig(**saved["episodes"]),
+        "held_out": tuple(saved["held_out"]),
+    })  # fmt: skip
+    model = LatentDiffusion({m: StateSpec.from_json(s) for m, s in manifest["specs"]}, config.model)
+    model.load_state_dict(load_state(path))
+    return model, config, manifest["spent"]
+
+
+def _first(stacked: State) -> State:
+    return {name: t[0] for name, t in stacked.items()}
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+if __name__ == "__main__":
+    run_command(app)

@@ -1,0 +1,306 @@
+"""d2nwg: latent diffusion over weights, one generator for many data sets and architectures; the head in closed form.
+
+Soro et al. 2025, "Diffusion-Based Neural Network Weights Generation" (arXiv:2402.18153): a codec of networks, an
+encoder of data sets and a diffusion model of latents given the data set. Here
+
+    tokens    = trunks in normal form, units matched, one token for each unit              weightgen.normal_form
+    latents   = TokenVae(tokens), one codec for each architecture                          weightgen.codecs.vae
+    condition = SupportSetEncoder(support), the architecture, the accuracy asked for       weightgen.encoders
+    latents  <- noise, by a scheduler of diffusers and one denoiser for all                 weightgen.diffusion
+    trunk     = decoded tokens, every unit normalised on the support set                    weightgen.normal_form
+    head      = calibrated ridge regression on the trunk's activations                     weightgen.head
+
+The head is not sampled: class rows fit a trunk only if they are solved on its activations (`SampledHead` does sample
+one, and is kept to be compared with).
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import repeat
+from torch import Tensor, nn
+
+from weightgen.checkpoint import encode_state, load_state, read_manifest, save_state
+from weightgen.codecs.vae import TokenVae
+from weightgen.condition import SupportSet
+from weightgen.diffusion import Sampling, guide, sample_latents
+from weightgen.encoders.support_set import SupportSetEncoder
+from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
+from weightgen.generator import GenerationRequest
+from weightgen.head import LinearHead, head_names, ridge_head, step_to_softmax
+from weightgen.layers.denoiser import Denoiser
+from weightgen.layers.transformer import embed_scalar
+from weightgen.normal_form import fit_to_data
+from weightgen.spec import State, StateSpec
+from weightgen.target import Target
+from weightgen.tokens import TokenLayout, neuron_layout
+
+FORMAT, VERSION = "weightgen.generator", 1
+MAX_CLASSES, MAX_SHOTS = 64, 1000
+ENCODED_SHOTS = 20
+"""Examples of each class that the encoder reads; the head is solved on all."""
+_ACCURACY_DIM = 32
+
+
+@dataclass(frozen=True)
+class LatentDiffusionConfig:
+    """Sizes of the generator."""
+
+    num_latents: int = 16
+    latent_dim: int = 16
+    codec_dim: int = 128
+    codec_depth: int = 2
+    encoder_dim: int = 128
+    denoiser_dim: int = 192
+    denoiser_depth: int = 4
+    head_steps: int = 12
+    """Steps of the class head from ridge regression towards softmax regression."""
+
+
+class LatentDiffusion(nn.Module):
+    """A weight generator (see `weightgen.generator`) for the architectures of its zoo; equal seeds, equal samples."""
+
+    name = "d2nwg"
+
+    def __init__(
+        self,
+        specs: Mapping[str, StateSpec],
+        config: LatentDiffusionConfig,
+        *,
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`specs` holds the trunk's spec of every member: an architecture with its input, see `member_name`."""
+        super().__init__()
+        self.specs, self.config, self.training_record = dict(specs), config, dict(training or {})
+        self.layouts: dict[str, TokenLayout] = {}
+        self.codecs = nn.ModuleDict()
+        for member, spec in specs.items():
+            wide = neuron_layout(spec, 1)
+            layout = neuron_layout(spec, max(g.width for g in wide.groups))
+            self.layouts[member] = layout
+            self.codecs[member] = TokenVae(
+                mask=layout.mask,
+                group_sizes=[g.num_tokens for g in layout.groups],
+                num_latents=config.num_latents,
+                latent_dim=config.latent_dim,
+                dim=config.codec_dim,
+                depth=config.codec_depth,
+            )
+        self.encoder = SupportSetEncoder(dim=config.encoder_dim)
+        self.member_embedding = nn.Embedding(len(specs), config.encoder_dim)
+        self.accuracy = nn.Linear(_ACCURACY_DIM, _ACCURACY_DIM)
+        self.no_support = nn.Parameter(0.02 * torch.randn(config.encoder_dim))
+        self.no_accuracy = nn.Parameter(0.02 * torch.randn(_ACCURACY_DIM))
+        self.denoiser = Denoiser(
+            num_latents=config.num_latents,
+            latent_dim=config.latent_dim,
+            condition_dim=2 * config.encoder_dim + _ACCURACY_DIM,
+            dim=config.denoiser_dim,
+            depth=config.denoiser_depth,
+        )
+        self.log_ridge = nn.Parameter(torch.tensor(math.log(0.1)))
+        self.log_heat = nn.Parameter(torch.tensor(0.0))
+        self.log_head_steps = nn.Parameter(torch.full((config.head_steps,), math.log(2.0)))
+        self.eval()
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return tuple(self.specs)
+
+    @cached_property
+    def archs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(spec.arch for spec in self.specs.values()))
+
+    def check(self, request: GenerationRequest) -> None:
+        support, spec = request.condition.support, request.target.spec
+        if spec.arch not in self.archs:
+            raise UnsupportedTask(f"{self.name!r} makes weights for {', '.join(self.archs)}, not for {spec.arch!r}")
+        member = member_name(request.target)
+        if member not in self.specs:
+            inputs = [m.rpartition("/")[2] for m in self.members if m.rpartition("/")[0] == spec.arch]
+            raise UnsupportedTask(
+                f"{self.name!r} makes {spec.arch!r} for inputs of {' or '.join(inputs)}, "
+                f"not of {member.rpartition('/')[2]}"
+            )
+        if request.condition.text is not None:
+            raise UnsupportedTask(f"{self.name!r} is conditioned on labelled examples and an accuracy, not on text")
+        aim = request.condition.target_accuracy
+        if aim is not None and not 0 <= aim <= 1:
+            raise UnsupportedTask(f"target accuracy is {aim}, expected a fraction from 0 to 1")
+        if support is None:
+            raise UnsupportedTask(f"{self.name!r} needs a support set: labelled examples of every class")
+        if support.num_classes > MAX_CLASSES or max(support.shots) > MAX_SHOTS:
+            raise UnsupportedTask(
+                f"{self.name!r} takes 2 to {MAX_CLASSES} classes of 1 to {MAX_SHOTS} examples, "
+                f"got {support.num_classes} classes of up to {max(support.shots)}"
+            )
+        if tuple(support.inputs.shape[1:]) != request.target.input_shape:
+            raise UnsupportedTask(
+                f"{spec.arch!r} takes inputs of shape {list(request.target.input_shape)}, "
+                f"the support set has {list(support.inputs.shape[1:])}"
+            )
+        names = head_names(request.target)
+        if spec.by_name[names[0]].shape[0] != support.num_classes:
+            raise UnsupportedTask(
+                f"the target has {spec.by_name[names[0]].shape[0]} classes, the support set {support.num_classes}"
+            )
+
+    def generate(self, request: GenerationRequest) -> list[State]:
+        return self._generate(request, conditioned=True)
+
+    def without_condition(self) -> "Unconditioned":
+        """The same route with the denoiser's condition switched off; the head is still solved on the support set."""
+        return Unconditioned(self)
+
+    def embed(self, support: SupportSet, *, arch: str) -> Tensor:
+        """The unit-norm summary (e,) of a support set; the same for all architectures."""
+        if arch not in self.archs:
+            raise UnknownName("architecture", arch, self.archs)
+        with torch.no_grad():
+            return nn.functional.normalize(self.summarize([support])[0], dim=0)
+
+    def digest_of(self, arch: str) -> str:
+        """sha256, hex, of the generator as a file holds it: all architectures share its denoiser."""
+        if arch not in self.archs:
+            raise UnknownName("architecture", arch, self.archs)
+        return hashlib.sha256(encode_state(self._stored(), manifest=self._describe())).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write a self-contained generator file: configuration, specs and weights."""
+        manifest = {"format": FORMAT, "method": self.name, "version": VERSION, "training": self.training_record}
+        save_state(path, self._stored(), manifest={**manifest, **self._describe()})
+
+    @classmethod
+    def load(cls, path: Path) -> "LatentDiffusion":
+        """Read a generator file; CorruptFile if it is not one, UnsupportedTask if it is of another version."""
+        manifest = read_manifest(path)
+        if manifest.get("format") != FORMAT or manifest.get("method") != cls.name:
+            raise CorruptFile(f"{path}: not a file of the generator {cls.name!r}")
+        if manifest.get("version") != VERSION:
+            raise UnsupportedTask(
+                f"{path}: written in version {manifest.get('version')} of the format, this weightgen reads {VERSION}"
+            )
+        try:
+            specs = {member: StateSpec.from_json(spec) for member, spec in manifest["specs"]}
+            config = LatentDiffusionConfig(**manifest["config"])
+            generator = cls(specs, config, training=manifest.get("training"))
+            tensors = load_state(path)
+            whole = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+            generator.load_state_dict(generator.state_dict() | whole, strict=True)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CorruptFile(f"{path}: not a whole generator file: {str(error).splitlines()[0]}") from error
+        return generator
+
+    def summarize(self, supports: Sequence[SupportSet]) -> Tensor:
+        """Summaries (b, e) of support sets, not normalised."""
+        parts = [_first_shots(s) for s in supports]
+        counts = [s.num_classes for s in supports]
+        return self.encoder([x for x, _ in parts], [y for _, y in parts], counts)[1]
+
+    def condition(self, members: Sequence[str], summaries: Tensor | None, accuracies: Sequence[float | None]) -> Tensor:
+        """What the denoiser is told, (b, 3 parts): summaries (b, e) or none, the architectures, accuracies or none."""
+        known = self.no_support.expand(len(members), -1) if summaries is None else summaries
+        index = torch.tensor([list(self.specs).index(m) for m in members], device=known.device)
+        aims = torch.tensor([-1.0 if a is None else a for a in accuracies], device=known.device)
+        aimed = torch.where((aims < 0)[:, None], self.no_accuracy, self.accuracy(embed_scalar(aims, _ACCURACY_DIM)))
+        return torch.cat([known, self.member_embedding(index), aimed], 1)
+
+    def codec(self, member: str) -> TokenVae:
+        """The codec of a member."""
+        codec = self.codecs[member]
+        assert isinstance(codec, TokenVae)
+        return codec
+
+    def decode_trunks(self, member: str, latents: Tensor) -> State:
+        """Stacked trunks, every tensor with a leading axis of b, of standardised latents (b, k, c)."""
+        return self.layouts[member].decode_batch(self.codec(member).decode(latents))
+
+    def solve(self, features: Tensor, labels: Tensor, num_classes: int) -> LinearHead:
+        """The class head on a trunk's activations (n, d): ridge regression, then steps towards softmax regression."""
+        ridge = ridge_head(features, labels, num_classes=num_classes, ridge=self.log_ridge.exp())
+        head = step_to_softmax(ridge, features, labels, steps=self.log_head_steps.exp())
+        heat = self.log_heat.exp()
+        return LinearHead(weight=heat * head.weight, bias=heat * head.bias)
+
+    def fit(
+        self, target: Target, trunk: Mapping[str, Tensor], inputs: Tensor, labels: Tensor, num_classes: int
+    ) -> tuple[State, LinearHead]:
+        """The state of a trunk in normal form for these examples, without its head, and the head; differentiable."""
+        state, features = fit_to_data(target, trunk, inputs)
+        return state, self.solve(features, labels, num_classes)
+
+    def sample(self, request: GenerationRequest, *, conditioned: bool = True) -> Tensor:
+        """Standardised latents (num_samples, k, c) of a request."""
+        sampling = request.sampling or Sampling()
+        member, support = member_name(request.target), request.condition.support
+        assert support is not None
+        count = request.num_samples
+        aims = [request.condition.target_accuracy if conditioned else None] * count
+        summaries = repeat(self.summarize([support])[0], "e -> b e", b=count) if conditioned else None
+        told, untold = self.condition([member] * count, summaries, aims), self.condition([member] * count, None, aims)
+        denoise = guide(
+            lambda z, level: self.denoiser(z, level, told),
+            lambda z, level: self.denoiser(z, level, untold),
+            sampling.guidance,
+        )
+        shape = (count, self.config.num_latents, self.config.latent_dim)
+        return sample_latents(denoise, shape, sampling, rng=torch.Generator().manual_seed(request.seed))
+
+    @torch.no_grad()
+    def _generate(self, request: GenerationRequest, *, conditioned: bool) -> list[State]:
+        target, support = request.target, request.condition.support
+        assert support is not None
+        trunks = self.decode_trunks(member_name(target), self.sample(request, conditioned=conditioned))
+        return [
+            self.finish(target, {name: t[i] for name, t in trunks.items()}, support) for i in range(request.num_samples)
+        ]
+
+    @torch.no_grad()
+    def finish(self, target: Target, trunk: Mapping[str, Tensor], support: SupportSet) -> State:
+        """A full state of a trunk in normal form: statistics and head from the support set."""
+        state, head = self.fit(target, trunk, support.inputs, support.labels, support.num_classes)
+        weight, bias = head_names(target)
+        return target.spec.complete({**state, weight: head.weight.contiguous(), bias: head.bias.contiguous()})
+
+    def _describe(self) -> dict[str, Any]:
+        specs = [[member, spec.to_json()] for member, spec in self.specs.items()]
+        return {"specs": specs, "config": asdict(self.config)}
+
+    def _stored(self) -> State:
+        """The tensors of a file: float16 but for masks."""
+        return {n: t.half() if t.is_floating_point() else t for n, t in self.state_dict().items() if "mask" not in n}
+
+
+class Unconditioned:
+    """A latent diffusion generator that is told the architecture, but nothing of the support set."""
+
+    def __init__(self, generator: LatentDiffusion) -> None:
+        self.generator = generator
+        self.name = f"{generator.name} without condition"
+
+    def check(self, request: GenerationRequest) -> None:
+        self.generator.check(request)
+
+    def generate(self, request: GenerationRequest) -> list[State]:
+        return self.generator._generate(request, conditioned=False)
+
+
+def member_name(target: Target) -> str:
+    """An architecture and its input: `cnn-tiny/1x28x28`."""
+    return f"{target.spec.arch}/{'x'.join(map(str, target.input_shape))}"
+
+
+def _first_shots(support: SupportSet) -> tuple[Tensor, Tensor]:
+    """The first ENCODED_SHOTS examples of every class, in their order."""
+    place = torch.zeros_like(support.labels)
+    for label in range(support.num_classes):
+        here = support.labels == label
+        place[here] = torch.arange(int(here.sum()))
+    kept = place < ENCODED_SHOTS
+    return support.inputs[kept], support.labels[kept]
