@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from model_zoo.released import FOLDER, RELEASED
+from model_zoo.training_zoo import summarize
 from weightgen.checkpoint import read_manifest
 from weightgen.storage import write_file
 
 ROOT = Path(__file__).resolve().parents[1]
+ZOO_INDEX = ROOT / "model_zoo" / "zoos" / "training.jsonl"
 BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 COLUMNS = {
     "generated": "generated",
@@ -58,6 +60,9 @@ def written() -> dict[Path, str]:
             own = [[r for r in group if r["generator"]["name"] == name] for group in (results, few_way)]
             training = render_training(read_manifest(FOLDER / file)["training"])
             files[FOLDER / f"{name}.md"] = {"results": render(*own), "training": training}
+    if ZOO_INDEX.is_file():
+        rows = [json.loads(line) for line in ZOO_INDEX.read_text().splitlines()]
+        files[ZOO_INDEX.with_suffix(".md")] = {"zoo": render_zoo(summarize(rows))}
     texts = {}
     for path, blocks in files.items():
         texts[path] = path.read_text()
@@ -80,16 +85,54 @@ def render(results: list[dict[str, Any]], few_way: Sequence[dict[str, Any]] = ()
 
 def render_training(training: dict[str, Any]) -> str:
     """How long each architecture was trained, how it does on held-out tasks of its training sets, and those sets."""
+    lines = _render_runs(training["runs"]) if "runs" in training else _render_stages(training)
+    lines += ["| training set | licence, as stated |", "|---|---|"]
+    lines += [f"| {name} | {licence} |" for name, licence in sorted(training["data"].items())]
+    return "\n".join(lines)
+
+
+def _render_runs(runs: dict[str, Any]) -> list[str]:
     lines = ["| architecture | steps | minutes | held-out tasks, % | condition off, % |", "|---|---|---|---|---|"]
-    for arch, run in training["runs"].items():
+    for arch, run in runs.items():
         score = run["held_out"]
         lines.append(
             f"| {arch} | {run['steps']:,} | {run['minutes']:.0f} | {100 * score['accuracy']:.1f} "
             f"| {100 * score['unconditioned']:.1f} |"
         )
-    lines += ["", "Held-out tasks are drawn from the test splits of the training sets. One CPU thread each.", ""]
-    lines += ["| training set | licence, as stated |", "|---|---|"]
-    lines += [f"| {name} | {licence} |" for name, licence in sorted(training["data"].items())]
+    return [*lines, "", "Held-out tasks are drawn from the test splits of the training sets. One CPU thread each.", ""]
+
+
+def _render_stages(training: dict[str, Any]) -> list[str]:
+    heads = {
+        "generated": "generated",
+        "unconditioned": "condition off",
+        "decoded": "reconstructed",
+        "original": "original",
+    }
+    lines = ["| member | " + " | ".join(heads.values()) + " |", "|---" * (1 + len(heads)) + "|"]
+    for member, score in training["held_out_tasks"].items():
+        lines.append(f"| {member} | " + " | ".join(f"{100 * score[key]:.1f}" for key in heads) + " |")
+    spent = "; ".join(
+        f"{name}: {s['steps']:,} steps, {s['minutes']:.0f} minutes" for name, s in training["spent"].items()
+    )
+    measured = "Accuracy in % under a solved head on tasks of the zoo's `val` runs, from which nothing was learnt."
+    return [*lines, "", f"{measured} CPU threads, one for each of {spent}.", ""]
+
+
+def render_zoo(summary: dict[str, Any]) -> str:
+    """What is in a zoo, in two tables."""
+    lines = [
+        f"{summary['runs']:,} runs, {summary['tasks']:,} tasks, {summary['checkpoints']:,} checkpoints.",
+        "",
+        "| architecture | runs |",
+        "|---|---|",
+        *(f"| {name} | {count:,} |" for name, count in summary["runs_of"].items()),
+        "",
+        "| data set | runs | mean test accuracy, % |",
+        "|---|---|---|",
+    ]
+    accuracies = summary["mean_test_accuracy_on"]
+    lines += [f"| {name} | {count:,} | {100 * accuracies[name]:.1f} |" for name, count in summary["runs_on"].items()]
     return "\n".join(lines)
 
 

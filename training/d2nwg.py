@@ -97,8 +97,10 @@ class Networks:
         return [i for i, s in enumerate(self.split) if s == split]
 
 
-def load_networks(zoo: Path, *, held_out: Sequence[str] = ()) -> dict[str, Networks]:
-    """Every checkpoint of the zoo that is better than chance, by member.
+def load_networks(
+    zoo: Path, *, held_out: Sequence[str] = (), members: Sequence[str] | None = None
+) -> dict[str, Networks]:
+    """Every checkpoint of the zoo that is better than chance, by member; of these members only, if given.
 
     Trunks are in normal form, measured on images of their own task, and aligned to the first, then to the mean of all.
     """
@@ -113,9 +115,15 @@ def load_networks(zoo: Path, *, held_out: Sequence[str] = ()) -> dict[str, Netwo
                 found.setdefault(key, []).append((path.parent / checkpoint["file"], run, checkpoint))
     if not found:
         raise NotFound(f"{zoo}: no run of a zoo that is better than chance; build it with `model_zoo training-zoo`")
-    members, images, rng = {}, Images("train"), torch.Generator().manual_seed(0)
-    for (arch, in_channels), rows in sorted(found.items()):
-        target = build_target(arch, in_channels=in_channels)
+    targets = {key: build_target(key[0], in_channels=key[1]) for key in sorted(found)}
+    names = {member_name(target): key for key, target in targets.items()}
+    unknown = [name for name in members or () if name not in names]
+    if unknown:
+        raise BadOption(f"the zoo has no {unknown[0]!r}; it has {', '.join(names)}")
+    networks, images, rng = {}, Images("train"), torch.Generator().manual_seed(0)
+    for member in members or names:
+        arch, in_channels = names[member]
+        rows, target = found[names[member]], targets[names[member]]
         spec = trunk_spec(target.spec)
         trunks: list[State] = []
         for path, run, _ in rows:
@@ -131,8 +139,8 @@ def load_networks(zoo: Path, *, held_out: Sequence[str] = ()) -> dict[str, Netwo
             trunks = [align(trunk, reference, spec) for trunk in trunks]
             reference = {name: torch.stack([t[name] for t in trunks]).mean(0) for name in reference}
         model = LatentDiffusion({"only": spec}, LatentDiffusionConfig())
-        members[member_name(target)] = Networks(
-            member=member_name(target),
+        networks[member] = Networks(
+            member=member,
             target=target,
             tokens=torch.stack([model.layouts["only"].encode(trunk) for trunk in trunks]),
             datasets=tuple(run["task"]["dataset"] for _, run, _ in rows),
@@ -140,7 +148,7 @@ def load_networks(zoo: Path, *, held_out: Sequence[str] = ()) -> dict[str, Netwo
             accuracies=torch.tensor([c["test_accuracy"] for _, _, c in rows]),
             split=tuple(run["split"] for _, run, _ in rows),
         )
-    return members
+    return networks
 
 
 class Images:
@@ -449,6 +457,10 @@ def evaluate(model: LatentDiffusion, networks: dict[str, Networks], *, tasks_eac
     return found
 
 
+_Trained = tuple[LatentDiffusion, DiffusionTraining, dict[str, Any]]
+"""A model, how it is trained, and what was spent on it."""
+
+
 @app.command()
 def codec(
     zoo: Annotated[Path, typer.Option(help="Folder of the zoo.")],
@@ -464,18 +476,23 @@ def codec(
     torch.manual_seed(config.seed)
     model = LatentDiffusion({m: trunk_spec(n.target.spec) for m, n in networks.items()}, config.model)
     spent = train_codecs(model, networks, config, minutes=minutes, say=_say)
-    _save(model, out / "codec.safetensors", config, {"codec": spent}, evaluate(model, networks, tasks_each=12, seed=1))
+    spent = {f"codecs of {' and '.join(networks)}": spent}
+    _save(model, out / "codec.safetensors", config, spent, evaluate(model, networks, tasks_each=12, seed=1))
 
 
 @app.command()
 def denoiser(
     zoo: Annotated[Path, typer.Option(help="Folder of the zoo.")],
-    out: Annotated[Path, typer.Option(help="Folder of this run, with its first stage.")],
+    out: Annotated[Path, typer.Option(help="Folder of this run.")],
     minutes: Annotated[float, typer.Option(help="Training time, without evaluation.")] = 30,
+    codecs: Annotated[list[Path] | None, typer.Option("--codec", help="Run of a first stage; else --out's.")] = None,
 ) -> None:
-    """Second stage: train the encoder of support sets and the denoiser on the latents of the first."""
+    """Second stage: train the encoder of support sets and the denoiser on the latents of the first.
+
+    Codecs may come from several runs, trained side by side, each for its own architectures.
+    """
     torch.set_num_threads(1)
-    model, config, spent = _read(out / "codec.safetensors")
+    model, config, spent = _join([_read(run / "codec.safetensors") for run in codecs or [out]])
     networks = _load(zoo, config, list(model.members))
     spent["denoiser"] = train_denoiser(model, networks, config, minutes=minutes, say=_say)
     _save(model, out / "denoiser.safetensors", config, spent, evaluate(model, networks, tasks_each=12, seed=1))
@@ -498,13 +515,9 @@ def release(
 
 
 def _load(zoo: Path, config: DiffusionTraining, members: Sequence[str] | None) -> dict[str, Networks]:
-    networks = load_networks(zoo, held_out=config.held_out)
-    unknown = [m for m in members or () if m not in networks]
-    if unknown:
-        raise BadOption(f"the zoo has no {unknown[0]!r}; it has {', '.join(networks)}")
-    kept = {m: n for m, n in networks.items() if not members or m in members}
-    _say(", ".join(f"{m}: {len(n.tokens)} checkpoints" for m, n in kept.items()))
-    return kept
+    networks = load_networks(zoo, held_out=config.held_out, members=members)
+    _say(", ".join(f"{m}: {len(n.tokens)} checkpoints" for m, n in networks.items()))
+    return networks
 
 
 def _save(
@@ -517,7 +530,7 @@ def _save(
     typer.echo(json.dumps({"spent": spent, "held_out_tasks": held_out}, indent=1))
 
 
-def _read(path: Path) -> tuple[LatentDiffusion, DiffusionTraining, dict[str, Any]]:
+def _read(path: Path) -> _Trained:
     if not path.exists():
         raise NotFound(f"{path}: not there; run the stage before this one")
     manifest = read_manifest(path)
@@ -531,6 +544,23 @@ def _read(path: Path) -> tuple[LatentDiffusion, DiffusionTraining, dict[str, Any
     model = LatentDiffusion({m: StateSpec.from_json(s) for m, s in manifest["specs"]}, config.model)
     model.load_state_dict(load_state(path))
     return model, config, manifest["spent"]
+
+
+def _join(stages: Sequence[_Trained]) -> _Trained:
+    """One model with the codecs of several first stages; what their heads learnt is averaged."""
+    config = stages[0][1]
+    if any(other != config for _, other, _ in stages):
+        raise BadOption("the first stages were trained with different settings; train them alike")
+    specs = {member: spec for model, _, _ in stages for member, spec in model.specs.items()}
+    torch.manual_seed(config.seed)
+    joined = LatentDiffusion(specs, config.model)
+    tensors = [model.state_dict() for model, _, _ in stages]
+    state = joined.state_dict() | {n: t for found in tensors for n, t in found.items() if n.startswith("codecs.")}
+    for name in state:
+        if name.startswith("log_"):
+            state[name] = torch.stack([found[name] for found in tensors]).mean(0)
+    joined.load_state_dict(state)
+    return joined, config, {name: spent for _, _, each in stages for name, spent in each.items()}
 
 
 def _first(stacked: State) -> State:
