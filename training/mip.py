@@ -55,8 +55,7 @@ class MipTraining:
 
 def tiny_preset(minutes: float = 45) -> MipTraining:
     """cnn-tiny: about 45 minutes of one CPU thread."""
-    model = MipConfig(refinements=3, encoding_norm=3.0, coefficient_bound=2.0)
-    return MipTraining(arch="cnn-tiny", minutes=minutes, model=model, learning_rate=2.5e-3)
+    return MipTraining(arch="cnn-tiny", minutes=minutes, model=MipConfig(refinements=3))
 
 
 def cnn_preset(minutes: float = 75) -> MipTraining:

@@ -59,10 +59,6 @@ class MipConfig:
     """Steps along the gradient of the leave-one-out loss."""
     head_steps: int = 12
     """Steps of the class head from ridge regression towards softmax regression."""
-    encoding_norm: float | None = None
-    """Norm of the encoding as it reaches the coefficients; None: the square root of its length, entries of order 1."""
-    coefficient_bound: float | None = None
-    """Largest coefficient of a change to the trunk, approached as tanh does; None: no bound."""
 
 
 class SupportEncoder(nn.Module):
@@ -130,8 +126,7 @@ class ArchHypernet(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What it is made of besides its weights, as JSON values."""
-        config = {name: value for name, value in asdict(self.config).items() if value is not None}
-        return {"spec": self.spec.to_json(), "layers": list(self.layers.items()), "config": config}
+        return {"spec": self.spec.to_json(), "layers": list(self.layers.items()), "config": asdict(self.config)}
 
     def encode(self, support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         """The encoding (e,) of images with one or three channels."""
@@ -171,17 +166,12 @@ class ArchHypernet(nn.Module):
     def _trunk(self, support: Tensor, labels: Tensor, num_classes: int, *, conditioned: bool) -> dict[str, Tensor]:
         trunk = dict(zip(self.names, self.theta0, strict=True))
         if conditioned:
-            coefs = rearrange(self._coefficients(support, labels, num_classes), "(t r) -> t r", t=len(trunk))
+            encoding = self.encode(support, labels, num_classes)
+            # Of norm 1; times sqrt(e) its entries are of order 1, as the linear layer expects.
+            coefs = rearrange(self.coefficients(encoding * math.sqrt(len(encoding))), "(t r) -> t r", t=len(trunk))
             for i, (name, base) in enumerate(trunk.items()):
                 trunk[name] = base + ((self.left[i] * coefs[i]) @ self.right[i]).reshape(base.shape)
         return _for_channels(trunk, self.spec) if support.shape[1] == 1 else trunk
-
-    def _coefficients(self, support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-        """How far the trunk moves along each of its directions, (t r,)."""
-        encoding = self.encode(support, labels, num_classes)
-        norm, bound = self.config.encoding_norm, self.config.coefficient_bound
-        coefs = self.coefficients(encoding * (math.sqrt(len(encoding)) if norm is None else norm))
-        return coefs if bound is None else bound * torch.tanh(coefs / bound)
 
     def _refine(
         self,
