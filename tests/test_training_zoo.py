@@ -34,7 +34,7 @@ def test_every_part_is_built_and_indexed_and_a_second_call_adds_nothing(small, t
     build_training_zoo(tmp_path / "zoo", report=lambda part, done, total: told.append((part, done, total)))
     assert told[-1] == ("second", 2, 2)
     summary = write_index(tmp_path / "zoo", tmp_path / "index.jsonl")
-    assert (summary["runs"], summary["tasks"], summary["checkpoints"]) == (5, 1, 20)
+    assert (summary["runs"], summary["tasks"], summary["checkpoints"]) == (5, 1, 15)
     rows = [json.loads(line) for line in (tmp_path / "index.jsonl").read_text().splitlines()]
     assert rows == list(index_runs(tmp_path / "zoo"))
     assert len({row["run_id"] for row in rows}) == 5 and all(len(row["sha256"]) == 64 for row in rows)

@@ -41,10 +41,10 @@ class Job:
     data: LabelledData
     target_for: Callable[[LabelledData], Target]
     """The target network that takes these examples and has these classes."""
-    sampling: Sampling | None = None
-    """How to sample, for generators that do; None: as the generator does it."""
     references: ReferenceZoo | None = None
     """Trained networks of the same architecture; without them, references that need a zoo are left out."""
+    sampling: Sampling | None = None
+    """How to sample, for generators that do; None: as the generator does it."""
 
     @cached_property
     def target(self) -> Target:
