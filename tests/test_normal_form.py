@@ -3,7 +3,7 @@ import torch
 
 from model_zoo.architectures import build_target
 from weightgen.head import trunk_features
-from weightgen.normal_form import fit_to_data, normalised_layers, to_normal_form
+from weightgen.normal_form import fit_to_data, fitted_features, normalised_layers, to_normal_form
 
 
 def complete(target, state):
@@ -58,6 +58,19 @@ def test_features_do_not_feel_brightness_and_contrast_and_gradients_flow():
     assert torch.allclose(features, dimmed, atol=0.05 * float(features.detach().abs().max()))
     features.square().mean().backward()
     assert all(t.grad is not None and torch.isfinite(t.grad).all() for t in trunk.values())
+
+
+@pytest.mark.parametrize("arch", ["cnn-tiny", "cnn-w4-d2"])
+def test_fitted_states_run_on_other_images_as_torch_runs_them_with_gradients(arch):
+    target, images, others = build_target(arch), make_images(), make_images(80)[64:]
+    trunk = {n: t.requires_grad_() for n, t in to_normal_form(target, target.init_state(0), images).items()}
+    state, _ = fit_to_data(target, trunk, images)
+    features = fitted_features(target, state, others)
+    expected = trunk_features(target, complete(target, {n: t.detach() for n, t in state.items()}), others)
+    assert torch.allclose(features, expected, atol=1e-4)
+    features.square().sum().backward()
+    first = next(iter(trunk.values()))
+    assert first.grad is not None and first.grad.abs().max() > 0
 
 
 def test_layernorm_networks_normalise_only_what_reads_the_images():

@@ -41,9 +41,8 @@ from weightgen.generators.latent_diffusion import (
     LatentDiffusionConfig,
     member_name,
 )
-from weightgen.head import trunk_features
 from weightgen.labelled_data import match_channels
-from weightgen.normal_form import to_normal_form
+from weightgen.normal_form import fitted_features, to_normal_form
 from weightgen.reference_zoo import ABOVE_CHANCE, trunk_spec
 from weightgen.spec import State, StateSpec
 from weightgen.storage import read_json
@@ -189,9 +188,7 @@ class Images:
 def behaviour_loss(model: LatentDiffusion, target: Target, trunk: State, task: Episode) -> tuple[Tensor, float]:
     """Cross-entropy of a trunk under a solved head on the queries, over that of guessing; and its accuracy."""
     state, head = model.fit(target, trunk, task.support, task.support_labels, task.num_classes)
-    blank = {name: torch.zeros(target.spec.by_name[name].shape) for name in target.spec.head}
-    # torch's BatchNorm passes no gradient to its running statistics: on the queries they count as they are.
-    features = trunk_features(target, target.spec.complete({**state, **blank}), task.query)
+    features = fitted_features(target, state, task.query)
     logits = features @ head.weight.T + head.bias
     loss = F.cross_entropy(logits, task.query_labels) / math.log(task.num_classes)
     return loss, float((logits.argmax(1) == task.query_labels).float().mean())

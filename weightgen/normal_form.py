@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from weightgen.head import head_names
 from weightgen.interventions import filled, head_inputs, hooked, replaced_forwards
-from weightgen.layers.blended_norm import EPS, blended_norm
+from weightgen.layers.blended_norm import EPS, blended_norm, scale_by_channel
 from weightgen.spec import State, TensorSpec
 from weightgen.target import Target
 
@@ -107,6 +107,25 @@ def fit_to_data(target: Target, trunk: Mapping[str, Tensor], inputs: Tensor) -> 
     with replaced_forwards(skeleton, norms), hooked(skeleton, folds), head_inputs(skeleton, target.spec.head[0], seen):
         functional_call(skeleton, filled(state, skeleton), (inputs,))
     return state, seen[0]
+
+
+def fitted_features(target: Target, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    """Activations (n, d) before the head of a state that `fit_to_data` gave, on other inputs; differentiable in all of
+    it: torch's BatchNorm is not in its statistics."""
+    seen: list[Tensor] = []
+
+    def batchnorm(layer: str) -> Callable[[Tensor], Tensor]:
+        weight, bias, mean, var = (
+            state[f"{layer}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        factor = weight * (var + EPS).rsqrt()
+        return lambda z: scale_by_channel(z, factor, bias - mean * factor)
+
+    skeleton = target.skeleton
+    norms = {layer: batchnorm(layer) for layer, kind in normalised_layers(target).items() if kind == "batchnorm"}
+    with replaced_forwards(skeleton, norms), head_inputs(skeleton, target.spec.head[0], seen):
+        functional_call(skeleton, filled(state, skeleton), (inputs,))
+    return seen[0]
 
 
 def _read_scales(t: TensorSpec, scales: Mapping[str, Tensor]) -> Tensor:
