@@ -99,6 +99,7 @@ def study_tasks(bench: Bench) -> dict[str, Any]:
         arms: dict[str, WeightGenerator] = {
             "generated": bench.generator,
             "unconditioned_trunk": bench.generator.without_condition(),
+            "generated_head": bench.generator.with_generated_head(),
         }
         if zoo is not None:
             embed = bench.generator.embed

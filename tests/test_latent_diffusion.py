@@ -24,7 +24,7 @@ def make_generator(*archs: str, channels: tuple[int, ...] = (1,)) -> LatentDiffu
     """Untrained, but moved off its start: condition and noise have an effect."""
     targets = [build_target(arch, in_channels=c) for arch in archs for c in channels]
     torch.manual_seed(0)
-    generator = LatentDiffusion({member_name(t): trunk_spec(t.spec) for t in targets}, CONFIG)
+    generator = LatentDiffusion({member_name(t): t.spec for t in targets}, CONFIG)
     with torch.no_grad():
         for name, parameter in generator.named_parameters():
             if "out_of" in name or "modulation" in name or "denoiser.out" in name:
@@ -89,6 +89,15 @@ def test_the_order_of_the_classes_permutes_the_head_and_leaves_the_trunk(generat
     one, other = (generator.generate(make_request(target, s))[0] for s in (support, renamed))
     assert torch.allclose(one["conv1.weight"], other["conv1.weight"], atol=1e-4)
     assert torch.allclose(one["head.weight"].roll(1, 0), other["head.weight"], atol=1e-2)
+
+
+def test_a_generated_head_follows_the_order_of_the_classes(generator):
+    target, support = build_target("cnn-tiny", num_classes=3), make_support(num_classes=3, shots=4)
+    renamed = replace(support, labels=(support.labels + 1) % 3)
+    one, other = (generator.with_generated_head().generate(make_request(target, s))[0] for s in (support, renamed))
+    target.spec.check(one)
+    assert torch.allclose(one["head.weight"].roll(1, 0), other["head.weight"], atol=1e-4)
+    assert not torch.equal(one["head.weight"], generator.generate(make_request(target, support))[0]["head.weight"])
 
 
 def test_a_file_gives_the_same_weights_back(generator, tmp_path):

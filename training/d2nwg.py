@@ -71,6 +71,8 @@ class DiffusionTraining:
     """Standard deviation of the noise on a latent of unit variance while codecs are trained."""
     behaviour: float = 1.0
     """Weight of the behaviour loss."""
+    generated_head: float = 0.3
+    """Weight of the loss of generated class rows, from which no trunk learns."""
     alignment: float = 0.05
     """Weight of the contrastive loss between summaries and latents."""
     without_support: float = 0.15
@@ -139,7 +141,7 @@ def load_networks(
         for _ in range(2):
             trunks = [align(trunk, reference, spec) for trunk in trunks]
             reference = {name: torch.stack([t[name] for t in trunks]).mean(0) for name in reference}
-        model = LatentDiffusion({"only": spec}, LatentDiffusionConfig())
+        model = LatentDiffusion({"only": target.spec}, LatentDiffusionConfig())
         networks[member] = Networks(
             member=member,
             target=target,
@@ -185,13 +187,14 @@ class Images:
         return Episode(torch.cat(parts[0]), labels[0], torch.cat(parts[1]), labels[1], len(classes))
 
 
-def behaviour_loss(model: LatentDiffusion, target: Target, trunk: State, task: Episode) -> tuple[Tensor, float]:
-    """Cross-entropy of a trunk under a solved head on the queries, over that of guessing; and its accuracy."""
+def behaviour_loss(model: LatentDiffusion, target: Target, trunk: State, task: Episode) -> tuple[Tensor, float, Tensor]:
+    """Cross-entropy of a trunk under a solved head on the queries, over that of guessing; its accuracy; and what the
+    head saw of the queries."""
     state, head = model.fit(target, trunk, task.support, task.support_labels, task.num_classes)
     features = fitted_features(target, state, task.query)
     logits = features @ head.weight.T + head.bias
     loss = F.cross_entropy(logits, task.query_labels) / math.log(task.num_classes)
-    return loss, float((logits.argmax(1) == task.query_labels).float().mean())
+    return loss, float((logits.argmax(1) == task.query_labels).float().mean()), features.detach()
 
 
 class Run:
@@ -294,7 +297,7 @@ def train_denoiser(
         clean = latents[member][picked]
         shots = int(torch.randint(3, 21, (1,), generator=rng))
         tasks = [_task_of(known, i, images, shots=shots, queries=1, rng=rng) for i in picked]
-        summaries = _summarize(model, tasks)
+        _, summaries = _encode(model, tasks)
         level = draw_noise_levels(len(picked), rng=rng)
         noisy = add_noise(clean, level, rng=rng)
         told = _tell(model, known, picked, summaries, config, rng)
@@ -302,9 +305,9 @@ def train_denoiser(
         error = (model.denoiser(noisy, level, told) - clean).square().mean((1, 2))
         losses = {"denoising": (weight * error).mean()}
         losses["alignment"] = config.alignment * _contrast(summaries, project(clean.flatten(1)), known, picked)
-        loss, accuracy = _behave_on_samples(model, known, pool, config, rng)
-        losses["behaviour"] = config.behaviour * loss
-        run.update(losses, {f"accuracy {member}": accuracy}, progress=run.spent / (60 * minutes))
+        behaved, reached = _behave_on_samples(model, known, pool, config, rng)
+        losses |= behaved
+        run.update(losses, {f"accuracy {member}": reached}, progress=run.spent / (60 * minutes))
         run.spent += time.perf_counter() - begun
         if run.spent - said > 60:
             said = run.spent
@@ -328,17 +331,17 @@ def _behave(
     for row, index in enumerate(picked[: config.behaviour_size]):
         task = _task_of(known, index, images, shots=12, queries=10, rng=rng)
         found.append(behaviour_loss(model, known.target, {n: t[row] for n, t in trunks.items()}, task))
-    return torch.stack([loss for loss, _ in found]).mean(), sum(a for _, a in found) / len(found)
+    return torch.stack([loss for loss, _, _ in found]).mean(), sum(a for _, a, _ in found) / len(found)
 
 
 def _behave_on_samples(
     model: LatentDiffusion, known: Networks, pool: ClassPool, config: DiffusionTraining, rng: torch.Generator
-) -> tuple[Tensor, float]:
+) -> tuple[dict[str, Tensor], float]:
     """Behaviour of the denoiser's own samples on new tasks: a few steps from noise, the last one with gradient."""
     count = config.behaviour_size
     channels = known.target.input_shape[0]
     tasks = [_with_channels(pool.draw(config.episodes, rng=rng), channels) for _ in range(count)]
-    summaries = _summarize(model, tasks)
+    prototypes, summaries = _encode(model, tasks)
     dropped = torch.rand(count, generator=rng) < config.without_support
     summaries = torch.where(dropped[:, None], model.no_support, summaries)
     told = model.condition([known.member] * count, summaries, [None] * count)
@@ -358,7 +361,14 @@ def _behave_on_samples(
     found = [
         behaviour_loss(model, known.target, {n: t[i] for n, t in trunks.items()}, task) for i, task in enumerate(tasks)
     ]
-    return torch.stack([loss for loss, _ in found]).mean(), sum(a for _, a in found) / count
+    losses = {"behaviour": config.behaviour * torch.stack([loss for loss, _, _ in found]).mean()}
+    by_rows = []
+    for task, rows, latents, (_, _, features) in zip(tasks, prototypes, clean, found, strict=True):
+        head = model.generate_head(known.member, rows, latents.detach())
+        logits = features @ head.weight.T + head.bias
+        by_rows.append(F.cross_entropy(logits, task.query_labels) / math.log(task.num_classes))
+    losses["generated head"] = config.generated_head * torch.stack(by_rows).mean()
+    return losses, sum(a for _, a, _ in found) / count
 
 
 def _contrast(summaries: Tensor, latents: Tensor, known: Networks, picked: list[int]) -> Tensor:
@@ -386,9 +396,10 @@ def _tell(
     return model.condition([known.member] * len(picked), summaries, aims)
 
 
-def _summarize(model: LatentDiffusion, tasks: Sequence[Episode]) -> Tensor:
+def _encode(model: LatentDiffusion, tasks: Sequence[Episode]) -> tuple[list[Tensor], Tensor]:
+    """Prototypes and summaries of the tasks' support sets."""
     images, labels = [t.support for t in tasks], [t.support_labels for t in tasks]
-    return model.encoder(images, labels, [t.num_classes for t in tasks])[1]
+    return model.encoder(images, labels, [t.num_classes for t in tasks])
 
 
 def _task_of(known: Networks, index: int, images: Images, *, shots: int, queries: int, rng: torch.Generator) -> Episode:
@@ -473,7 +484,7 @@ def codec(
     config = DiffusionTraining(held_out=tuple(hold_out or ()))
     networks = _load(zoo, config, members)
     torch.manual_seed(config.seed)
-    model = LatentDiffusion({m: trunk_spec(n.target.spec) for m, n in networks.items()}, config.model)
+    model = LatentDiffusion({m: n.target.spec for m, n in networks.items()}, config.model)
     spent = train_codecs(model, networks, config, minutes=minutes, say=_say)
     spent = {f"codecs of {' and '.join(networks)}": spent}
     _save(model, out / "codec.safetensors", config, spent, evaluate(model, networks, tasks_each=12, seed=1))

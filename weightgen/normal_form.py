@@ -1,9 +1,10 @@
 """A trunk without the scale of the data it was trained on: its units' pre-activations have unit variance on any data.
 
-Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) for networks that have none. `to_normal_form` divides
-every unit by the standard deviation of its pre-activation on the network's own data, multiplies what reads it by the
-same number, and keeps the mean in the bias's place; `fit_to_data` measures both again on other data, folds them into
-weights and biases, and so gives a network with the same features there. On the network's own data one undoes the other.
+Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) for networks that have none. `to_normal_form` measures
+mean and standard deviation of every unit's pre-activation on the network's own data. What reads the unit is multiplied by
+its deviation; of its own weights the direction is kept, and in the place of its bias the mean in deviations. `fit_to_data`
+measures both again on other data and folds them into weights and biases: a network with the same features there. On the
+network's own data one undoes the other, up to the scale of features, and to units that are as good as dead.
 BatchNorms are measured likewise; networks with LayerNorm keep their form, but for the layer that reads the images.
 """
 
@@ -18,6 +19,9 @@ from weightgen.interventions import filled, head_inputs, hooked, replaced_forwar
 from weightgen.layers.blended_norm import EPS, blended_norm, scale_by_channel
 from weightgen.spec import State, TensorSpec
 from weightgen.target import Target
+
+MAX_OFFSET = 5.0
+"""Of a unit's mean from zero, in deviations: beyond it a ReLU is off, or on, for all examples, how far says nothing."""
 
 
 def normalised_layers(target: Target) -> dict[str, str]:
@@ -65,9 +69,10 @@ def to_normal_form(target: Target, state: Mapping[str, Tensor], inputs: Tensor) 
     for layer in folded:
         mean, deviation = seen[layer]
         t = spec.by_name[f"{layer}.weight"]
-        rows = deviation.reshape(-1, *[1] * (len(t.shape) - 1))
-        trunk[t.name] = state[t.name] * _read_scales(t, scales) / rows
-        trunk[f"{layer}.bias"] = mean / deviation
+        weight = state[t.name] * _read_scales(t, scales)
+        size = weight.square().mean(tuple(range(1, weight.ndim)), keepdim=True).sqrt()
+        trunk[t.name] = weight / size.clamp_min(1e-12)
+        trunk[f"{layer}.bias"] = (mean / deviation).clamp(-MAX_OFFSET, MAX_OFFSET)
     return trunk
 
 

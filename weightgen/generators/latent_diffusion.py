@@ -10,8 +10,8 @@ encoder of data sets and a diffusion model of latents given the data set. Here
     trunk     = decoded tokens, every unit normalised on the support set                    weightgen.normal_form
     head      = calibrated ridge regression on the trunk's activations                     weightgen.head
 
-The head is not sampled: class rows fit a trunk only if they are solved on its activations (`SampledHead` does sample
-one, and is kept to be compared with).
+The head is solved and not generated, because class rows fit a trunk only if they have met its activations. One that is
+generated, row by row from the prototype of its class, is kept to be compared with (`with_generated_head`).
 """
 
 import hashlib
@@ -37,6 +37,7 @@ from weightgen.head import LinearHead, head_names, ridge_head, step_to_softmax
 from weightgen.layers.denoiser import Denoiser
 from weightgen.layers.transformer import embed_scalar
 from weightgen.normal_form import fit_to_data
+from weightgen.reference_zoo import trunk_spec
 from weightgen.spec import State, StateSpec
 from weightgen.target import Target
 from weightgen.tokens import TokenLayout, neuron_layout
@@ -75,14 +76,17 @@ class LatentDiffusion(nn.Module):
         *,
         training: Mapping[str, Any] | None = None,
     ) -> None:
-        """`specs` holds the trunk's spec of every member: an architecture with its input, see `member_name`."""
+        """`specs` holds a spec of every member, whatever its number of classes: an architecture with its input, see
+        `member_name`."""
         super().__init__()
         self.specs, self.config, self.training_record = dict(specs), config, dict(training or {})
         self.layouts: dict[str, TokenLayout] = {}
         self.codecs = nn.ModuleDict()
+        self.class_rows = nn.ModuleDict()
         for member, spec in specs.items():
-            wide = neuron_layout(spec, 1)
-            layout = neuron_layout(spec, max(g.width for g in wide.groups))
+            trunk = trunk_spec(spec)
+            layout = neuron_layout(trunk, max(g.width for g in neuron_layout(trunk, 1).groups))
+            self.class_rows[member] = nn.Linear(config.encoder_dim, spec.by_name[spec.head[0]].shape[1] + 1)
             self.layouts[member] = layout
             self.codecs[member] = TokenVae(
                 mask=layout.mask,
@@ -103,6 +107,12 @@ class LatentDiffusion(nn.Module):
             condition_dim=2 * config.encoder_dim + _ACCURACY_DIM,
             dim=config.denoiser_dim,
             depth=config.denoiser_depth,
+        )
+        self.trunk_summary = nn.Linear(config.num_latents * config.latent_dim, config.encoder_dim)
+        self.class_row = nn.Sequential(
+            nn.Linear(2 * config.encoder_dim, 2 * config.encoder_dim),
+            nn.GELU(),
+            nn.Linear(2 * config.encoder_dim, config.encoder_dim),
         )
         self.log_ridge = nn.Parameter(torch.tensor(math.log(0.1)))
         self.log_heat = nn.Parameter(torch.tensor(0.0))
@@ -158,12 +168,16 @@ class LatentDiffusion(nn.Module):
         """The same route with the denoiser's condition switched off; the head is still solved on the support set."""
         return Unconditioned(self)
 
+    def with_generated_head(self) -> "WithGeneratedHead":
+        """The same trunks under a generated head; for comparison."""
+        return WithGeneratedHead(self)
+
     def embed(self, support: SupportSet, *, arch: str) -> Tensor:
         """The unit-norm summary (e,) of a support set; the same for all architectures."""
         if arch not in self.archs:
             raise UnknownName("architecture", arch, self.archs)
         with torch.no_grad():
-            return nn.functional.normalize(self.summarize([support])[0], dim=0)
+            return nn.functional.normalize(self.encode(support)[1], dim=0)
 
     def digest_of(self, arch: str) -> str:
         """sha256, hex, of the generator as a file holds it: all architectures share its denoiser."""
@@ -197,11 +211,11 @@ class LatentDiffusion(nn.Module):
             raise CorruptFile(f"{path}: not a whole generator file: {str(error).splitlines()[0]}") from error
         return generator
 
-    def summarize(self, supports: Sequence[SupportSet]) -> Tensor:
-        """Summaries (b, e) of support sets, not normalised."""
-        parts = [_first_shots(s) for s in supports]
-        counts = [s.num_classes for s in supports]
-        return self.encoder([x for x, _ in parts], [y for _, y in parts], counts)[1]
+    def encode(self, support: SupportSet) -> tuple[Tensor, Tensor]:
+        """Prototypes (k, e) of the classes of a support set, and its summary (e,)."""
+        images, labels = _first_shots(support)
+        prototypes, summaries = self.encoder([images], [labels], [support.num_classes])
+        return prototypes[0], summaries[0]
 
     def condition(self, members: Sequence[str], summaries: Tensor | None, accuracies: Sequence[float | None]) -> Tensor:
         """What the denoiser is told, (b, 3 parts): summaries (b, e) or none, the architectures, accuracies or none."""
@@ -235,6 +249,13 @@ class LatentDiffusion(nn.Module):
         state, features = fit_to_data(target, trunk, inputs)
         return state, self.solve(features, labels, num_classes)
 
+    def generate_head(self, member: str, prototypes: Tensor, latents: Tensor) -> LinearHead:
+        """A class head from prototypes (k, e) and the latents (k, c) of the trunk, each row from its own class's."""
+        trunk = self.trunk_summary(latents.flatten())
+        told = torch.cat([prototypes, trunk.expand(len(prototypes), -1)], 1)
+        rows = self.class_rows[member](self.class_row(told))
+        return LinearHead(weight=rows[:, :-1], bias=rows[:, -1])
+
     def sample(self, request: GenerationRequest, *, conditioned: bool = True) -> Tensor:
         """Standardised latents (num_samples, k, c) of a request."""
         sampling = request.sampling or Sampling()
@@ -242,7 +263,7 @@ class LatentDiffusion(nn.Module):
         assert support is not None
         count = request.num_samples
         aims = [request.condition.target_accuracy if conditioned else None] * count
-        summaries = repeat(self.summarize([support])[0], "e -> b e", b=count) if conditioned else None
+        summaries = repeat(self.encode(support)[1], "e -> b e", b=count) if conditioned else None
         told, untold = self.condition([member] * count, summaries, aims), self.condition([member] * count, None, aims)
         denoise = guide(
             lambda z, level: self.denoiser(z, level, told),
@@ -289,6 +310,31 @@ class Unconditioned:
 
     def generate(self, request: GenerationRequest) -> list[State]:
         return self.generator._generate(request, conditioned=False)
+
+
+class WithGeneratedHead:
+    """A latent diffusion generator whose class heads are generated like the rest, not solved on the support set."""
+
+    def __init__(self, generator: LatentDiffusion) -> None:
+        self.generator = generator
+        self.name = f"{generator.name} with generated head"
+
+    def check(self, request: GenerationRequest) -> None:
+        self.generator.check(request)
+
+    @torch.no_grad()
+    def generate(self, request: GenerationRequest) -> list[State]:
+        made, target, support = self.generator, request.target, request.condition.support
+        assert support is not None
+        member, (weight, bias) = member_name(target), head_names(target)
+        latents, prototypes = made.sample(request), made.encode(support)[0]
+        trunks, states = made.decode_trunks(member, latents), []
+        for i, each in enumerate(latents):
+            state, _ = fit_to_data(target, {name: t[i] for name, t in trunks.items()}, support.inputs)
+            head = made.generate_head(member, prototypes, each)
+            tensors = {**state, weight: head.weight.contiguous(), bias: head.bias.contiguous()}
+            states.append(target.spec.complete(tensors))
+        return states
 
 
 def member_name(target: Target) -> str:
