@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report import mean_accuracy, render, replace_block, written
+from benchmarks.report import mean_accuracy, render, render_training, render_zoo, replace_block, written
 from model_zoo.architectures import ARCHITECTURES
 from model_zoo.released import FOLDER, RELEASED, expected_hashes
+from model_zoo.training_zoo import summarize
 from weightgen.generators import GENERATORS, load_generator
 from weightgen.storage import sha256_file
 
@@ -92,6 +93,21 @@ def test_readme_and_cards_show_the_figures_of_the_committed_results():
 def test_report_replaces_only_what_stands_between_the_markers():
     text = "before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n"
     assert replace_block(text, "new") == text.replace("old", "new")
+
+
+def test_report_shows_what_a_generator_learnt_in_stages_and_what_a_zoo_holds():
+    scores = {"generated": 0.7, "unconditioned": 0.6, "decoded": 0.5, "original": 0.4}
+    training = {
+        "held_out_tasks": {"cnn-tiny/1x28x28": scores},
+        "spent": {"denoiser": {"steps": 1200, "minutes": 3.2}},
+        "data": {"mnist": "free"},
+    }
+    text = render_training(training)
+    assert "| cnn-tiny/1x28x28 | 70.0 | 60.0 | 50.0 | 40.0 |" in text
+    assert "denoiser: 1,200 steps, 3 minutes" in text and "| mnist | free |" in text
+    row = {"arch": "mlp", "in_channels": 1, "dataset": "mnist", "classes": [1, 0], "steps": [5], "test_accuracy": [0.5]}
+    text = render_zoo(summarize([row, row]))
+    assert "2 runs, 1 tasks, 2 checkpoints." in text and "| mnist | 2 | 50.0 |" in text
 
 
 def test_report_shows_every_data_set_with_the_best_in_bold_and_the_mean_below():

@@ -10,6 +10,7 @@ from model_zoo.architectures import build_target
 from tests.standins import make_request, make_support
 from weightgen.checkpoint import encode_state, read_manifest, save_state
 from weightgen.condition import SupportSet
+from weightgen.diffusion import Sampling
 from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
 from weightgen.generators.mip_hypernet import MipConfig, MipHypernet, new_hypernet
 
@@ -181,6 +182,12 @@ def test_text_is_refused_rather_than_ignored(generator):
     request = make_request(build_target("cnn-tiny", num_classes=3), make_support())
     with pytest.raises(UnsupportedTask, match="on labelled examples only"):
         generator.check(replace(request, condition=replace(request.condition, text="digits")))
+
+
+def test_sampling_is_refused_rather_than_ignored(generator):
+    request = make_request(build_target("cnn-tiny", num_classes=3), make_support())
+    with pytest.raises(UnsupportedTask, match="does not sample"):
+        generator.check(replace(request, sampling=Sampling(steps=5)))
 
 
 def test_embedding_for_an_unknown_architecture_is_refused(generator):

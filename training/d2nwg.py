@@ -295,7 +295,7 @@ def train_denoiser(
         known = networks[member]
         picked = _pick(rows[member], config.batch_size, rng)
         clean = latents[member][picked]
-        shots = int(torch.randint(3, 21, (1,), generator=rng))
+        shots = int(torch.randint(2, 7, (1,), generator=rng))  # few: most of a step's time; the behaviour loss has more
         tasks = [_task_of(known, i, images, shots=shots, queries=1, rng=rng) for i in picked]
         _, summaries = _encode(model, tasks)
         level = draw_noise_levels(len(picked), rng=rng)
