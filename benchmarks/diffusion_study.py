@@ -21,9 +21,9 @@ from benchmarks.report import ROOT
 from model_zoo.architectures import build_target
 from model_zoo.data import load_data
 from model_zoo.group_training import Job, Rows, train_group
+from model_zoo.networks import Networks, load_networks
 from model_zoo.released import generator_file, released_references
 from model_zoo.tasks import Task
-from training.d2nwg import Networks, load_networks
 from weightgen.codecs.pca import PcaCodec, token_groups
 from weightgen.condition import Condition, SupportSet
 from weightgen.diffusion import SCHEDULERS, Sampling

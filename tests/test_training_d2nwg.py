@@ -3,14 +3,14 @@
 import json
 
 import pytest
-import torch
 
 import training.d2nwg
+from model_zoo.networks import load_networks
 from model_zoo.zoo_builder import build_zoo
 from model_zoo.zoo_config import ZooConfig
 from tests.shared import shared_path
 from tests.standins import make_request, make_support
-from training.d2nwg import DiffusionTraining, Images, codec, denoiser, load_networks, release
+from training.d2nwg import DiffusionTraining, Images, codec, denoiser, release
 from weightgen.errors import BadOption, NotFound
 from weightgen.generators import load_generator
 from weightgen.generators.latent_diffusion import LatentDiffusionConfig
@@ -29,15 +29,6 @@ def zoo(tmp_path_factory):
     )
     build_zoo(config, folder / "part")
     return folder
-
-
-def test_networks_come_in_normal_form_with_their_tasks(zoo):
-    (networks,) = load_networks(zoo).values()
-    assert networks.member == "cnn-tiny/1x28x28"
-    assert networks.tokens.shape[1:] == (38, 201) and torch.isfinite(networks.tokens).all()
-    assert set(networks.datasets) == {"bccd_cells", "devnum"} and {len(c) for c in networks.classes} == {3}
-    (kept,) = load_networks(zoo, held_out=["devnum"]).values()
-    assert set(kept.datasets) == {"bccd_cells"}
 
 
 def test_support_and_queries_of_a_task_do_not_overlap(zoo, rng):

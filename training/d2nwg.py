@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from model_zoo.architectures import build_target
 from model_zoo.data import TRAIN_SETS, data_licence, load_data
+from model_zoo.networks import Networks, load_networks
 from training.command import run_command
 from training.episodes import ClassPool, Episode, EpisodeConfig
-from weightgen.canonical import align, balance
 from weightgen.checkpoint import load_state, read_manifest, save_state
 from weightgen.codecs.vae import kl_divergence
 from weightgen.condition import Condition, SupportSet
@@ -39,13 +39,10 @@ from weightgen.generator import GenerationRequest
 from weightgen.generators.latent_diffusion import (
     LatentDiffusion,
     LatentDiffusionConfig,
-    member_name,
 )
 from weightgen.labelled_data import match_channels
-from weightgen.normal_form import fitted_features, to_normal_form
-from weightgen.reference_zoo import ABOVE_CHANCE, trunk_spec
+from weightgen.normal_form import fitted_features
 from weightgen.spec import State, StateSpec
-from weightgen.storage import read_json
 from weightgen.target import Target
 
 Say = Callable[[str], None]
@@ -79,79 +76,6 @@ class DiffusionTraining:
     without_accuracy: float = 0.5
     episodes: EpisodeConfig = field(default_factory=lambda: EpisodeConfig(max_ways=20))
     seed: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Networks:
-    """Networks of one member of the zoo: canonical tokens, and what each was trained on."""
-
-    member: str
-    target: Target
-    """With ten classes; only its trunk is used."""
-    tokens: Tensor
-    """(b, n, d)"""
-    datasets: tuple[str, ...]
-    classes: tuple[tuple[int, ...], ...]
-    accuracies: Tensor
-    """(b,) on the run's test part."""
-    split: tuple[str, ...]
-
-    def rows(self, split: str) -> list[int]:
-        return [i for i, s in enumerate(self.split) if s == split]
-
-
-def load_networks(
-    zoo: Path, *, held_out: Sequence[str] = (), members: Sequence[str] | None = None
-) -> dict[str, Networks]:
-    """Every checkpoint of the zoo that is better than chance, by member; of these members only, if given.
-
-    Trunks are in normal form, measured on images of their own task, and aligned to the first, then to the mean of all.
-    """
-    found: dict[tuple[str, int], list[tuple[Path, dict[str, Any], dict[str, Any]]]] = {}
-    for path in sorted(zoo.glob("*/runs/*/run.json")):
-        run = read_json(path)
-        if run["task"]["dataset"] in held_out:
-            continue
-        for checkpoint in run["checkpoints"]:
-            if checkpoint["test_accuracy"] * len(run["task"]["classes"]) > ABOVE_CHANCE:
-                key = (run["arch"], run["config"].get("in_channels", 1))
-                found.setdefault(key, []).append((path.parent / checkpoint["file"], run, checkpoint))
-    if not found:
-        raise NotFound(f"{zoo}: no run of a zoo that is better than chance; build it with `model_zoo training-zoo`")
-    targets = {key: build_target(key[0], in_channels=key[1]) for key in sorted(found)}
-    names = {member_name(target): key for key, target in targets.items()}
-    unknown = [name for name in members or () if name not in names]
-    if unknown:
-        raise BadOption(f"the zoo has no {unknown[0]!r}; it has {', '.join(names)}")
-    networks, images, rng = {}, Images("train"), torch.Generator().manual_seed(0)
-    for member in members or names:
-        arch, in_channels = names[member]
-        rows, target = found[names[member]], targets[names[member]]
-        spec = trunk_spec(target.spec)
-        trunks: list[State] = []
-        for path, run, _ in rows:
-            whole = build_target(arch, num_classes=len(run["task"]["classes"]), in_channels=in_channels)
-            scalable: Any = whole.skeleton.SCALABLE
-            state = balance(load_state(path), whole.spec, scalable=scalable)
-            seen = images.draw(
-                run["task"]["dataset"], run["task"]["classes"], in_channels, shots=20, queries=1, rng=rng
-            )
-            trunks.append(to_normal_form(whole, state, seen.support))
-        reference: State = trunks[0]
-        for _ in range(2):
-            trunks = [align(trunk, reference, spec) for trunk in trunks]
-            reference = {name: torch.stack([t[name] for t in trunks]).mean(0) for name in reference}
-        model = LatentDiffusion({"only": target.spec}, LatentDiffusionConfig())
-        networks[member] = Networks(
-            member=member,
-            target=target,
-            tokens=torch.stack([model.layouts["only"].encode(trunk) for trunk in trunks]),
-            datasets=tuple(run["task"]["dataset"] for _, run, _ in rows),
-            classes=tuple(tuple(run["task"]["classes"]) for _, run, _ in rows),
-            accuracies=torch.tensor([c["test_accuracy"] for _, _, c in rows]),
-            split=tuple(run["split"] for _, run, _ in rows),
-        )
-    return networks
 
 
 class Images:

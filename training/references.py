@@ -10,29 +10,20 @@ generator is new: embeddings by another one mean nothing.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from model_zoo.architectures import build_target
-from model_zoo.data import load_data
+from model_zoo.networks import draw_task_support
 from model_zoo.released import FOLDER, generator_file
-from model_zoo.tasks import Task
 from model_zoo.zoo_builder import build_zoo
 from model_zoo.zoo_config import reference_zoo
 from training.command import run_command
-from weightgen.condition import SupportSet
 from weightgen.generators import load_generator
-from weightgen.labelled_data import LabelledData, match_channels
 from weightgen.reference_zoo import build_reference_zoo
-
-SHOTS = 20
-"""Examples of each class that a task is embedded by, as far as there are as many."""
 
 
 def make_references(
@@ -52,19 +43,6 @@ def make_references(
     out.mkdir(parents=True, exist_ok=True)
     references.save(path)
     return {"file": str(path), "bytes": path.stat().st_size, "networks": len(references)}
-
-
-def draw_task_support(task: Mapping[str, Any], in_channels: int) -> SupportSet:
-    """The same support set of a zoo's task every time."""
-    data = _load(task["dataset"], in_channels)
-    classes = tuple(task["classes"])
-    fewest = min(int((data.y_train == c).sum()) for c in classes)
-    return Task(task["dataset"], classes).draw_support(data, min(SHOTS, fewest), rng=torch.Generator().manual_seed(0))
-
-
-@cache
-def _load(name: str, in_channels: int) -> LabelledData:
-    return match_channels(load_data(name), in_channels)
 
 
 def main(

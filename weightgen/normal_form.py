@@ -1,10 +1,10 @@
 """A trunk without the scale of the data it was trained on: its units' pre-activations have unit variance on any data.
 
 Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) for networks that have none. `to_normal_form` measures
-mean and standard deviation of every unit's pre-activation on the network's own data. What reads the unit is multiplied by
-its deviation; of its own weights the direction is kept, and in the place of its bias the mean in deviations. `fit_to_data`
-measures both again on other data and folds them into weights and biases: a network with the same features there. On the
-network's own data one undoes the other, up to the scale of features, and to units that are as good as dead.
+mean and standard deviation of every unit's pre-activation on the network's own data. What reads the unit is multiplied
+by its deviation; of its own weights the direction is kept, and in the place of its bias the mean in deviations.
+`fit_to_data` measures both again on other data and folds them into weights and biases: a network with the same features
+there. On the network's own data one undoes the other, up to the scale of features, and to units as good as dead.
 BatchNorms are measured likewise; networks with LayerNorm keep their form, but for the layer that reads the images.
 """
 

@@ -84,8 +84,7 @@ class LatentDiffusion(nn.Module):
         self.codecs = nn.ModuleDict()
         self.class_rows = nn.ModuleDict()
         for member, spec in specs.items():
-            trunk = trunk_spec(spec)
-            layout = neuron_layout(trunk, max(g.width for g in neuron_layout(trunk, 1).groups))
+            layout = trunk_layout(spec)
             self.class_rows[member] = nn.Linear(config.encoder_dim, spec.by_name[spec.head[0]].shape[1] + 1)
             self.layouts[member] = layout
             self.codecs[member] = TokenVae(
@@ -335,6 +334,12 @@ class WithGeneratedHead:
             tensors = {**state, weight: head.weight.contiguous(), bias: head.bias.contiguous()}
             states.append(target.spec.complete(tensors))
         return states
+
+
+def trunk_layout(spec: StateSpec) -> TokenLayout:
+    """One token for each unit of the trunk, wide enough for the widest."""
+    trunk = trunk_spec(spec)
+    return neuron_layout(trunk, max(group.width for group in neuron_layout(trunk, 1).groups))
 
 
 def member_name(target: Target) -> str:

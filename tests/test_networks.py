@@ -1,0 +1,40 @@
+import pytest
+import torch
+
+from model_zoo.networks import load_networks
+from model_zoo.zoo_builder import build_zoo
+from model_zoo.zoo_config import ZooConfig
+from tests.shared import shared_path
+from weightgen.errors import BadOption, NotFound
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    shared_path("images/bccd_cells.npz")
+    folder = tmp_path_factory.mktemp("zoo")
+    config = ZooConfig(
+        arch="cnn-tiny", data=("bccd_cells", "devnum"), num_runs=8, steps=60, ways=3, in_channels=1, eval_examples=100
+    )
+    build_zoo(config, folder / "part")
+    return folder
+
+
+def test_networks_come_in_normal_form_with_their_tasks(zoo):
+    (networks,) = load_networks(zoo).values()
+    assert networks.member == "cnn-tiny/1x28x28"
+    assert networks.tokens.shape[1:] == (38, 201) and torch.isfinite(networks.tokens).all()
+    assert set(networks.datasets) == {"bccd_cells", "devnum"} and {len(c) for c in networks.classes} == {3}
+    (kept,) = load_networks(zoo, held_out=["devnum"]).values()
+    assert set(kept.datasets) == {"bccd_cells"}
+
+
+def test_the_same_networks_give_the_same_tokens(zoo):
+    (a,), (b,) = load_networks(zoo).values(), load_networks(zoo).values()
+    assert torch.equal(a.tokens, b.tokens) and a.split == b.split
+
+
+def test_what_is_not_there_is_named(zoo, tmp_path):
+    with pytest.raises(NotFound, match="no run of a zoo"):
+        load_networks(tmp_path)
+    with pytest.raises(BadOption, match="the zoo has no 'resnet8/1x28x28'; it has cnn-tiny/1x28x28"):
+        load_networks(zoo, members=["resnet8/1x28x28"])
