@@ -24,8 +24,10 @@ def make_data(*, num_classes: int = 3, per_class: int = 12, channels: int = 1, n
     return LabelledData(name, *train, *test, tuple(f"class {k}" for k in range(num_classes)))
 
 
-def make_request(target: Target, support: SupportSet | None, **options: int) -> GenerationRequest:
-    return GenerationRequest(target=target, condition=Condition(support=support), **options)
+def make_request(
+    target: Target, support: SupportSet | None, *, num_samples: int = 1, seed: int = 0
+) -> GenerationRequest:
+    return GenerationRequest(target=target, condition=Condition(support=support), num_samples=num_samples, seed=seed)
 
 
 def embed(support: SupportSet, *, arch: str = "") -> Tensor:

@@ -30,7 +30,7 @@ def make_generator(*archs: str, channels: tuple[int, ...] = (1,)) -> LatentDiffu
             if "out_of" in name or "modulation" in name or "denoiser.out" in name:
                 parameter.add_(0.3 * torch.randn(parameter.shape))
         for target in targets:
-            codec, spec = generator.codecs[member_name(target)], trunk_spec(target.spec)
+            codec, spec = generator.codec(member_name(target)), trunk_spec(target.spec)
             states = [target.init_state(seed) for seed in range(4)]
             layout = generator.layouts[member_name(target)]
             codec.set_scaling(torch.stack([layout.encode({t.name: s[t.name] for t in spec.tensors}) for s in states]))

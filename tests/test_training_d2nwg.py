@@ -1,6 +1,7 @@
 """The recipe of d2nwg on a handful of networks: stages in order, files that go on, a release that loads."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_the_stages_end_in_a_generator_that_loads(zoo, tmp_path, monkeypatch, ca
     denoiser(zoo=zoo, out=tmp_path, minutes=0.05)
     release(out=tmp_path, file=tmp_path / "d2nwg.safetensors")
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["members"] == ["cnn-tiny/1x28x28"]
-    generator = load_generator(tmp_path / "d2nwg.safetensors")
+    generator: Any = load_generator(tmp_path / "d2nwg.safetensors")
     record = generator.training_record
     assert record["data"]["devnum"] == "MIT" and record["spent"]["denoiser"]["steps"] > 0
     target = next(iter(load_networks(zoo).values())).target

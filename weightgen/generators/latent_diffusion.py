@@ -43,7 +43,7 @@ from weightgen.target import Target
 from weightgen.tokens import TokenLayout, neuron_layout
 
 FORMAT, VERSION = "weightgen.generator", 1
-MAX_CLASSES, MAX_SHOTS = 64, 1000
+MAX_CLASSES, MAX_SHOTS = 64, 50
 ENCODED_SHOTS = 20
 """Examples of each class that the encoder reads; the head is solved on all."""
 _ACCURACY_DIM = 32
