@@ -44,6 +44,8 @@ from weightgen.storage import sha256_file, write_json
 from weightgen.target import Target
 
 SHOTS, TRAINED_STEPS = 20, 600
+STEPS = (1, 2, 5, 10, 20, 50, 100)
+GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 
 
 class Bench:
@@ -63,9 +65,10 @@ class Bench:
         return self._data[name, channels]
 
     def held_out(self, networks: Networks) -> list[tuple[int, Task]]:
-        """Last checkpoints of `test` runs, one for each task: (row, task)."""
+        """Last checkpoints of `test` runs whose task no `train` run has, one for each task: (row, task)."""
+        known = {(networks.datasets[i], networks.classes[i]) for i in networks.rows("train")}
         last = {(networks.datasets[i], networks.classes[i]): i for i in networks.rows("test")}
-        rows = sorted(last.values())
+        rows = sorted(i for task, i in last.items() if task not in known)
         chosen = rows[:: max(1, len(rows) // self.num_tasks)][: self.num_tasks]
         return [(i, Task(networks.datasets[i], networks.classes[i])) for i in chosen]
 
@@ -116,7 +119,7 @@ def study_tasks(bench: Bench) -> dict[str, Any]:
             own = bench.generator.finish(target, bench.generator.layouts[member].decode(networks.tokens[row]), support)
             scores["own_trunk"].append(accuracy(target, own, part.x_test, part.y_test))
             other = prepared[(place + 1) % len(prepared)][2]
-            if other.num_classes == support.num_classes:
+            if len(prepared) > 1 and other.num_classes == support.num_classes:
                 scores["shuffled_condition"].append(bench.score(bench.generator, target, other, part))
         result[member] = {
             "tasks": len(prepared), **{arm: statistics.fmean(found) for arm, found in scores.items() if found}
@@ -202,11 +205,8 @@ def study_steps(bench: Bench) -> dict[str, Any]:
             found.append(statistics.fmean(accuracy(target, s, part.x_test, part.y_test) for s in states))
         return statistics.fmean(found)
 
-    curves = {
-        scheduler: {str(steps): score(Sampling(scheduler, steps)) for steps in (1, 2, 5, 10, 20, 50, 100)}
-        for scheduler in SCHEDULERS
-    }
-    guidance = {str(g): score(Sampling(guidance=g)) for g in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)}
+    curves = {scheduler: {str(steps): score(Sampling(scheduler, steps)) for steps in STEPS} for scheduler in SCHEDULERS}
+    guidance = {str(g): score(Sampling(guidance=g)) for g in GUIDANCE}
     return {"member": member, "tasks": len(prepared), "accuracy": curves, "guidance": guidance}
 
 

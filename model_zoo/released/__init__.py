@@ -8,7 +8,7 @@ from pathlib import Path
 
 from weightgen.errors import CorruptFile, NotFound, UnknownName
 
-RELEASED: dict[str, str] = {"mip": "mip.safetensors"}
+RELEASED: dict[str, str] = {"d2nwg": "d2nwg.safetensors", "mip": "mip.safetensors"}
 """Name of a released generator -> its file beside this one."""
 
 FOLDER = Path(__file__).parent

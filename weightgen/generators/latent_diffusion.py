@@ -186,8 +186,8 @@ class LatentDiffusion(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write a self-contained generator file: configuration, specs and weights."""
-        manifest = {"format": FORMAT, "method": self.name, "version": VERSION, "training": self.training_record}
-        save_state(path, self._stored(), manifest={**manifest, **self._describe()})
+        manifest = {"format": FORMAT, "method": self.name, "version": VERSION, "archs": list(self.archs)}
+        save_state(path, self._stored(), manifest={**manifest, **self._describe(), "training": self.training_record})
 
     @classmethod
     def load(cls, path: Path) -> "LatentDiffusion":
