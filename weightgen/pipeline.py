@@ -45,6 +45,8 @@ class Job:
     """Trained networks of the same architecture; without them, references that need a zoo are left out."""
     sampling: Sampling | None = None
     """How to sample, for generators that do; None: as the generator does it."""
+    target_accuracy: float | None = None
+    """The accuracy asked for, a fraction, for generators that were told accuracies."""
 
     @cached_property
     def target(self) -> Target:
@@ -53,7 +55,7 @@ class Job:
     def request(self, *, per_class: int, num_samples: int = 1, seed: int = 0) -> GenerationRequest:
         """The request for a support set of `per_class` train examples of each class, drawn by `seed`."""
         support = draw_support(self.data, per_class, rng=torch.Generator().manual_seed(seed))
-        condition = Condition(support=support)
+        condition = Condition(support=support, target_accuracy=self.target_accuracy)
         return GenerationRequest(self.target, condition, num_samples=num_samples, seed=seed, sampling=self.sampling)
 
     def gate_references(self) -> list[WeightGenerator]:

@@ -35,6 +35,9 @@ def generate(
     scheduler: SchedulerOption = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
+    target_accuracy: Annotated[
+        float | None, typer.Option(help="For d2nwg: the accuracy to ask for, 0 to 1; none if not given.")
+    ] = None,
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Fail when a reference beats the generated weights.")
     ] = False,
@@ -46,7 +49,8 @@ def generate(
 
     sampling = _sampling(scheduler, steps, guidance)
     say(f"loading {generator} and {data}")
-    job = replace(look_up(generator=generator, arch=arch, data=data), sampling=sampling)
+    job = look_up(generator=generator, arch=arch, data=data)
+    job = replace(job, sampling=sampling, target_accuracy=target_accuracy)
     say(f"making {samples} x {arch} for {job.data.num_classes} classes of {job.data.name}")
     made = make_weights(job, per_class=support_per_class, num_samples=samples, seed=seed, fallback=not no_fallback)
     folders = [out] if samples == 1 else [out / str(i) for i in range(samples)]
