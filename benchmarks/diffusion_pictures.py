@@ -8,6 +8,7 @@ axes, and samples for held-out tasks among them.
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Sequence
@@ -35,13 +36,14 @@ def draw_steps(axes: Axes, scores: dict[str, Any]) -> None:
     """Mean accuracy over the evaluation sets against fine-tuning steps, and that of training from scratch."""
     boards = list(scores["data"].values())
     for arm, colour in ARMS.items():
-        steps = [int(step) for step in boards[0]["curve"][arm]]
+        steps = sorted(int(step) for step in boards[0]["curve"][arm])
         means = [100 * statistics.fmean(b["curve"][arm][str(step)] for b in boards) for step in steps]
-        axes.plot(steps, means, "o-", color=colour, label=arm.replace("_", " "), markersize=4)
+        axes.plot(
+            [math.log1p(step) for step in steps], means, "o-", color=colour, label=arm.replace("_", " "), markersize=4
+        )
     scratch = 100 * statistics.fmean(b["accuracy"]["scratch"] for b in boards)
     axes.axhline(scratch, color="black", linestyle=":", label="from scratch, to convergence")
-    axes.set_xscale("symlog", linthresh=1)
-    axes.set_xticks(steps, [str(step) for step in steps])
+    axes.set_xticks([math.log1p(step) for step in steps], [str(step) for step in steps])
     axes.set_xlabel("fine-tuning steps")
     axes.set_ylabel("test accuracy, %")
     axes.set_title(f"{scores['generator']['name']} for {scores['arch']}: mean of {len(boards)} data sets never seen")
@@ -86,7 +88,7 @@ def draw_map(axes: Axes, bench: Bench, member: str) -> None:
     for name, drawn in samples:
         flat = (drawn - mean) @ principal
         axes.scatter(flat[:, 0], flat[:, 1], s=40, marker="X", color=colours.get(name, "black"), edgecolor="black")
-    axes.set_title(f"Latents of the zoo ({member}) and samples for held-out tasks (crosses)")
+    axes.set_title(f"Latents of the zoo ({member}); crosses: samples for held-out tasks", fontsize=11)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.legend(frameon=False, fontsize=7, markerscale=3, loc="center left", bbox_to_anchor=(1, 0.5))
