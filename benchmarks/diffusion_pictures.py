@@ -56,7 +56,12 @@ def draw_novelty(axes: Axes, study: dict[str, Any]) -> None:
     distance = [p["distance"] / study["leave_one_out_median"] for p in points]
     gain = [100 * (p["accuracy"] - p["retrieval"]) for p in points]
     axes.scatter(distance, gain, s=14, color=ARMS["generated"], alpha=0.6, label="samples")
-    axes.axhline(0, color=ARMS["retrieval"], linewidth=1, label="retrieved trunk, solved head")
+    references = {"retrieval": {"distance": 0.0, "gain": 0.0}, **study["references"]}
+    for marker, (name, at) in zip("sDv^", references.items(), strict=True):
+        place = at["distance"] / study["leave_one_out_median"]
+        label = f"{name.replace('_', ' ')}, solved head (mean)"
+        axes.scatter(place, 100 * at["gain"], s=60, marker=marker, color=ARMS["retrieval"], label=label)
+    axes.axhline(0, color=ARMS["retrieval"], linewidth=1)
     axes.axvline(
         study["novel_from"] / study["leave_one_out_median"], color="black", linestyle=":", label="novel from here on"
     )

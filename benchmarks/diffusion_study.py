@@ -253,10 +253,19 @@ def study_novelty(bench: Bench) -> dict[str, Any]:
         if zoo is None:
             continue
         points, chosen, mean = [], [], []
+        embed = bench.generator.embed
+        others = {r.name: r for r in (Soup(zoo, embed=embed), ZooMean(zoo), Noise(zoo, embed=embed, sigma=0.1))}
+        beside: dict[str, list[dict[str, float]]] = {name: [] for name in others}
         floor = float(zoo.leave_one_out.quantile(0.05))
         for _, task in bench.held_out(networks):
             target, support, part = bench.prepare(networks, task)
-            retrieved = bench.score(Retrieval(zoo, embed=bench.generator.embed), target, support, part)
+            retrieved = bench.score(Retrieval(zoo, embed=embed), target, support, part)
+            for name, other in others.items():
+                (state,) = other.generate(GenerationRequest(target, Condition(support=support)))
+                distance = find_nearest(zoo, target, state).distance
+                beside[name].append({
+                    "distance": distance, "gain": accuracy(target, state, part.x_test, part.y_test) - retrieved
+                })  # fmt: skip
             request = GenerationRequest(target, Condition(support=support), num_samples=bench.seeds)
             for state in bench.generator.generate(request):
                 points.append({
@@ -281,6 +290,10 @@ def study_novelty(bench: Bench) -> dict[str, Any]:
             "novel_and_accurate": len(good) / len(points),
             "z_u": copying_statistic([p["distance"] for p in points], zoo.leave_one_out.tolist()),
             "best_of_16_on_held_back": {"mean_sample": statistics.fmean(mean), "chosen": statistics.fmean(chosen)},
+            "references": {
+                name: {key: statistics.fmean(row[key] for row in rows) for key in ("distance", "gain")}
+                for name, rows in beside.items()
+            },
             "points": points,
         }
         print(member, {k: v for k, v in result[member].items() if k != "points"}, file=sys.stderr)

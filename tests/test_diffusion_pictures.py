@@ -4,6 +4,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.diffusion_pictures import ARMS, draw_novelty, draw_steps
 
+OTHERS = {name: {"distance": 1.0, "gain": -0.1} for name in ("soup", "zoo_mean", "noise")}
+
 
 def test_curves_are_drawn_in_the_order_of_their_steps():
     curve = {"100": 0.9, "0": 0.1, "25": 0.5, "5": 0.3}  # as JSON sorts keys: as words
@@ -18,5 +20,5 @@ def test_curves_are_drawn_in_the_order_of_their_steps():
 def test_a_sample_stands_at_its_distance_and_its_gain_over_retrieval():
     point = {"distance": 1.0, "accuracy": 0.75, "retrieval": 0.5}
     axes: Any = Figure().add_subplot()
-    draw_novelty(axes, {"points": [point], "leave_one_out_median": 2.0, "novel_from": 1.8})
+    draw_novelty(axes, {"points": [point], "leave_one_out_median": 2.0, "novel_from": 1.8, "references": OTHERS})
     assert axes.collections[0].get_offsets().tolist() == [[0.5, 25.0]]

@@ -47,7 +47,8 @@ def test_the_scoreboard_has_every_arm(board, tmp_path):
     assert tuple(board["accuracy"]) == ARMS
     assert all(0 <= v <= 1 for v in board["accuracy"].values())
     assert set(board["seconds"]) == {"generate", "scratch", "scratch_sweep"}
-    assert 0 < board["seconds"]["generate"] < board["seconds"]["scratch"] < board["seconds"]["scratch_sweep"]
+    assert board["seconds"]["generate"] > 0
+    assert 0 < board["seconds"]["scratch"] < board["seconds"]["scratch_sweep"]  # which it is a part of
     assert set(board["curve"]) == {"generated", "default_init", "retrieval"}
     write_json(tmp_path / "report.json", board)  # JSON values only
 
