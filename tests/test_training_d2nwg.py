@@ -11,7 +11,7 @@ from model_zoo.zoo_builder import build_zoo
 from model_zoo.zoo_config import ZooConfig
 from tests.shared import shared_path
 from tests.standins import make_request, make_support
-from training.d2nwg import DiffusionTraining, Images, codec, denoiser, release
+from training.d2nwg import DiffusionTraining, codec, denoiser, release
 from weightgen.errors import BadOption, NotFound
 from weightgen.generators import load_generator
 from weightgen.generators.latent_diffusion import LatentDiffusionConfig
@@ -30,14 +30,6 @@ def zoo(tmp_path_factory):
     )
     build_zoo(config, folder / "part")
     return folder
-
-
-def test_support_and_queries_of_a_task_do_not_overlap(zoo, rng):
-    task = Images("train").draw("devnum", (4, 2), 1, shots=5, queries=3, rng=rng)
-    assert (len(task.support), len(task.query), task.num_classes) == (10, 6, 2)
-    assert task.support_labels.tolist() == [0] * 5 + [1] * 5
-    seen = {x.numpy().tobytes() for x in task.support}
-    assert not any(x.numpy().tobytes() in seen for x in task.query)
 
 
 def test_the_stages_end_in_a_generator_that_loads(zoo, tmp_path, monkeypatch, capsys):

@@ -29,6 +29,7 @@ from model_zoo.data import TRAIN_SETS, data_licence, load_data
 from model_zoo.networks import Networks, load_networks
 from training.command import run_command
 from training.episodes import ClassPool, Episode, EpisodeConfig
+from training.zoo_tasks import Images
 from weightgen.checkpoint import load_state, read_manifest, save_state
 from weightgen.codecs.vae import kl_divergence
 from weightgen.condition import Condition, SupportSet
@@ -40,7 +41,6 @@ from weightgen.generators.latent_diffusion import (
     LatentDiffusion,
     LatentDiffusionConfig,
 )
-from weightgen.labelled_data import match_channels
 from weightgen.normal_form import fitted_features
 from weightgen.spec import State, StateSpec
 from weightgen.target import Target
@@ -76,39 +76,6 @@ class DiffusionTraining:
     without_accuracy: float = 0.5
     episodes: EpisodeConfig = field(default_factory=lambda: EpisodeConfig(max_ways=20))
     seed: int = 0
-
-
-class Images:
-    """Images of the training sets by class, uint8, at one or three channels."""
-
-    def __init__(self, part: str, *, most: int = 600) -> None:
-        self.part, self.most = part, most
-        self._pools: dict[tuple[str, int], list[Tensor]] = {}
-
-    def pool(self, name: str, in_channels: int) -> list[Tensor]:
-        key = (name, in_channels)
-        if key not in self._pools:
-            data = match_channels(load_data(name), in_channels)
-            x, y = (data.x_train, data.y_train) if self.part == "train" else (data.x_test, data.y_test)
-            self._pools[key] = [
-                x[y == label][: self.most].mul(255).round().to(torch.uint8) for label in range(data.num_classes)
-            ]
-        return self._pools[key]
-
-    def draw(
-        self, name: str, classes: Sequence[int], in_channels: int, *, shots: int, queries: int, rng: torch.Generator
-    ) -> Episode:
-        """A support set and queries of a run's task."""
-        pool = self.pool(name, in_channels)
-        parts: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for label in classes:
-            images = pool[label]
-            order = torch.randperm(len(images), generator=rng)[: shots + queries]
-            k = max(1, min(shots, len(images) - 1, round(0.7 * len(images))))
-            for part, rows in zip(parts, (order[:k], order[k:]), strict=True):
-                part.append(images[rows].float() / 255)
-        labels = [torch.cat([torch.full((len(x),), i) for i, x in enumerate(part)]) for part in parts]
-        return Episode(torch.cat(parts[0]), labels[0], torch.cat(parts[1]), labels[1], len(classes))
 
 
 def behaviour_loss(model: LatentDiffusion, target: Target, trunk: State, task: Episode) -> tuple[Tensor, float, Tensor]:

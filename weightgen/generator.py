@@ -5,9 +5,9 @@ import json
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from weightgen.condition import Condition
+from weightgen.condition import Condition, SupportSet
 from weightgen.diffusion import Sampling
-from weightgen.errors import BadOption
+from weightgen.errors import BadOption, UnsupportedTask
 from weightgen.spec import State
 from weightgen.target import Target
 
@@ -37,6 +37,27 @@ class GenerationRequest:
         if self.sampling is not None:
             parts.append(repr(self.sampling))
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def require_support(request: GenerationRequest, *, name: str, max_classes: int, max_shots: int) -> SupportSet:
+    """The support set of a request that a generator of this `name` can serve; UnsupportedTask, saying why, if not."""
+    support, spec = request.condition.support, request.target.spec
+    if support is None:
+        raise UnsupportedTask(f"{name!r} needs a support set: labelled examples of every class")
+    if support.num_classes > max_classes or max(support.shots) > max_shots:
+        raise UnsupportedTask(
+            f"{name!r} takes 2 to {max_classes} classes of 1 to {max_shots} examples, "
+            f"got {support.num_classes} classes of up to {max(support.shots)}"
+        )
+    if support.inputs.shape[1:] != request.target.input_shape:
+        raise UnsupportedTask(
+            f"{spec.arch!r} takes inputs of shape {list(request.target.input_shape)}, "
+            f"the support set has {list(support.inputs.shape[1:])}"
+        )
+    num_classes = spec.by_name[spec.head[0]].shape[0] if spec.head else 0
+    if len(spec.head) != 2 or support.num_classes != num_classes:
+        raise UnsupportedTask(f"the target has {num_classes} classes, the support set {support.num_classes}")
+    return support
 
 
 @runtime_checkable

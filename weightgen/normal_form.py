@@ -76,48 +76,79 @@ def to_normal_form(target: Target, state: Mapping[str, Tensor], inputs: Tensor) 
     return trunk
 
 
+Normalise = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""(number of the layer, z (n, c, ...), gain (c,), bias (c,)) -> z normalised, scaled and shifted; mean; variance."""
+
+
 def fit_to_data(target: Target, trunk: Mapping[str, Tensor], inputs: Tensor) -> tuple[State, Tensor]:
     """A trunk in normal form as a state for these `inputs` (n, *input_shape), and their activations (n, d) before the
     head; differentiable in the trunk. The state lacks the head."""
-    skeleton, layers = target.skeleton, normalised_layers(target)
-    state, seen = dict(trunk), []
+    unblended = torch.zeros(())
 
-    def normalise(z: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        zero = torch.zeros(())
-        return blended_norm(z, gain, bias, torch.zeros_like(bias), torch.ones_like(bias), zero)
+    def normalise(index: int, z: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return blended_norm(z, gain, bias, torch.zeros_like(bias), torch.ones_like(bias), unblended)
 
-    def batchnorm(layer: str) -> Callable[[Tensor], Tensor]:
+    head = target.spec.head[0]
+    return fit_layers(target.skeleton, head, normalised_layers(target), trunk, inputs, normalise)
+
+
+def fit_layers(
+    skeleton: nn.Module,
+    head: str,
+    layers: Mapping[str, str],
+    trunk: Mapping[str, Tensor],
+    inputs: Tensor,
+    normalise: Normalise,
+) -> tuple[State, Tensor]:
+    """A trunk with the statistics of `layers` (as `normalised_layers` gives them) set layer by layer, as `normalise`
+    sees fit, and the activations (n, d) before the `head`, the name of its weight; differentiable in the trunk.
+
+    A trunk may hold a "LAYER.gain" for a folded layer, which multiplies its units after normalisation; 1 otherwise.
+    """
+    state = {name: t for name, t in trunk.items() if not name.endswith(".gain")}
+    seen: list[Tensor] = []
+
+    def batchnorm(index: int, layer: str) -> Callable[[Tensor], Tensor]:
         def forward(z: Tensor) -> Tensor:
-            z, mean, var = normalise(z, trunk[f"{layer}.weight"], trunk[f"{layer}.bias"])
+            z, mean, var = normalise(index, z, trunk[f"{layer}.weight"], trunk[f"{layer}.bias"])
             state[f"{layer}.running_mean"], state[f"{layer}.running_var"] = mean, var
             return z
 
         return forward
 
-    def fold(layer: str) -> Callable[..., Tensor]:
+    def fold(index: int, layer: str) -> Callable[..., Tensor]:
         weight, bias = trunk[f"{layer}.weight"], trunk[f"{layer}.bias"]
+        gain = trunk[f"{layer}.gain"] if f"{layer}.gain" in trunk else torch.ones_like(bias)
         state[f"{layer}.bias"] = torch.zeros_like(bias)  # the bias comes after normalisation
 
         def hook(_module: nn.Module, _args: tuple[Tensor], z: Tensor) -> Tensor:
-            z, mean, var = normalise(z, torch.ones_like(bias), bias)
-            factor = (var + EPS).rsqrt()
+            z, mean, var = normalise(index, z, gain, bias)
+            factor = gain * (var + EPS).rsqrt()
             state[f"{layer}.weight"] = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
             state[f"{layer}.bias"] = bias - mean * factor
             return z
 
         return hook
 
-    norms = {layer: batchnorm(layer) for layer, kind in layers.items() if kind == "batchnorm"}
-    folds = {layer: fold(layer) for layer, kind in layers.items() if kind == "folded"}
-    with replaced_forwards(skeleton, norms), hooked(skeleton, folds), head_inputs(skeleton, target.spec.head[0], seen):
+    places = list(enumerate(layers.items()))
+    norms = {layer: batchnorm(i, layer) for i, (layer, kind) in places if kind == "batchnorm"}
+    folds = {layer: fold(i, layer) for i, (layer, kind) in places if kind == "folded"}
+    with replaced_forwards(skeleton, norms), hooked(skeleton, folds), head_inputs(skeleton, head, seen):
         functional_call(skeleton, filled(state, skeleton), (inputs,))
     return state, seen[0]
 
 
 def fitted_features(target: Target, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-    """Activations (n, d) before the head of a state that `fit_to_data` gave, on other inputs; differentiable in all of
-    it: torch's BatchNorm is not in its statistics."""
+    """Activations (n, d) before the head of a state that `fit_to_data` gave, on other inputs; differentiable in it."""
     seen: list[Tensor] = []
+    with head_inputs(target.skeleton, target.spec.head[0], seen):
+        run_fitted(target.skeleton, normalised_layers(target), state, inputs)
+    return seen[0]
+
+
+def run_fitted(skeleton: nn.Module, layers: Mapping[str, str], state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    """What the module makes of `inputs` with a state that `fit_layers` gave, differentiable in all of it: torch's
+    BatchNorm is not in its statistics."""
 
     def batchnorm(layer: str) -> Callable[[Tensor], Tensor]:
         weight, bias, mean, var = (
@@ -126,11 +157,9 @@ def fitted_features(target: Target, state: Mapping[str, Tensor], inputs: Tensor)
         factor = weight * (var + EPS).rsqrt()
         return lambda z: scale_by_channel(z, factor, bias - mean * factor)
 
-    skeleton = target.skeleton
-    norms = {layer: batchnorm(layer) for layer, kind in normalised_layers(target).items() if kind == "batchnorm"}
-    with replaced_forwards(skeleton, norms), head_inputs(skeleton, target.spec.head[0], seen):
-        functional_call(skeleton, filled(state, skeleton), (inputs,))
-    return seen[0]
+    norms = {layer: batchnorm(layer) for layer, kind in layers.items() if kind == "batchnorm"}
+    with replaced_forwards(skeleton, norms):
+        return functional_call(skeleton, filled(state, skeleton), (inputs,))
 
 
 def _read_scales(t: TensorSpec, scales: Mapping[str, Tensor]) -> Tensor:

@@ -6,23 +6,18 @@ ReferenceZoo rather than loaded from a generator file.
 
 from pathlib import Path
 
-from weightgen.checkpoint import read_manifest
-from weightgen.errors import CorruptFile, UnknownName
+from weightgen.errors import UnknownName
 from weightgen.generator import WeightGenerator
+from weightgen.generator_file import read_method
 from weightgen.generators.latent_diffusion import LatentDiffusion
 from weightgen.generators.mip_hypernet import MipHypernet
-
-FORMAT = "weightgen.generator"
 
 GENERATORS = {"d2nwg": LatentDiffusion, "mip": MipHypernet}
 
 
 def load_generator(path: str | Path) -> WeightGenerator:
     """The learnt generator in a file; its manifest says which method it belongs to, which checks the version."""
-    manifest = read_manifest(path)
-    if manifest.get("format") != FORMAT:
-        raise CorruptFile(f"{path}: format {manifest.get('format')!r}, expected a generator file ({FORMAT!r})")
-    method = manifest.get("method")
+    method = read_method(Path(path))
     if method not in GENERATORS:
-        raise UnknownName("generator method", str(method), GENERATORS)
+        raise UnknownName("generator method", method, GENERATORS)
     return GENERATORS[method].load(Path(path))

@@ -26,13 +26,14 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
-from weightgen.checkpoint import encode_state, load_state, read_manifest, save_state
+from weightgen.checkpoint import encode_state, load_state, save_state
 from weightgen.codecs.vae import TokenVae
 from weightgen.condition import SupportSet
 from weightgen.diffusion import Sampling, guide, sample_latents
 from weightgen.encoders.support_set import SupportSetEncoder
 from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
-from weightgen.generator import GenerationRequest
+from weightgen.generator import GenerationRequest, require_support
+from weightgen.generator_file import FORMAT, read_generator_manifest
 from weightgen.head import LinearHead, head_names, ridge_head, step_to_softmax
 from weightgen.layers.denoiser import Denoiser
 from weightgen.layers.transformer import embed_scalar
@@ -42,7 +43,7 @@ from weightgen.spec import State, StateSpec
 from weightgen.target import Target
 from weightgen.tokens import TokenLayout, neuron_layout
 
-FORMAT, VERSION = "weightgen.generator", 1
+VERSION = 1
 MAX_CLASSES, MAX_SHOTS = 64, 50
 ENCODED_SHOTS = 20
 """Examples of each class that the encoder reads; the head is solved on all."""
@@ -127,7 +128,7 @@ class LatentDiffusion(nn.Module):
         return tuple(dict.fromkeys(spec.arch for spec in self.specs.values()))
 
     def check(self, request: GenerationRequest) -> None:
-        support, spec = request.condition.support, request.target.spec
+        spec = request.target.spec
         if spec.arch not in self.archs:
             raise UnsupportedTask(f"{self.name!r} makes weights for {', '.join(self.archs)}, not for {spec.arch!r}")
         member = member_name(request.target)
@@ -142,23 +143,7 @@ class LatentDiffusion(nn.Module):
         aim = request.condition.target_accuracy
         if aim is not None and not 0 <= aim <= 1:
             raise UnsupportedTask(f"target accuracy is {aim}, expected a fraction from 0 to 1")
-        if support is None:
-            raise UnsupportedTask(f"{self.name!r} needs a support set: labelled examples of every class")
-        if support.num_classes > MAX_CLASSES or max(support.shots) > MAX_SHOTS:
-            raise UnsupportedTask(
-                f"{self.name!r} takes 2 to {MAX_CLASSES} classes of 1 to {MAX_SHOTS} examples, "
-                f"got {support.num_classes} classes of up to {max(support.shots)}"
-            )
-        if tuple(support.inputs.shape[1:]) != request.target.input_shape:
-            raise UnsupportedTask(
-                f"{spec.arch!r} takes inputs of shape {list(request.target.input_shape)}, "
-                f"the support set has {list(support.inputs.shape[1:])}"
-            )
-        names = head_names(request.target)
-        if spec.by_name[names[0]].shape[0] != support.num_classes:
-            raise UnsupportedTask(
-                f"the target has {spec.by_name[names[0]].shape[0]} classes, the support set {support.num_classes}"
-            )
+        require_support(request, name=self.name, max_classes=MAX_CLASSES, max_shots=MAX_SHOTS)
 
     def generate(self, request: GenerationRequest) -> list[State]:
         return self._generate(request, conditioned=True)
@@ -192,13 +177,7 @@ class LatentDiffusion(nn.Module):
     @classmethod
     def load(cls, path: Path) -> "LatentDiffusion":
         """Read a generator file; CorruptFile if it is not one, UnsupportedTask if it is of another version."""
-        manifest = read_manifest(path)
-        if manifest.get("format") != FORMAT or manifest.get("method") != cls.name:
-            raise CorruptFile(f"{path}: not a file of the generator {cls.name!r}")
-        if manifest.get("version") != VERSION:
-            raise UnsupportedTask(
-                f"{path}: written in version {manifest.get('version')} of the format, this weightgen reads {VERSION}"
-            )
+        manifest = read_generator_manifest(path, method=cls.name, version=VERSION)
         try:
             specs = {member: StateSpec.from_json(spec) for member, spec in manifest["specs"]}
             config = LatentDiffusionConfig(**manifest["config"])

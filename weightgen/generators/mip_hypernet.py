@@ -21,7 +21,7 @@ summed over its input channels for one, which is the same function on grey image
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,20 +30,19 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from weightgen.checkpoint import encode_state, load_state, read_manifest, save_state
+from weightgen.checkpoint import encode_state, load_state, save_state
 from weightgen.condition import SupportSet
 from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
-from weightgen.generator import GenerationRequest
+from weightgen.generator import GenerationRequest, require_support
+from weightgen.generator_file import FORMAT, read_generator_manifest
 from weightgen.head import LinearHead, RidgeHead, ridge_head, step_to_softmax
-from weightgen.interventions import filled, head_inputs, hooked, replaced_forwards
-from weightgen.layers.blended_norm import EPS, blended_norm, scale_by_channel
-from weightgen.normal_form import normalised_layers
+from weightgen.layers.blended_norm import blended_norm
+from weightgen.normal_form import fit_layers, normalised_layers, run_fitted
 from weightgen.spec import State, StateSpec
 from weightgen.target import Target
 
-FORMAT, VERSION = "weightgen.generator", 2
+VERSION = 2
 MAX_CLASSES, MAX_SHOTS = 64, 50
 
 
@@ -205,58 +204,19 @@ class ArchHypernet(nn.Module):
     ) -> tuple[State, Tensor]:
         """The state with every normalised layer's statistics set layer by layer, and the head's inputs (n, d)."""
         trunk = {name: _laid_out(t) for name, t in trunk.items()}
-        state = {name: t for name, t in trunk.items() if not name.endswith(".gain")}
         count = self.log_prior_count.exp()
         blend = count / (count + len(support)) if conditioned else torch.ones_like(count)
         priors = list(zip(self.prior_mean, self.prior_log_var, strict=True))
-        seen: list[Tensor] = []
 
         def normalise(index: int, z: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             mean, log_var = priors[index]
             return blended_norm(z, gain, bias, mean, log_var.exp(), blend)
 
-        def batchnorm(index: int, layer: str) -> Callable[[Tensor], Tensor]:
-            def forward(z: Tensor) -> Tensor:
-                z, mean, var = normalise(index, z, state[f"{layer}.weight"], state[f"{layer}.bias"])
-                state[f"{layer}.running_mean"], state[f"{layer}.running_var"] = mean, var
-                return z
-
-            return forward
-
-        def fold(index: int, layer: str) -> Callable[..., Tensor]:
-            weight, bias, gain = (trunk[f"{layer}.{part}"] for part in ("weight", "bias", "gain"))
-            state[f"{layer}.bias"] = torch.zeros_like(bias)  # the bias comes after normalisation
-
-            def hook(_module: nn.Module, _args: tuple[Tensor], z: Tensor) -> Tensor:
-                z, mean, var = normalise(index, z, gain, bias)
-                factor = gain * (var + EPS).rsqrt()
-                state[f"{layer}.weight"] = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-                state[f"{layer}.bias"] = bias - mean * factor
-                return z
-
-            return hook
-
-        places = list(enumerate(self.layers.items()))
-        norms = {layer: batchnorm(i, layer) for i, (layer, kind) in places if kind == "batchnorm"}
-        folds = {layer: fold(i, layer) for i, (layer, kind) in places if kind == "folded"}
-        with (
-            replaced_forwards(skeleton, norms),
-            hooked(skeleton, folds),
-            head_inputs(skeleton, self.spec.head[0], seen),
-        ):
-            functional_call(skeleton, filled(state, skeleton), (support,))
-        return state, seen[0]
+        return fit_layers(skeleton, self.spec.head[0], self.layers, trunk, support, normalise)
 
     def run(self, skeleton: nn.Module, state: State, inputs: Tensor) -> Tensor:
-        """Logits of a generated state, differentiable in all of it: torch's batch_norm is not in its statistics."""
-
-        def batchnorm(layer: str) -> Callable[[Tensor], Tensor]:
-            parts = [state[f"{layer}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")]
-            return lambda z: _batchnorm(z, *parts)
-
-        norms = {layer: batchnorm(layer) for layer, kind in self.layers.items() if kind == "batchnorm"}
-        with replaced_forwards(skeleton, norms):
-            return functional_call(skeleton, filled(state, skeleton), (inputs,))
+        """Logits of a generated state, differentiable in all of it."""
+        return run_fitted(skeleton, self.layers, state, inputs)
 
 
 class MipHypernet(nn.Module):
@@ -275,7 +235,6 @@ class MipHypernet(nn.Module):
         return tuple(self.hypernets)
 
     def check(self, request: GenerationRequest) -> None:
-        support = request.condition.support
         if request.target.spec.arch not in self.hypernets:
             raise UnsupportedTask(
                 f"{self.name!r} makes weights for {', '.join(self.archs)}, not for {request.target.spec.arch!r}"
@@ -286,22 +245,7 @@ class MipHypernet(nn.Module):
             raise UnsupportedTask(f"{self.name!r} does not sample: scheduler, steps and guidance are for d2nwg")
         if request.condition.text is not None or request.condition.target_accuracy is not None:
             raise UnsupportedTask(f"{self.name!r} is conditioned on labelled examples only, not on text or an accuracy")
-        if support is None:
-            raise UnsupportedTask(f"{self.name!r} needs a support set: labelled examples of every class")
-        if support.num_classes > MAX_CLASSES or max(support.shots) > MAX_SHOTS:
-            raise UnsupportedTask(
-                f"{self.name!r} takes 2 to {MAX_CLASSES} classes of 1 to {MAX_SHOTS} examples, "
-                f"got {support.num_classes} classes of up to {max(support.shots)}"
-            )
-        if support.inputs.shape[1:] != request.target.input_shape:
-            raise UnsupportedTask(
-                f"{request.target.spec.arch!r} takes inputs of shape {list(request.target.input_shape)}, "
-                f"the support set has {list(support.inputs.shape[1:])}"
-            )
-        if len(request.target.spec.head) != 2 or support.num_classes != _num_classes(request.target.spec):
-            raise UnsupportedTask(
-                f"the target has {_num_classes(request.target.spec)} classes, the support set {support.num_classes}"
-            )
+        require_support(request, name=self.name, max_classes=MAX_CLASSES, max_shots=MAX_SHOTS)
 
     def generate(self, request: GenerationRequest) -> list[State]:
         return [self._generate(request, conditioned=True)]
@@ -332,13 +276,7 @@ class MipHypernet(nn.Module):
     @classmethod
     def load(cls, path: Path) -> "MipHypernet":
         """Read a generator file; CorruptFile if it is not one, UnsupportedTask if it is of another version."""
-        manifest = read_manifest(path)
-        if manifest.get("format") != FORMAT or manifest.get("method") != cls.name:
-            raise CorruptFile(f"{path}: expected a generator file of method {cls.name!r}")
-        if manifest.get("version") != VERSION:
-            raise UnsupportedTask(
-                f"{path}: written in version {manifest.get('version')} of the format, this weightgen reads {VERSION}"
-            )
+        manifest = read_generator_manifest(path, method=cls.name, version=VERSION)
         tensors = load_state(path)
         try:
             archs = {}
@@ -429,15 +367,6 @@ def _log_shots(labels: Tensor, num_classes: int) -> float:
     return math.log(len(labels) / num_classes) - 2.5
 
 
-def _num_classes(spec: StateSpec) -> int:
-    return spec.by_name[spec.head[0]].shape[0] if spec.head else 0
-
-
 def _as_matrix(t: Tensor) -> Tensor:
     """(units, everything else); a vector is a matrix of one column."""
     return t.reshape(len(t), -1) if t.ndim != 3 else rearrange(t, "one t d -> t (one d)")
-
-
-def _batchnorm(z: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    factor = weight * (var + EPS).rsqrt()
-    return scale_by_channel(z, factor, bias - mean * factor)
