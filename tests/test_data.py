@@ -305,7 +305,7 @@ def test_every_source_is_chosen_by_what_it_takes():
 
 
 def write_table(path, rows=40):
-    pandas = pytest.importorskip("pandas")
+    pandas = pytest.importorskip("pandas", reason="needs the extra 'table'")
     frame = pandas.DataFrame(
         {
             "size": [float(i) if i % 10 else None for i in range(rows)],
@@ -349,7 +349,7 @@ def test_the_class_column_can_be_named(tmp_path):
     ],
 )
 def test_unusable_tables_are_refused(tmp_path, content, error, message):
-    pytest.importorskip("pandas")
+    pytest.importorskip("pandas", reason="needs the extra 'table'")
     path = tmp_path / "t.csv"
     path.write_text(content)
     with pytest.raises(error, match=message):
@@ -382,7 +382,7 @@ def test_without_pandas_the_way_out_is_told(tmp_path, monkeypatch):
 
 
 def write_pictures(folder, classes=("cat", "dog"), count=5, mode="L", size=(12, 10)):
-    image = pytest.importorskip("PIL.Image")
+    image = pytest.importorskip("PIL.Image", reason="needs the extra 'images'")
     rng = np.random.default_rng(0)
     for c in classes:
         (folder / c).mkdir(parents=True, exist_ok=True)
@@ -422,7 +422,7 @@ def test_unusable_folders_are_refused(tmp_path):
 
 
 def test_pictures_that_cannot_be_used_are_named(tmp_path, monkeypatch):
-    image = pytest.importorskip("PIL.Image")
+    image = pytest.importorskip("PIL.Image", reason="needs the extra 'images'")
     write_pictures(tmp_path)
     victim = tmp_path / "dog" / "3.png"
     good = victim.read_bytes()
@@ -465,7 +465,7 @@ class Split:
 
 
 def make_image_split(modes):
-    image = pytest.importorskip("PIL.Image")
+    image = pytest.importorskip("PIL.Image", reason="needs the extra 'images'")
     pictures = [image.new(m, (9, 9), 10 * i if m == "L" else (10 * i, 0, 9)) for i, m in enumerate(modes)]
     columns = {"image": pictures, "label": [i % 2 for i in range(len(modes))]}
     return Split({"image": Image(), "label": ClassLabel()}, columns)
