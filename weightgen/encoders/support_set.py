@@ -4,7 +4,7 @@ After the set encoder of D2NWG (Soro et al. 2025, arXiv:2402.18153, section 3.3:
 over classes), with a convolutional network in the place of CLIP's features, and means within classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -39,19 +39,11 @@ class SupportSetEncoder(nn.Module):
         """Prototypes of each of b support sets, and their summaries."""
         embedded = self._embed(torch.cat([x.expand(-1, 3, -1, -1) for x in images])).split([len(x) for x in images])
         tokens = [
-            self.class_in(self._describe_classes(e, x, y, k))
+            self.class_in(describe_classes(e, x, y, k))
             for e, x, y, k in zip(embedded, images, labels, num_classes, strict=True)
         ]
-        prototypes: list[Tensor] = [torch.empty(0)] * len(tokens)
-        for count in set(num_classes):  # sets with as many classes go through the transformer together
-            chosen = [i for i, k in enumerate(num_classes) if k == count]
-            x = torch.stack([tokens[i] for i in chosen])
-            for block in self.blocks:
-                x = block(x)
-            for i, row in zip(chosen, self.norm(x), strict=True):
-                prototypes[i] = row
-        pooled = torch.stack([torch.cat([p.mean(0), p.var(0, correction=0)]) for p in prototypes])
-        return prototypes, self.summary(pooled)
+        prototypes = relate_members(tokens, self.blocks, self.norm)
+        return prototypes, self.summary(pool_members(prototypes))
 
     def _embed(self, images: Tensor) -> Tensor:
         x = images - 0.5
@@ -59,17 +51,40 @@ class SupportSetEncoder(nn.Module):
             x = F.leaky_relu(conv(x))
         return self.embed(rearrange(x, "n c h w -> n (c h w)"))
 
-    @staticmethod
-    def _describe_classes(embedded: Tensor, images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-        """Mean and spread of every class's embeddings, the mean and spread of its colours, and how many there are."""
-        counts = torch.bincount(labels, minlength=num_classes)[:, None].to(embedded)
 
-        def average(values: Tensor) -> Tensor:
-            return values.new_zeros(num_classes, values.shape[1]).index_add(0, labels, values) / counts
+def describe_classes(
+    embedded: Float[Tensor, "n e"], images: Tensor, labels: Int[Tensor, " n"], num_classes: int
+) -> Float[Tensor, "k d"]:
+    """Mean and spread of every class's embeddings, the mean and spread of its colours, and how many there are: k rows
+    of d = 2 e + 7."""
+    counts = torch.bincount(labels, minlength=num_classes)[:, None].to(embedded)
 
-        means = average(embedded)
-        spread = average((embedded - means[labels]).square())
-        colour = images.expand(-1, 3, -1, -1).mean((2, 3))
-        square = images.square().expand(-1, 3, -1, -1).mean((2, 3))
-        deviation = (square - colour.square()).clamp_min(0).sqrt()
-        return torch.cat([means, (spread + 1e-4).log(), average(colour), average(deviation), counts.log()], 1)
+    def average(values: Tensor) -> Tensor:
+        return values.new_zeros(num_classes, values.shape[1]).index_add(0, labels, values) / counts
+
+    means = average(embedded)
+    spread = average((embedded - means[labels]).square())
+    colour = images.expand(-1, 3, -1, -1).mean((2, 3))
+    square = images.square().expand(-1, 3, -1, -1).mean((2, 3))
+    deviation = (square - colour.square()).clamp_min(0).sqrt()
+    return torch.cat([means, (spread + 1e-4).log(), average(colour), average(deviation), counts.log()], 1)
+
+
+def relate_members(
+    sets: Sequence[Float[Tensor, "n e"]], blocks: Iterable[nn.Module], norm: nn.Module
+) -> list[Float[Tensor, "n e"]]:
+    """The members of every set after attention among themselves; their order changes nothing but theirs."""
+    related: list[Tensor] = [torch.empty(0)] * len(sets)
+    for size in {len(x) for x in sets}:  # sets of one size go through the transformer together
+        chosen = [i for i, x in enumerate(sets) if len(x) == size]
+        x = torch.stack([sets[i] for i in chosen])
+        for block in blocks:
+            x = block(x)
+        for i, row in zip(chosen, norm(x), strict=True):
+            related[i] = row
+    return related
+
+
+def pool_members(sets: Sequence[Float[Tensor, "n e"]]) -> Float[Tensor, "b d"]:
+    """Mean and variance of the members of each of b sets, d = 2 e."""
+    return torch.stack([torch.cat([x.mean(0), x.var(0, correction=0)]) for x in sets])
