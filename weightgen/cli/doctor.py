@@ -14,6 +14,7 @@ EXTRAS = {
     "table": ("pandas", "pyarrow"),
     "images": ("PIL",),
     "hf": ("datasets",),
+    "clip": ("transformers",),
     "plot": ("matplotlib",),
 }
 """Extra of pyproject.toml -> the modules it brings."""
