@@ -4,6 +4,7 @@
     python -m benchmarks.report --check    only compare; exit 1 if one differs
 
 Each JSON file is what `python -m benchmarks.scores` wrote: one generator and architecture, scored on several data sets.
+A folder named like a generator holds a study of it (`benchmarks.diffusion_study`), for its card alone.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.diffusion_report import read_study, render_study
 from model_zoo.released import FOLDER, RELEASED
 from model_zoo.training_zoo import summarize
 from weightgen.checkpoint import read_manifest
@@ -60,6 +62,8 @@ def written() -> dict[Path, str]:
             own = [[r for r in group if r["generator"]["name"] == name] for group in (results, few_way)]
             training = render_training(read_manifest(FOLDER / file)["training"])
             files[FOLDER / f"{name}.md"] = {"results": render(*own), "training": training}
+            if study := read_study(ROOT / "docs" / "results" / name):
+                files[FOLDER / f"{name}.md"]["study"] = render_study(study)
     if ZOO_INDEX.is_file():
         rows = [json.loads(line) for line in ZOO_INDEX.read_text().splitlines()]
         files[ZOO_INDEX.with_suffix(".md")] = {"zoo": render_zoo(summarize(rows))}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.diffusion_report import read_study
 from benchmarks.report import mean_accuracy, render, render_training, render_zoo, replace_block, written
 from model_zoo.architectures import ARCHITECTURES
 from model_zoo.released import FOLDER, RELEASED, expected_hashes
@@ -22,6 +23,7 @@ from weightgen.storage import sha256_file
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 README = (ROOT / "README.md").read_text()
+STUDY = read_study(ROOT / "docs" / "results" / "d2nwg")
 RESULTS = {p.name: json.loads(p.read_text()) for p in sorted((ROOT / "docs" / "results").glob("*.json"))}
 
 
@@ -133,6 +135,12 @@ def test_results_are_for_the_released_generator(name):
     generator = RESULTS[name]["generator"]
     released: Any = load_generator(FOLDER / RELEASED[generator["name"]])
     assert generator["digest"] == released.digest_of(RESULTS[name]["arch"])
+
+
+@pytest.mark.parametrize("section", STUDY)
+def test_every_section_of_the_study_is_of_the_released_generator(section):
+    studied = json.loads((ROOT / "docs" / "results" / "d2nwg" / f"{section}.json").read_text())["generator"]
+    assert studied == {"name": "d2nwg", "sha256": expected_hashes()[RELEASED["d2nwg"]]}
 
 
 @pytest.mark.parametrize(("marker", "registry"), [("architectures", ARCHITECTURES), ("generators", GENERATORS)])
