@@ -20,7 +20,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.diffusion_study import Bench
+from benchmarks.diffusion_bench import Bench
 from benchmarks.report import ROOT
 from model_zoo.released import generator_file
 from weightgen.condition import Condition

@@ -1,6 +1,7 @@
 """What latent diffusion over weights is worth: writes docs/results/d2nwg/SECTION.json, each in its own run.
 
-    python -m benchmarks.diffusion_study tasks reconstruction published steps speed novelty --zoo runs/zoo/training
+    python -m benchmarks.diffusion_study all --zoo runs/zoo/training
+    python -m benchmarks.diffusion_study tasks novelty --tasks 2        some of them
 
 Held-out tasks are those of the zoo's `test` runs, which neither training nor the choice of a recipe has seen; their
 support sets come from the train part of the data, scores from the test part. Every accuracy is a mean over samples.
@@ -17,12 +18,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.diffusion_bench import Bench
+from benchmarks.diversity_study import study_aim, study_diversity
 from benchmarks.report import ROOT
-from model_zoo.architectures import build_target
-from model_zoo.data import load_data
 from model_zoo.group_training import Job, Rows, train_group
-from model_zoo.networks import Networks, load_networks
-from model_zoo.released import generator_file, released_references
+from model_zoo.released import generator_file
 from model_zoo.tasks import Task
 from model_zoo.training_zoo import index_runs
 from weightgen.codecs.pca import PcaCodec, token_groups
@@ -37,62 +37,13 @@ from weightgen.generators.noise import Noise
 from weightgen.generators.retrieval import Retrieval
 from weightgen.generators.soup import Soup
 from weightgen.generators.zoo_mean import ZooMean
-from weightgen.labelled_data import LabelledData, match_channels
 from weightgen.novelty import copying_statistic, find_nearest
-from weightgen.reference_zoo import ABOVE_CHANCE, ReferenceZoo
+from weightgen.reference_zoo import ABOVE_CHANCE
 from weightgen.storage import sha256_file, write_json
-from weightgen.target import Target
 
-SHOTS, TRAINED_STEPS = 20, 600
+TRAINED_STEPS = 600
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
-
-
-class Bench:
-    """The generator, the zoo it learnt from, and tasks nobody has seen."""
-
-    def __init__(self, generator: LatentDiffusion, zoo: Path, *, num_tasks: int, seeds: int) -> None:
-        self.generator, self.zoo, self.num_tasks, self.seeds = generator, zoo, num_tasks, seeds
-        found = load_networks(zoo)
-        self.networks = {member: found[member] for member in generator.members if member in found}
-        if not self.networks:
-            raise BadOption(f"{zoo} has no network of {', '.join(generator.members)}")
-        self._data: dict[tuple[str, int], LabelledData] = {}
-
-    def data(self, name: str, channels: int) -> LabelledData:
-        if (name, channels) not in self._data:
-            self._data[name, channels] = match_channels(load_data(name), channels)
-        return self._data[name, channels]
-
-    def held_out(self, networks: Networks) -> list[tuple[int, Task]]:
-        """Last checkpoints of `test` runs whose task no `train` run has, one for each task: (row, task)."""
-        known = {(networks.datasets[i], networks.classes[i]) for i in networks.rows("train")}
-        last = {(networks.datasets[i], networks.classes[i]): i for i in networks.rows("test")}
-        rows = sorted(i for task, i in last.items() if task not in known)
-        chosen = rows[:: max(1, len(rows) // self.num_tasks)][: self.num_tasks]
-        return [(i, Task(networks.datasets[i], networks.classes[i])) for i in chosen]
-
-    def prepare(self, networks: Networks, task: Task, *, shots: int = SHOTS) -> tuple[Target, SupportSet, LabelledData]:
-        """The target network, a support set from the train part, and the task's part of the data."""
-        channels = networks.target.input_shape[0]
-        part = task.select(self.data(task.dataset, channels))
-        fewest = min(torch.bincount(part.y_train).tolist())
-        support = Task(task.dataset, tuple(range(task.ways))).draw_support(
-            part, min(shots, fewest), rng=torch.Generator().manual_seed(0)
-        )
-        target = build_target(networks.target.spec.arch, num_classes=task.ways, in_channels=channels)
-        return target, support, part
-
-    def score(self, source: WeightGenerator, target: Target, support: SupportSet, part: LabelledData) -> float:
-        """Mean test accuracy over the seeds, of generators that sample."""
-        many = self.seeds if source.name.startswith(self.generator.name) else 1
-        request = GenerationRequest(target, Condition(support=support), num_samples=many)
-        return statistics.fmean(accuracy(target, s, part.x_test, part.y_test) for s in source.generate(request))
-
-    def references(self, networks: Networks) -> ReferenceZoo | None:
-        arch, channels = networks.target.spec.arch, networks.target.input_shape[0]
-        path = released_references(self.generator.name, arch, channels)
-        return ReferenceZoo.load(path) if path else None
 
 
 def study_tasks(bench: Bench) -> dict[str, Any]:
@@ -317,12 +268,14 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "steps": study_steps,
     "speed": study_speed,
     "novelty": study_novelty,
+    "diversity": study_diversity,
+    "aim": study_aim,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("sections", nargs="+", choices=SECTIONS)
+    parser.add_argument("sections", nargs="+", choices=[*SECTIONS, "all"])
     parser.add_argument("--generator", default="d2nwg")
     parser.add_argument("--zoo", type=Path, default=Path("runs/zoo/training"))
     parser.add_argument("--tasks", type=int, default=24, help="held-out tasks of each architecture")
@@ -335,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(generator, LatentDiffusion):
             raise BadOption(f"{options.generator!r} is no latent diffusion generator")
         bench = Bench(generator, options.zoo, num_tasks=options.tasks, seeds=options.samples)
-        for section in options.sections:
+        for section in SECTIONS if "all" in options.sections else options.sections:
             head = {"generator": {"name": options.generator, "sha256": sha256_file(path)}, "samples": options.samples}
             options.out.mkdir(parents=True, exist_ok=True)
             write_json(options.out / f"{section}.json", {**head, "results": SECTIONS[section](bench)})

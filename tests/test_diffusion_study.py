@@ -1,11 +1,16 @@
 """The study of d2nwg on a handful of networks: every section runs, and its figures are what they say."""
 
+import json
+
 import pytest
 import torch
 
 import benchmarks.diffusion_study
+import benchmarks.diversity_study
+from benchmarks.diffusion_bench import Bench
 from benchmarks.diffusion_study import (
-    Bench,
+    study_aim,
+    study_diversity,
     study_novelty,
     study_reconstruction,
     study_speed,
@@ -18,6 +23,7 @@ from model_zoo.zoo_config import ZooConfig
 from tests.shared import shared_path
 from weightgen.generators.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from weightgen.reference_zoo import build_reference_zoo
+from weightgen.storage import sha256_file
 
 MEMBER = "cnn-tiny/1x28x28"
 
@@ -89,3 +95,32 @@ def test_every_scheduler_has_a_curve_over_steps(bench, monkeypatch):
     monkeypatch.setattr(benchmarks.diffusion_study, "GUIDANCE", (1.0,))
     study = study_steps(bench)
     assert study["accuracy"].keys() == {"ddim", "dpm", "flow"} and study["accuracy"]["dpm"].keys() == {"1", "3"}
+
+
+def test_samples_are_compared_with_as_many_networks_of_the_zoo(bench, monkeypatch):
+    monkeypatch.setattr(benchmarks.diversity_study, "COMPARED", 3)
+    study = study_diversity(bench)[MEMBER]
+    assert (study["tasks"], study["networks"]) == (len(bench.held_out(bench.networks[MEMBER])), 3)
+    for kind in ("samples", "zoo"):
+        assert 0 < study[kind]["disagreement"] <= 1 and 0 <= study[kind]["error_overlap"] <= 1
+    assert study["zoo"]["accuracy"] > 0.5
+
+
+def test_every_accuracy_is_asked_for(bench, monkeypatch):
+    monkeypatch.setattr(benchmarks.diversity_study, "AIMS", (None, 0.2, 0.9))
+    study = study_aim(bench)[MEMBER]
+    assert study["asked"].keys() == {"none", "0.2", "0.9"}
+    assert all(0 <= row["accuracy"] <= 1 and row["entropy"] >= 0 for row in study["asked"].values())
+    assert -1 <= study["rank_correlation"] <= 1
+
+
+def test_every_section_is_written_to_a_file_of_its_own(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmarks.diffusion_study, "Bench", lambda *_, **__: bench)
+    sections = {name: lambda bench, name=name: {"of": name} for name in ("tasks", "aim")}
+    monkeypatch.setattr(benchmarks.diffusion_study, "SECTIONS", sections)
+    path = tmp_path / "d2nwg.safetensors"
+    bench.generator.save(path)
+    assert benchmarks.diffusion_study.main(["all", "--generator", str(path), "--out", str(tmp_path / "out")]) == 0
+    written = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "out").iterdir()}
+    assert written.keys() == {"tasks", "aim"} and written["aim"]["results"] == {"of": "aim"}
+    assert written["aim"]["generator"]["sha256"] == sha256_file(path)
