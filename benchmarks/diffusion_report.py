@@ -27,8 +27,9 @@ def render_study(study: Study) -> str:
     """A table of the aims, and one of each section's figures."""
     if not study:
         return "Not measured yet."
+    aims = list_aims(study)
     tables = [render(study[section]) for section, render in RENDERED.items() if section in study]
-    return "\n\n".join([_table(("aim", "found", ""), list_aims(study)), *tables])
+    return "\n\n".join([_table(("aim", "found", ""), aims), *tables] if aims else tables)
 
 
 def list_aims(study: Study) -> list[tuple[str, str, str]]:
