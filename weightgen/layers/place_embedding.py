@@ -1,0 +1,27 @@
+"""Places to vectors that differ as random ones do, for functions of place that are not smooth: weights of a layer."""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class PlaceEmbedding(nn.Module):
+    """Places (b, k, p) of order 1 to vectors (b, k, dim), by one layer of sines.
+
+    SIREN, Sitzmann et al. 2020 (arXiv:2006.09661). Behind a GELU all places would look alike: the mean of its features
+    outweighs what tells neighbours apart.
+    """
+
+    def __init__(self, place_dim: int, dim: int, *, gain: float = 4.0) -> None:
+        """`gain` is how far phases turn between places, in radians, about."""
+        super().__init__()
+        self.phase = nn.Linear(place_dim, 2 * dim)
+        self.out = nn.Linear(2 * dim, dim)
+        nn.init.normal_(self.phase.weight, std=gain * math.sqrt(2 / place_dim))
+        nn.init.uniform_(self.phase.bias, -math.pi, math.pi)
+        nn.init.normal_(self.out.weight, std=dim**-0.5)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, places: Float[Tensor, "b k p"]) -> Float[Tensor, "b k dim"]:
+        return self.out(self.phase(places).sin())
