@@ -10,9 +10,10 @@ from weightgen.errors import UnknownName
 from weightgen.generator import WeightGenerator
 from weightgen.generator_file import read_method
 from weightgen.generators.latent_diffusion import LatentDiffusion
+from weightgen.generators.layerwise_diffusion import LayerwiseDiffusion
 from weightgen.generators.mip_hypernet import MipHypernet
 
-GENERATORS = {"d2nwg": LatentDiffusion, "mip": MipHypernet}
+GENERATORS = {"d2nwg": LatentDiffusion, "d2nwg-layerwise": LayerwiseDiffusion, "mip": MipHypernet}
 
 
 def load_generator(path: str | Path) -> WeightGenerator:
