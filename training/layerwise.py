@@ -1,0 +1,437 @@
+"""Train the generator `d2nwg-layerwise` on ResNets of CIFAR-10: our ResNet-20s, and the published ResNet-32 and -44.
+
+    python -m model_zoo build --arch resnet20 --data cifar10 --in-channels 3 --out runs/zoo/resnet20 ...
+    python -m training.layerwise codec --zoo runs/zoo/resnet20 --out runs/layerwise       # windows to latents
+    python -m training.layerwise denoiser --zoo runs/zoo/resnet20 --out runs/layerwise    # latents from noise
+
+The codec learns to give back the tokens of windows; decoded networks also have to do CIFAR-10 under a solved head, and
+to see its images as a published network does (behaviour). The denoiser learns to tell latents from noise given their
+places and the tail of the window before; its own samples, decoded, have to do the same. Every fifth of our runs and the
+whole published ResNet-56 are held out.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+import typer
+from torch import Tensor, nn
+
+from model_zoo.cifar_resnets import KnownResNet, load_resnets
+from model_zoo.data import load_data
+from training.command import run_command
+from weightgen.codecs.vae import kl_divergence
+from weightgen.diffusion import add_noise, draw_noise_levels
+from weightgen.errors import BadOption
+from weightgen.generators.layerwise_diffusion import HEAD_STEPS, LayerwiseConfig, LayerwiseDiffusion
+from weightgen.head import ridge_head, step_to_softmax, trunk_features
+from weightgen.labelled_data import LabelledData
+from weightgen.normal_form import fit_to_data
+from weightgen.spec import State
+from weightgen.target import Target
+from weightgen.windows import Windows, measure_statistics
+
+Say = Callable[[str], None]
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@dataclass(frozen=True)
+class LayerwiseTraining:
+    """Both stages."""
+
+    model: LayerwiseConfig = field(default_factory=LayerwiseConfig)
+    batch_size: int = 16
+    """Windows of a step."""
+    learning_rate: float = 1e-3
+    published: float = 0.3
+    """Share of windows that come from published networks; the rest are of our own runs."""
+    kl: float = 1e-5
+    latent_noise: float = 0.2
+    behaviour_every: int = 4
+    """Steps from one whole network that is run on images to the next; 0 for none at all."""
+    behaviour: float = 1.0
+    similarity: float = 1.0
+    """Weight of the likeness of what a trunk sees to what a published one does."""
+    images: int = 200
+    """Of a behaviour loss: half of them support, half queries."""
+    without_support: float = 0.15
+    without_accuracy: float = 0.5
+    without_tail: float = 0.15
+    tail_noise: float = 0.2
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """A network's tokens, all windows together."""
+
+    known: KnownResNet
+    windows: Windows
+    tokens: Tensor
+    """(n, d)"""
+    kinds: Tensor
+    places: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, known: KnownResNet, model: LayerwiseDiffusion) -> "Tokens":
+        windows = model.split(known.target.spec)
+        every = range(windows.num_tokens)
+        return cls(
+            known, windows, windows.read(known.trunk, every), windows.kind_indices(every), windows.places(every),
+            windows.mask(every),
+        )  # fmt: skip
+
+    def groups(self, context: int) -> Iterator[Tensor]:
+        """Indices (b, k) of all windows in order: the full ones together, then the shorter last one."""
+        full = len(self.tokens) // context
+        index = torch.arange(len(self.tokens))
+        if full:
+            yield index[: full * context].view(full, context)
+        if full * context < len(self.tokens):
+            yield index[None, full * context :]
+
+
+class Images:
+    """CIFAR-10's training images, and what a published network makes of each of them."""
+
+    def __init__(self, data: LabelledData, teacher: KnownResNet | None) -> None:
+        self.inputs, self.labels, self.num_classes = data.x_train, data.y_train, data.num_classes
+        self.seen: Tensor | None = None
+        if teacher is not None:
+            with torch.no_grad():
+                parts = [see(teacher, torch.cat([x, x.flip(3)])) for x in self.inputs.split(250)]
+            both = [part.chunk(2) for part in parts]
+            self.seen = torch.stack([torch.cat([p[i] for p in both]) for i in range(2)])
+
+    def draw(self, count: int, *, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Images, half of them mirrored, labels, and what the published network sees in each; classes balanced."""
+        order = torch.randperm(len(self.labels), generator=rng)
+        order = order[torch.argsort(self.labels[order], stable=True)]
+        per_class = count // self.num_classes
+        sizes = torch.bincount(self.labels, minlength=self.num_classes).tolist()
+        rows = torch.stack([part[:per_class] for part in order.split(sizes)], 1).flatten()
+        mirrored = torch.rand(len(rows), generator=rng) < 0.5
+        x = torch.where(mirrored[:, None, None, None], self.inputs[rows].flip(3), self.inputs[rows])
+        seen = None if self.seen is None else self.seen[mirrored.long(), rows]
+        return x, self.labels[rows], seen
+
+
+def see(known: KnownResNet, inputs: Tensor) -> Tensor:
+    """What the head of a known network sees of images, (n, d), with the statistics of its own training."""
+    state = known.target.spec.complete({**known.trunk, **_no_head(known.target)})
+    return trunk_features(known.target, state, inputs)
+
+
+def behave(
+    target: Target, trunk: State, images: Images, config: LayerwiseTraining, *, rng: torch.Generator
+) -> tuple[Tensor, float]:
+    """Cross-entropy of a trunk under a head solved on half of some images, on the other half, over that of guessing,
+    and how unlike a published network's its view of them is; the accuracy."""
+    x, y, seen = images.draw(config.images, rng=rng)
+    _, features = fit_to_data(target, trunk, x)
+    half = len(x) // 2
+    ridge = ridge_head(features[:half], y[:half], num_classes=images.num_classes)
+    head = step_to_softmax(ridge, features[:half], y[:half], steps=HEAD_STEPS)
+    logits = features[half:] @ head.weight.T + head.bias
+    loss = F.cross_entropy(logits, y[half:]) / math.log(images.num_classes)
+    if seen is not None:
+        loss = loss + config.similarity * (1 - similarity(features, seen))
+    return config.behaviour * loss, float((logits.argmax(1) == y[half:]).float().mean())
+
+
+def similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Linear centred kernel alignment of features (n, d) and (n, e): Kornblith et al. 2019 (arXiv:1905.00414)."""
+    a, b = a - a.mean(0), b - b.mean(0)
+    return (a.T @ b).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm()).clamp_min(1e-9)
+
+
+class Run:
+    """A stage under way: its optimiser, its clock, the moving average of its weights and of its figures."""
+
+    def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter], minutes: float, rate: float) -> None:
+        self.parameters, self.minutes, self.rate = list(parameters), minutes, rate
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=1e-4)
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.spent, self.steps, self.said = 0.0, 0, 0.0
+        self.running: dict[str, float] = {}
+
+    def step(self, losses: dict[str, Tensor], seen: dict[str, float], seconds: float, say: Say) -> None:
+        loss = torch.stack(list(losses.values())).sum()
+        progress = min(1.0, self.spent / (60 * self.minutes))
+        for group in self.optimizer.param_groups:
+            group["lr"] = (
+                self.rate * min(1.0, (self.steps + 1) / 30) * (0.02 + 0.98 * math.cos(0.5 * math.pi * progress))
+            )
+        begun = time.perf_counter()
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        kept = min(0.99, (1 + self.steps) / (10 + self.steps))
+        with torch.no_grad():
+            for ours, theirs in zip(self.average, self.parameters, strict=True):
+                ours.lerp_(theirs, 1 - kept)
+        for name, value in {**{n: float(v.detach()) for n, v in losses.items()}, **seen}.items():
+            self.running[name] = 0.95 * self.running.get(name, value) + 0.05 * value
+        self.steps += 1
+        self.spent += seconds + time.perf_counter() - begun
+        if self.spent - self.said > 30:
+            self.said = self.spent
+            say(
+                f"step {self.steps} {self.spent / 60:.1f} min: "
+                + ", ".join(f"{n} {v:.3f}" for n, v in self.running.items())
+            )
+
+    def finish(self) -> dict[str, Any]:
+        """Put the average in the place of the weights; what was spent."""
+        with torch.no_grad():
+            for ours, theirs in zip(self.average, self.parameters, strict=True):
+                theirs.copy_(ours)
+        figures = {name: round(value, 4) for name, value in self.running.items()}
+        return {"steps": self.steps, "minutes": round(self.spent / 60, 1), "last": figures}
+
+
+def train_codec(
+    model: LayerwiseDiffusion,
+    networks: Sequence[Tokens],
+    images: Images,
+    config: LayerwiseTraining,
+    *,
+    minutes: float,
+    say: Say,
+) -> dict[str, Any]:
+    """First stage; ends with latents of mean zero and unit variance."""
+    rng = torch.Generator().manual_seed(config.seed)
+    codec = model.codec
+    codec.set_components(torch.cat([n.tokens for n in networks]), torch.cat([n.kinds for n in networks]))
+    run = Run(model, list(codec.parameters()), minutes, config.learning_rate)
+    while run.spent < 60 * minutes:
+        begun = time.perf_counter()
+        picked = _pick(networks, config, rng)
+        index = _draw_windows(picked, config, rng)
+        decoded, mean, log_var = _through(model, picked, index, config, rng)
+        error = ((decoded - picked.tokens[index]).square() * picked.mask[index]).sum() / picked.mask[index].sum()
+        losses, seen = {"error": error, "kl": config.kl * kl_divergence(mean, log_var)}, {}
+        if config.behaviour_every and run.steps % config.behaviour_every == 0:
+            whole = _pick(networks, config, rng)
+            parts = [
+                _through(model, whole, i, config, rng)[0].flatten(0, 1) for i in whole.groups(config.model.context)
+            ]
+            trunk = whole.windows.assemble(torch.cat(parts))
+            losses["behaviour"], seen["accuracy"] = behave(whole.known.target, trunk, images, config, rng=rng)
+        run.step(losses, seen, time.perf_counter() - begun, say)
+    found = run.finish()
+    latents = [encode_all(model, n, config.model.context) for n in networks]
+    codec.set_latent_scaling(torch.cat(latents), torch.cat([n.kinds for n in networks]))
+    return found
+
+
+@torch.no_grad()
+def encode_all(model: LayerwiseDiffusion, network: Tokens, context: int) -> Tensor:
+    """Standardised latents (n, c) of all windows of a network."""
+    parts = [
+        model.codec.encode(network.tokens[i], network.kinds[i], network.places[i]).flatten(0, 1)
+        for i in network.groups(context)
+    ]
+    return torch.cat(parts)
+
+
+def train_denoiser(
+    model: LayerwiseDiffusion,
+    networks: Sequence[Tokens],
+    images: Images,
+    config: LayerwiseTraining,
+    *,
+    minutes: float,
+    say: Say,
+) -> dict[str, Any]:
+    """Second stage: the denoiser and the encoder of support sets, and the decoder under behaviour; the encoder of
+    windows stays as it is, so that latents do."""
+    rng = torch.Generator().manual_seed(config.seed + 1)
+    context, length = config.model.context, config.model.tail
+    latents = {id(n): encode_all(model, n, context) for n in networks}
+    fixed = ("codec.linear_in", "codec.into", "codec.encoder", "codec.to_latents")
+    run = Run(model, [p for n, p in model.named_parameters() if not n.startswith(fixed)], minutes, config.learning_rate)
+    small = [n for n in networks if n.known.target is networks[0].known.target]
+    while run.spent < 60 * minutes:
+        begun = time.perf_counter()
+        picked = _pick(networks, config, rng)
+        index, clean = _draw_windows(picked, config, rng), latents[id(picked)]
+        before = (index[:, :1] - length + torch.arange(length)).clamp_min(0)
+        has_tail = (index[:, 0] >= length) & (torch.rand(len(index), generator=rng) >= config.without_tail)
+        tail = clean[before] + config.tail_noise * torch.randn(*before.shape, clean.shape[1], generator=rng)
+        told = _tell(model, picked.known, images, config, rng)
+        level = draw_noise_levels(len(index), rng=rng)
+        guess = model.denoiser(
+            add_noise(clean[index], level, rng=rng), level, told.expand(len(index), -1),
+            places=picked.places[index], tail=tail, tail_places=picked.places[before], has_tail=has_tail.float(),
+        )  # fmt: skip
+        weight = (level.exp() + 1).clamp(max=5.0) / 5.0
+        losses, seen = {"denoising": (weight * (guess - clean[index]).square().mean((1, 2))).mean()}, {}
+        if config.behaviour_every and run.steps % config.behaviour_every == 0:
+            made = small[0] if torch.rand((), generator=rng) < 0.8 else _pick(networks, config, rng)
+            support = None if torch.rand((), generator=rng) < config.without_support else _summarise(model, images, rng)
+            trunk = sample_with_gradient(model, made, model.condition(support, None), rng=rng)
+            losses["behaviour"], seen["accuracy"] = behave(made.known.target, trunk, images, config, rng=rng)
+        run.step(losses, seen, time.perf_counter() - begun, say)
+    return run.finish()
+
+
+def sample_with_gradient(model: LayerwiseDiffusion, like: Tokens, told: Tensor, *, rng: torch.Generator) -> State:
+    """A trunk of the spec that `like` is of, in a few steps from noise, the last of them with gradient.
+
+    Windows are sampled in turn, each given the tail of the one before; then the last step of all is taken at once.
+    """
+    config = model.config
+    steps = int(torch.randint(1, 4, (1,), generator=rng))
+    times = torch.cat([torch.tensor([0.999]), torch.rand(steps - 1, generator=rng).sort(descending=True).values])
+    levels = -2 * torch.tan(0.5 * math.pi * times.clamp(0.02, 0.999)).log()
+    tail, tail_places, has_tail = model.first_tail()
+    rows: list[tuple[Tensor, ...]] = []
+    with torch.no_grad():
+        for window in like.windows.cut(config.context):
+            places = like.places[window.start : window.stop][None]
+            noisy = torch.randn(1, len(window), config.latent_dim, generator=rng)
+            seen = {"places": places, "tail": tail, "tail_places": tail_places, "has_tail": has_tail}
+            clean = model.denoiser(noisy, levels[:1], told, **seen)
+            for level, after in pairwise(levels):
+                kept, now = torch.sigmoid(level), torch.sigmoid(after)
+                noise = (noisy - kept.sqrt() * clean) / (1 - kept).sqrt()
+                noisy = now.sqrt() * clean + (1 - now).sqrt() * noise
+                clean = model.denoiser(noisy, after[None], told, **seen)
+            rows.append((noisy, tail, tail_places, has_tail))
+            tail, tail_places, has_tail = clean[:, -config.tail :], places[:, -config.tail :], torch.ones(1)
+    parts = []
+    for index in like.groups(config.context):
+        noisy, tail, tail_places, has_tail = (torch.cat(column) for column in zip(*rows[: len(index)], strict=True))
+        rows = rows[len(index) :]
+        clean = model.denoiser(
+            noisy, levels[-1:].expand(len(index)), told.expand(len(index), -1),
+            places=like.places[index], tail=tail, tail_places=tail_places, has_tail=has_tail,
+        )  # fmt: skip
+        parts.append(model.codec.decode(clean, like.kinds[index], like.places[index], like.mask[index]).flatten(0, 1))
+    return like.windows.assemble(torch.cat(parts))
+
+
+def _through(
+    model: LayerwiseDiffusion, network: Tokens, index: Tensor, config: LayerwiseTraining, rng: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens of windows (b, k) through the codec, with noise on the latents; mean and log variance of those."""
+    kinds, places = network.kinds[index], network.places[index]
+    mean, log_var = model.codec.encode_distribution(network.tokens[index], kinds, places)
+    spread = (log_var.exp() + config.latent_noise**2 * mean.detach().square().mean()).sqrt()
+    noisy = mean + spread * torch.randn(mean.shape, generator=rng)
+    return model.codec.decode_raw(noisy, kinds, places, network.mask[index]), mean, log_var
+
+
+def _draw_windows(network: Tokens, config: LayerwiseTraining, rng: torch.Generator) -> Tensor:
+    """Indices (b, k) of random windows of a network; one time in four they are shorter than the context."""
+    most = min(config.model.context, len(network.tokens))
+    length = most if torch.rand((), generator=rng) < 0.75 else int(torch.randint(1, most + 1, (1,), generator=rng))
+    first = torch.randint(len(network.tokens) - length + 1, (config.batch_size, 1), generator=rng)
+    return first + torch.arange(length)
+
+
+def _pick(networks: Sequence[Tokens], config: LayerwiseTraining, rng: torch.Generator) -> Tokens:
+    ours = [n for n in networks if n.known.target is networks[0].known.target]
+    others = [n for n in networks if n.known.target is not networks[0].known.target]
+    chosen = others if others and torch.rand((), generator=rng) < config.published else ours
+    return chosen[int(torch.randint(len(chosen), (1,), generator=rng))]
+
+
+def _tell(
+    model: LayerwiseDiffusion, known: KnownResNet, images: Images, config: LayerwiseTraining, rng: torch.Generator
+) -> Tensor:
+    """The condition of a network (1, e), parts of it left away at random."""
+    drawn = torch.rand(2, generator=rng).tolist()
+    summary = None if drawn[0] < config.without_support else _summarise(model, images, rng)
+    return model.condition(summary, None if drawn[1] < config.without_accuracy else known.accuracy)
+
+
+def _summarise(model: LayerwiseDiffusion, images: Images, rng: torch.Generator) -> Tensor:
+    x, y, _ = images.draw(5 * images.num_classes, rng=rng)
+    return model.encoder([x], [y], [images.num_classes])[1][0]
+
+
+def _no_head(target: Target) -> State:
+    return {name: torch.zeros(target.spec.by_name[name].shape) for name in target.spec.head}
+
+
+@app.command()
+def codec(
+    zoo: Annotated[Path, typer.Option(help="Folder of the ResNet-20s.")],
+    out: Annotated[Path, typer.Option(help="Folder of this run.")],
+    minutes: Annotated[float, typer.Option(help="Training time.")] = 6,
+    latents: Annotated[int, typer.Option(help="Latents of a token of 144 weights.")] = 72,
+    base: Annotated[float, typer.Option(help="Deviation of tokens by their place alone, at first.")] = 0.0,
+    behaviour_every: Annotated[int, typer.Option(help="Steps between networks run on images; 0: none.")] = 4,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW, at its highest.")] = 1e-3,
+) -> None:
+    """First stage: train the codec of windows."""
+    torch.set_num_threads(1)
+    sizes = LayerwiseConfig(latent_dim=latents, codec_base=base)
+    config = LayerwiseTraining(model=sizes, behaviour_every=behaviour_every, learning_rate=learning_rate)
+    known = [k for k in load_resnets(zoo) if not k.held_out]
+    torch.manual_seed(config.seed)
+    statistics = measure_statistics([(k.target.spec, k.trunk) for k in known])
+    model = LayerwiseDiffusion(statistics, known[0].target.input_shape, config.model)
+    images = Images(load_data("cifar10"), _teacher(known) if behaviour_every else None)
+    spent = train_codec(model, [Tokens.of(k, model) for k in known], images, config, minutes=minutes, say=_say)
+    _save(model, out / "codec.safetensors", config, {"codec": spent}, known)
+
+
+@app.command()
+def denoiser(
+    zoo: Annotated[Path, typer.Option(help="Folder of the ResNet-20s.")],
+    out: Annotated[Path, typer.Option(help="Folder of this run, with its first stage.")],
+    minutes: Annotated[float, typer.Option(help="Training time.")] = 15,
+    behaviour_every: Annotated[int, typer.Option(help="Steps between samples run on images; 0: none.")] = 4,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW, at its highest.")] = 1e-3,
+) -> None:
+    """Second stage: train the denoiser on the latents of the first."""
+    torch.set_num_threads(1)
+    if not (out / "codec.safetensors").exists():
+        raise BadOption(f"{out} has no codec.safetensors; run the first stage before this one")
+    model = LayerwiseDiffusion.load(out / "codec.safetensors")
+    config = LayerwiseTraining(model=model.config, behaviour_every=behaviour_every, learning_rate=learning_rate)
+    known = [k for k in load_resnets(zoo) if not k.held_out]
+    torch.manual_seed(config.seed)
+    images = Images(load_data("cifar10"), _teacher(known) if behaviour_every else None)
+    spent = train_denoiser(model, [Tokens.of(k, model) for k in known], images, config, minutes=minutes, say=_say)
+    _save(model, out / "denoiser.safetensors", config, {**model.training_record["spent"], "denoiser": spent}, known)
+
+
+def _teacher(known: Sequence[KnownResNet]) -> KnownResNet:
+    """The best of the networks that may be learnt from."""
+    return max(known, key=lambda k: k.accuracy)
+
+
+def _save(
+    model: LayerwiseDiffusion,
+    path: Path,
+    config: LayerwiseTraining,
+    spent: dict[str, Any],
+    known: Sequence[KnownResNet],
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    networks = {k.name: {"accuracy": k.accuracy, "licence": k.licence} for k in known}
+    model.training_record = {"config": asdict(config), "spent": spent, "networks": networks}
+    model.save(path)
+    typer.echo(json.dumps({"file": str(path), "bytes": path.stat().st_size, "spent": spent}, indent=1))
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+if __name__ == "__main__":
+    run_command(app)
