@@ -71,3 +71,8 @@ def test_impossible_guidance_is_refused(guidance):
 def test_an_unknown_scheduler_is_refused_with_those_there_are():
     with pytest.raises(UnknownName, match="ddim, dpm, flow"):
         Sampling("euler-ancestral")
+
+
+def test_negative_refinements_are_refused():
+    with pytest.raises(BadOption, match="-1 refinements, expected 0 or more"):
+        Sampling(refinements=-1)

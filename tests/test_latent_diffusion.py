@@ -15,7 +15,14 @@ from weightgen.generators.latent_diffusion import LatentDiffusion, LatentDiffusi
 from weightgen.reference_zoo import trunk_spec
 
 CONFIG = LatentDiffusionConfig(
-    num_latents=2, latent_dim=4, codec_dim=16, codec_depth=1, encoder_dim=16, denoiser_dim=32, denoiser_depth=1
+    num_latents=2,
+    latent_dim=4,
+    codec_dim=16,
+    codec_depth=1,
+    encoder_dim=16,
+    denoiser_dim=32,
+    denoiser_depth=1,
+    refinements=2,
 )
 ARCHS = ("cnn-tiny", "mlp-w16-d2", "cnn-w4-d2")
 
@@ -77,6 +84,29 @@ def test_support_set_accuracy_and_guidance_each_change_the_trunk(generator):
     assert torch.allclose(generator.sample(plain), trunks[3], atol=1e-5)
 
 
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_support_set_refines_a_trunk_in_its_own_way(generator, arch):
+    target, supports = build_target(arch, num_classes=3), [make_support(seed=seed) for seed in (0, 1)]
+    latents = generator.sample(make_request(target, supports[0]))
+    trunk = {name: t[0] for name, t in generator.decode_trunks(member_name(target), latents).items()}
+    one, other = (generator.refine(target, trunk, s.inputs, s.labels, s.num_classes) for s in supports)
+    assert one.keys() == trunk.keys()
+    weights = [name for name in trunk if name.endswith("weight")]  # a unit that is off has no say in its own bias
+    for name in weights:
+        assert not torch.equal(one[name], trunk[name]) and not torch.equal(one[name], other[name])
+        assert one[name].shape == trunk[name].shape and (one[name] - trunk[name]).norm() < trunk[name].norm()
+
+
+def test_refinements_can_be_left_out_and_no_more_than_learnt_be_asked_for(generator):
+    request = make_request(build_target("cnn-tiny", num_classes=3), make_support(num_classes=3, shots=4))
+    states = [generator.generate(replace(request, sampling=Sampling(refinements=n)))[0] for n in (0, 1, 2)]
+    states.append(generator.generate(replace(request, sampling=Sampling()))[0])
+    codes = [encode_state(s) for s in states]
+    assert len(set(codes[:3])) == 3 and codes[2] == codes[3]
+    with pytest.raises(UnsupportedTask, match="has learnt 2 refinements of a sample, 3 were asked for"):
+        generator.check(replace(request, sampling=Sampling(refinements=3)))
+
+
 def test_without_condition_only_the_head_knows_the_support_set(generator):
     target, off = build_target("cnn-tiny", num_classes=3), generator.without_condition()
     one, other = (off.generate(make_request(target, make_support(num_classes=3, shots=4, seed=s)))[0] for s in (0, 1))
@@ -87,7 +117,7 @@ def test_the_order_of_the_classes_permutes_the_head_and_leaves_the_trunk(generat
     target, support = build_target("cnn-tiny", num_classes=3), make_support(num_classes=3, shots=4)
     renamed = replace(support, labels=(support.labels + 1) % 3)
     one, other = (generator.generate(make_request(target, s))[0] for s in (support, renamed))
-    assert torch.allclose(one["conv1.weight"], other["conv1.weight"], atol=1e-4)
+    assert torch.allclose(one["conv1.weight"], other["conv1.weight"], atol=1e-3)
     assert torch.allclose(one["head.weight"].roll(1, 0), other["head.weight"], atol=1e-2)
 
 

@@ -7,7 +7,8 @@
 
 Codecs learn to give back the tokens of canonical states, and that decoded trunks do their run's task under a solved
 head (behaviour loss). The denoiser learns to tell a run's latents from noise given a support set of its task; its own
-samples, decoded, also have to do new tasks (`training.episodes`), through decoder and head. Only runs of the zoo's
+samples, decoded, also have to do new tasks (`training.episodes`), through decoder, refinement and head; decoders go on
+giving back the zoo's own networks meanwhile. Only runs of the zoo's
 `train` split are learnt from; `val` is watched.
 """
 
@@ -15,7 +16,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,12 +54,19 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__d
 class DiffusionTraining:
     """Both stages."""
 
-    model: LatentDiffusionConfig = field(default_factory=LatentDiffusionConfig)
+    model: LatentDiffusionConfig = field(default_factory=lambda: LatentDiffusionConfig(refinements=3))
     held_out: tuple[str, ...] = ()
     """Training sets left out whole, to choose a recipe by; none for a release."""
     batch_size: int = 24
+    """Networks of a step of the first stage."""
+    latents_size: int = 12
+    """Networks of a step of the second stage, whose latents are to be told from noise."""
     behaviour_size: int = 4
     """Networks of a batch that are run on images."""
+    sample_size: int = 2
+    """Samples of the denoiser that are run on images, each on its own new task."""
+    unrefined: float = 0.2
+    """Share of the steps whose samples are not refined."""
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     weights: float = 4.0
@@ -107,8 +115,9 @@ class Run:
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad()
         total.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        if torch.isfinite(norm):
+        # Each group by itself: the codecs' slopes are the largest, and would decide how far the others go.
+        norms = [nn.utils.clip_grad_norm_(group["params"], 1.0) for group in self.optimizer.param_groups]
+        if torch.isfinite(torch.stack(norms)).all():
             self.optimizer.step()
         self.steps += 1
         decay = min(0.998, self.steps / (self.steps + 10))
@@ -148,7 +157,8 @@ def train_codecs(
             "weights": config.weights * codec.weight_loss(tokens, decoded),
             "kl": config.kl * kl_divergence(mean, log_var),
         }
-        found = _behave(model, known, decoded, picked, images, config, rng)
+        size = config.behaviour_size
+        found = _behave(model, known, decoded[:size], picked[:size], images, rng)
         losses["behaviour"] = config.behaviour * found[0]
         run.update(losses, {f"accuracy {member}": found[1]}, progress=run.spent / (60 * minutes))
         run.spent += time.perf_counter() - begun
@@ -184,7 +194,7 @@ def train_denoiser(
         begun = time.perf_counter()
         member = next(order)
         known = networks[member]
-        picked = _pick(rows[member], config.batch_size, rng)
+        picked = _pick(rows[member], config.latents_size, rng)
         clean = latents[member][picked]
         shots = int(torch.randint(2, 7, (1,), generator=rng))  # few: most of a step's time; the behaviour loss has more
         tasks = [_task_of(known, i, images, shots=shots, queries=1, rng=rng) for i in picked]
@@ -196,9 +206,14 @@ def train_denoiser(
         error = (model.denoiser(noisy, level, told) - clean).square().mean((1, 2))
         losses = {"denoising": (weight * error).mean()}
         losses["alignment"] = config.alignment * _contrast(summaries, project(clean.flatten(1)), known, picked)
+        decoded = model.codec(member).decode(clean)
+        losses["weights"] = config.weights * model.codec(member).weight_loss(known.tokens[picked], decoded)
+        own, kept = _behave(model, known, decoded[:1], picked[:1], images, rng)
+        losses["own behaviour"] = config.behaviour * own
         behaved, reached = _behave_on_samples(model, known, pool, config, rng)
         losses |= behaved
-        run.update(losses, {f"accuracy {member}": reached}, progress=run.spent / (60 * minutes))
+        seen = {f"accuracy {member}": reached, f"own {member}": kept}
+        run.update(losses, seen, progress=run.spent / (60 * minutes))
         run.spent += time.perf_counter() - begun
         if run.spent - said > 60:
             said = run.spent
@@ -213,13 +228,12 @@ def _behave(
     decoded: Tensor,
     picked: list[int],
     images: Images,
-    config: DiffusionTraining,
     rng: torch.Generator,
 ) -> tuple[Tensor, float]:
-    """Behaviour of the first decoded networks on their own tasks."""
-    trunks = model.layouts[known.member].decode_batch(decoded[: config.behaviour_size])
+    """Behaviour of decoded networks on their own tasks."""
+    trunks = model.layouts[known.member].decode_batch(decoded)
     found = []
-    for row, index in enumerate(picked[: config.behaviour_size]):
+    for row, index in enumerate(picked):
         task = _task_of(known, index, images, shots=12, queries=10, rng=rng)
         found.append(behaviour_loss(model, known.target, {n: t[row] for n, t in trunks.items()}, task))
     return torch.stack([loss for loss, _, _ in found]).mean(), sum(a for _, a, _ in found) / len(found)
@@ -229,11 +243,12 @@ def _behave_on_samples(
     model: LatentDiffusion, known: Networks, pool: ClassPool, config: DiffusionTraining, rng: torch.Generator
 ) -> tuple[dict[str, Tensor], float]:
     """Behaviour of the denoiser's own samples on new tasks: a few steps from noise, the last one with gradient."""
-    count = config.behaviour_size
+    count = config.sample_size
     channels = known.target.input_shape[0]
     tasks = [_with_channels(pool.draw(config.episodes, rng=rng), channels) for _ in range(count)]
     prototypes, summaries = _encode(model, tasks)
     dropped = torch.rand(count, generator=rng) < config.without_support
+    refined = float(torch.rand(1, generator=rng)) >= config.unrefined
     summaries = torch.where(dropped[:, None], model.no_support, summaries)
     told = model.condition([known.member] * count, summaries, [None] * count)
     steps = int(torch.randint(1, 4, (1,), generator=rng))
@@ -248,10 +263,12 @@ def _behave_on_samples(
             kept, after = torch.sigmoid(level), torch.sigmoid(levels[i + 1])
             noise = (noisy - kept.sqrt() * clean) / (1 - kept).sqrt()
             noisy = after.sqrt() * clean + (1 - after).sqrt() * noise
-    trunks = model.decode_trunks(known.member, clean)
-    found = [
-        behaviour_loss(model, known.target, {n: t[i] for n, t in trunks.items()}, task) for i, task in enumerate(tasks)
-    ]
+    trunks, found = model.decode_trunks(known.member, clean), []
+    for i, task in enumerate(tasks):
+        trunk: State = {n: t[i] for n, t in trunks.items()}
+        if refined:
+            trunk = model.refine(known.target, trunk, task.support, task.support_labels, task.num_classes)
+        found.append(behaviour_loss(model, known.target, trunk, task))
     losses = {"behaviour": config.behaviour * torch.stack([loss for loss, _, _ in found]).mean()}
     by_rows = []
     for task, rows, latents, (_, _, features) in zip(tasks, prototypes, clean, found, strict=True):
@@ -387,13 +404,15 @@ def denoiser(
     out: Annotated[Path, typer.Option(help="Folder of this run.")],
     minutes: Annotated[float, typer.Option(help="Training time, without evaluation.")] = 30,
     codecs: Annotated[list[Path] | None, typer.Option("--codec", help="Run of a first stage; else --out's.")] = None,
+    refinements: Annotated[int, typer.Option(help="Steps that refine a sample.")] = 3,
+    clip: Annotated[str | None, typer.Option(help="A CLIP, folder or hub name, to see support sets by.")] = None,
 ) -> None:
     """Second stage: train the encoder of support sets and the denoiser on the latents of the first.
 
     Codecs may come from several runs, trained side by side, each for its own architectures.
     """
     torch.set_num_threads(1)
-    model, config, spent = _join([_read(run / "codec.safetensors") for run in codecs or [out]])
+    model, config, spent = _join([_read(run / "codec.safetensors") for run in codecs or [out]], refinements, clip)
     networks = _load(zoo, config, list(model.members))
     spent["denoiser"] = train_denoiser(model, networks, config, minutes=minutes, say=_say)
     _save(model, out / "denoiser.safetensors", config, spent, evaluate(model, networks, tasks_each=12, seed=1))
@@ -443,15 +462,16 @@ def _read(path: Path) -> _Trained:
         "held_out": tuple(saved["held_out"]),
     })  # fmt: skip
     model = LatentDiffusion({m: StateSpec.from_json(s) for m, s in manifest["specs"]}, config.model)
-    model.load_state_dict(load_state(path))
+    model.load_state_dict(model.state_dict() | load_state(path))  # a first stage knows no refinement
     return model, config, manifest["spent"]
 
 
-def _join(stages: Sequence[_Trained]) -> _Trained:
+def _join(stages: Sequence[_Trained], refinements: int, clip: str | None) -> _Trained:
     """One model with the codecs of several first stages; what their heads learnt is averaged."""
     config = stages[0][1]
     if any(other != config for _, other, _ in stages):
         raise BadOption("the first stages were trained with different settings; train them alike")
+    config = replace(config, model=replace(config.model, refinements=refinements, clip=clip))
     specs = {member: spec for model, _, _ in stages for member, spec in model.specs.items()}
     torch.manual_seed(config.seed)
     joined = LatentDiffusion(specs, config.model)

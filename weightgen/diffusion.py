@@ -35,6 +35,8 @@ class Sampling:
     steps: int = 20
     guidance: float = 1.0
     """Of classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598): 1 is the condition as it is, 0 none."""
+    refinements: int | None = None
+    """Steps of a sampled trunk along the gradient of its loss on the support set; None: all that were learnt."""
 
     def __post_init__(self) -> None:
         if self.scheduler not in SCHEDULERS:
@@ -43,6 +45,8 @@ class Sampling:
             raise BadOption(f"{self.steps} sampling steps, expected 1 to {MAX_STEPS}")
         if not 0 <= self.guidance <= MAX_GUIDANCE:  # False for NaN too
             raise BadOption(f"guidance is {self.guidance}, expected 0 to {MAX_GUIDANCE:g}; 1 is the condition as it is")
+        if self.refinements is not None and self.refinements < 0:
+            raise BadOption(f"{self.refinements} refinements, expected 0 or more")
 
 
 def sample_latents(

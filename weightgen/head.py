@@ -125,6 +125,15 @@ def step_to_softmax(head: RidgeHead, features: Tensor, labels: Tensor, *, steps:
     return LinearHead(weight=coef[:-1].T, bias=coef[-1] - mean @ coef[:-1])
 
 
+def left_out_cross_entropy(ridge: RidgeHead, stepped: LinearHead, features: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the examples (n, d) that a head was solved on, as if each had been left out, scalar.
+
+    The closed form knows what it would say of an example left out; the steps after it count as they are.
+    """
+    moved = features @ (stepped.weight - ridge.weight).T + stepped.bias - ridge.bias
+    return F.cross_entropy(ridge.left_out_logits + moved, labels)
+
+
 def _root_weights(labels: Tensor, num_classes: int) -> Tensor:
     """Square roots (n, 1) of the weights that let every class count equally, whatever its size; weights of mean 1."""
     counts = torch.bincount(labels, minlength=num_classes)

@@ -22,6 +22,10 @@ StepsOption = Annotated[int | None, typer.Option(help="For d2nwg: steps of the s
 GuidanceOption = Annotated[
     float | None, typer.Option(help="For d2nwg: classifier-free guidance; 1, the condition as it is, if not given.")
 ]
+RefinementsOption = Annotated[
+    int | None,
+    typer.Option(help="For d2nwg: steps of a sample along its loss on the examples; all learnt if not given."),
+]
 
 
 def generate(
@@ -35,6 +39,7 @@ def generate(
     scheduler: SchedulerOption = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
+    refinements: RefinementsOption = None,
     target_accuracy: Annotated[
         float | None, typer.Option(help="For d2nwg: the accuracy to ask for, 0 to 1; none if not given.")
     ] = None,
@@ -47,7 +52,7 @@ def generate(
     from model_zoo.lookup import look_up
     from weightgen.pipeline import make_weights
 
-    sampling = _sampling(scheduler, steps, guidance)
+    sampling = _sampling(scheduler, steps, guidance, refinements)
     say(f"loading {generator} and {data}")
     job = look_up(generator=generator, arch=arch, data=data)
     job = replace(job, sampling=sampling, target_accuracy=target_accuracy)
@@ -73,13 +78,14 @@ def compare(
     scheduler: SchedulerOption = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
+    refinements: RefinementsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score generated weights beside every reference with equal access to the same examples."""
     from model_zoo.lookup import look_up
     from weightgen.pipeline import compare_job
 
-    sampling = _sampling(scheduler, steps, guidance)
+    sampling = _sampling(scheduler, steps, guidance, refinements)
     say(f"loading {generator} and {data}")
     job = replace(look_up(generator=generator, arch=arch, data=data), sampling=sampling)
     report = compare_job(job, per_class=support_per_class, tasks=tasks, ways=ways, seed=seed, say=say)
@@ -93,11 +99,13 @@ def compare(
     print_table(rows, title=f"{arch} on {job.data.name}, accuracy on its test part")
 
 
-def _sampling(scheduler: str | None, steps: int | None, guidance: float | None) -> "Sampling | None":
+def _sampling(
+    scheduler: str | None, steps: int | None, guidance: float | None, refinements: int | None
+) -> "Sampling | None":
     """What was asked for of sampling; None if nothing was."""
     from weightgen.diffusion import Sampling
 
-    given = {"scheduler": scheduler, "steps": steps, "guidance": guidance}
+    given = {"scheduler": scheduler, "steps": steps, "guidance": guidance, "refinements": refinements}
     chosen = {name: value for name, value in given.items() if value is not None}
     return Sampling(**chosen) if chosen else None
 

@@ -8,8 +8,10 @@ encoder of data sets and a diffusion model of latents given the data set. Here
     condition = SupportSetEncoder(support), the architecture, the accuracy asked for       weightgen.encoders
     latents  <- noise, by a scheduler of diffusers and one denoiser for all                 weightgen.diffusion
     trunk     = decoded tokens, every unit normalised on the support set                    weightgen.normal_form
+    trunk     = trunk - rate * |trunk| * g / |g|, a few times                               weightgen.refinement
     head      = calibrated ridge regression on the trunk's activations                     weightgen.head
 
+g is the gradient of the leave-one-out loss on the support set: what these classes ask of this very sample.
 The head is solved and not generated, because class rows fit a trunk only if they have met its activations. One that is
 generated, row by row from the prototype of its class, is kept to be compared with (`with_generated_head`).
 """
@@ -17,7 +19,7 @@ generated, row by row from the prototype of its class, is kept to be compared wi
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,15 +32,24 @@ from weightgen.checkpoint import encode_state, load_state, save_state
 from weightgen.codecs.vae import TokenVae
 from weightgen.condition import SupportSet
 from weightgen.diffusion import Sampling, guide, sample_latents
+from weightgen.encoders.clip import ClipSupportEncoder, ClipTower
 from weightgen.encoders.support_set import SupportSetEncoder
 from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
 from weightgen.generator import GenerationRequest, require_support
 from weightgen.generator_file import FORMAT, read_generator_manifest
-from weightgen.head import LinearHead, head_names, ridge_head, step_to_softmax
+from weightgen.head import (
+    LinearHead,
+    RidgeHead,
+    head_names,
+    left_out_cross_entropy,
+    ridge_head,
+    step_to_softmax,
+)
 from weightgen.layers.denoiser import Denoiser
 from weightgen.layers.transformer import embed_scalar
 from weightgen.normal_form import fit_to_data
 from weightgen.reference_zoo import trunk_spec
+from weightgen.refinement import refine, shots_scale
 from weightgen.spec import State, StateSpec
 from weightgen.target import Target
 from weightgen.tokens import TokenLayout, neuron_layout
@@ -63,6 +74,12 @@ class LatentDiffusionConfig:
     denoiser_depth: int = 4
     head_steps: int = 12
     """Steps of the class head from ridge regression towards softmax regression."""
+    refinements: int = 0
+    """Steps of a sampled trunk along the gradient of the leave-one-out loss."""
+    clip: str | None = None
+    """A CLIP, folder or hub name, whose vision tower sees the support set in the place of a small network."""
+    clip_digest: str | None = None
+    """sha256 of that tower, set when it is loaded: a generator means nothing with another."""
 
 
 class LatentDiffusion(nn.Module):
@@ -84,10 +101,15 @@ class LatentDiffusion(nn.Module):
         self.layouts: dict[str, TokenLayout] = {}
         self.codecs = nn.ModuleDict()
         self.class_rows = nn.ModuleDict()
+        self.rates, self.rates_by_shots = nn.ParameterDict(), nn.ParameterDict()
         for member, spec in specs.items():
             layout = trunk_layout(spec)
             self.class_rows[member] = nn.Linear(config.encoder_dim, spec.by_name[spec.head[0]].shape[1] + 1)
             self.layouts[member] = layout
+            if config.refinements:
+                shape = config.refinements, len(layout.spec.generated)
+                self.rates[member] = nn.Parameter(torch.full(shape, 0.1))
+                self.rates_by_shots[member] = nn.Parameter(torch.zeros(shape))
             self.codecs[member] = TokenVae(
                 mask=layout.mask,
                 group_sizes=[g.num_tokens for g in layout.groups],
@@ -96,7 +118,12 @@ class LatentDiffusion(nn.Module):
                 dim=config.codec_dim,
                 depth=config.codec_depth,
             )
-        self.encoder = SupportSetEncoder(dim=config.encoder_dim)
+        if config.clip is None:
+            self.encoder: nn.Module = SupportSetEncoder(dim=config.encoder_dim)
+        else:
+            tower = ClipTower.load(config.clip, digest=config.clip_digest)
+            self.encoder = ClipSupportEncoder(tower, dim=config.encoder_dim)
+            self.config = replace(config, clip_digest=tower.digest)
         self.member_embedding = nn.Embedding(len(specs), config.encoder_dim)
         self.accuracy = nn.Linear(_ACCURACY_DIM, _ACCURACY_DIM)
         self.no_support = nn.Parameter(0.02 * torch.randn(config.encoder_dim))
@@ -143,6 +170,11 @@ class LatentDiffusion(nn.Module):
         aim = request.condition.target_accuracy
         if aim is not None and not 0 <= aim <= 1:
             raise UnsupportedTask(f"target accuracy is {aim}, expected a fraction from 0 to 1")
+        steps = request.sampling.refinements if request.sampling else None
+        if steps is not None and steps > self.config.refinements:
+            raise UnsupportedTask(
+                f"{self.name!r} has learnt {self.config.refinements} refinements of a sample, {steps} were asked for"
+            )
         require_support(request, name=self.name, max_classes=MAX_CLASSES, max_shots=MAX_SHOTS)
 
     def generate(self, request: GenerationRequest) -> list[State]:
@@ -213,12 +245,45 @@ class LatentDiffusion(nn.Module):
         """Stacked trunks, every tensor with a leading axis of b, of standardised latents (b, k, c)."""
         return self.layouts[member].decode_batch(self.codec(member).decode(latents))
 
+    def refine(
+        self,
+        target: Target,
+        trunk: Mapping[str, Tensor],
+        inputs: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        *,
+        steps: int | None = None,
+    ) -> dict[str, Tensor]:
+        """A trunk in normal form, moved towards what these examples ask for in all learnt steps, or the first of them.
+
+        Differentiable in trunk and rates.
+        """
+
+        def left_out(leaves: Mapping[str, Tensor]) -> Tensor:
+            _, features = fit_to_data(target, leaves, inputs)
+            return left_out_cross_entropy(*self._solve(features, labels, num_classes), features, labels)
+
+        if not self.config.refinements:
+            return dict(trunk)
+        member = member_name(target)
+        names = [t.name for t in self.layouts[member].spec.generated]
+        moved = {name: trunk[name] for name in names}
+        by_shots = shots_scale(labels, num_classes)
+        rates = self.rates[member] + by_shots * self.rates_by_shots[member]
+        for each in rates[:steps]:
+            moved = refine(moved, left_out, each)
+        return {**trunk, **moved}
+
     def solve(self, features: Tensor, labels: Tensor, num_classes: int) -> LinearHead:
         """The class head on a trunk's activations (n, d): ridge regression, then steps towards softmax regression."""
-        ridge = ridge_head(features, labels, num_classes=num_classes, ridge=self.log_ridge.exp())
-        head = step_to_softmax(ridge, features, labels, steps=self.log_head_steps.exp())
+        _, head = self._solve(features, labels, num_classes)
         heat = self.log_heat.exp()
         return LinearHead(weight=heat * head.weight, bias=heat * head.bias)
+
+    def _solve(self, features: Tensor, labels: Tensor, num_classes: int) -> tuple[RidgeHead, LinearHead]:
+        ridge = ridge_head(features, labels, num_classes=num_classes, ridge=self.log_ridge.exp())
+        return ridge, step_to_softmax(ridge, features, labels, steps=self.log_head_steps.exp())
 
     def fit(
         self, target: Target, trunk: Mapping[str, Tensor], inputs: Tensor, labels: Tensor, num_classes: int
@@ -256,9 +321,14 @@ class LatentDiffusion(nn.Module):
         target, support = request.target, request.condition.support
         assert support is not None
         trunks = self.decode_trunks(member_name(target), self.sample(request, conditioned=conditioned))
-        return [
-            self.finish(target, {name: t[i] for name, t in trunks.items()}, support) for i in range(request.num_samples)
-        ]
+        steps = request.sampling.refinements if request.sampling else None
+        states = []
+        for i in range(request.num_samples):
+            trunk = {name: t[i] for name, t in trunks.items()}
+            if conditioned:
+                trunk = self.refine(target, trunk, support.inputs, support.labels, support.num_classes, steps=steps)
+            states.append(self.finish(target, trunk, support))
+        return states
 
     @torch.no_grad()
     def finish(self, target: Target, trunk: Mapping[str, Tensor], support: SupportSet) -> State:
@@ -269,7 +339,7 @@ class LatentDiffusion(nn.Module):
 
     def _describe(self) -> dict[str, Any]:
         specs = [[member, spec.to_json()] for member, spec in self.specs.items()]
-        return {"specs": specs, "config": asdict(self.config)}
+        return {"specs": specs, "config": {k: v for k, v in asdict(self.config).items() if v}}  # not what is off
 
     def _stored(self) -> State:
         """The tensors of a file: float16 but for masks."""

@@ -36,9 +36,10 @@ from weightgen.condition import SupportSet
 from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
 from weightgen.generator import GenerationRequest, require_support
 from weightgen.generator_file import FORMAT, read_generator_manifest
-from weightgen.head import LinearHead, RidgeHead, ridge_head, step_to_softmax
+from weightgen.head import LinearHead, RidgeHead, left_out_cross_entropy, ridge_head, step_to_softmax
 from weightgen.layers.blended_norm import blended_norm
 from weightgen.normal_form import fit_layers, normalised_layers, run_fitted
+from weightgen.refinement import refine, shots_scale
 from weightgen.spec import State, StateSpec
 from weightgen.target import Target
 
@@ -159,7 +160,7 @@ class ArchHypernet(nn.Module):
     def _solve(self, features: Tensor, labels: Tensor, num_classes: int) -> tuple[RidgeHead, LinearHead]:
         """The class head on features (n, d), in closed form and after its steps towards softmax regression."""
         ridge = ridge_head(features, labels, num_classes=num_classes, ridge=self.log_ridge.exp())
-        steps = (self.log_head_steps + _log_shots(labels, num_classes) * self.log_head_steps_by_shots).exp()
+        steps = (self.log_head_steps + shots_scale(labels, num_classes) * self.log_head_steps_by_shots).exp()
         return ridge, step_to_softmax(ridge, features, labels, steps=steps)
 
     def _trunk(self, support: Tensor, labels: Tensor, num_classes: int, *, conditioned: bool) -> dict[str, Tensor]:
@@ -182,22 +183,14 @@ class ArchHypernet(nn.Module):
         num_classes: int,
     ) -> dict[str, Tensor]:
         """One step of every tensor along its normalised gradient of the leave-one-out cross-entropy."""
-        with torch.enable_grad():
-            leaves = {name: t.detach().requires_grad_() for name, t in trunk.items()}
+
+        def left_out(leaves: Mapping[str, Tensor]) -> Tensor:
             _, features = self._normalise(leaves, skeleton, support, conditioned=True)
             ridge, head = self._solve(features, labels, num_classes)
-            # The closed form knows what it would say of an example left out; the steps after it count as they are.
-            moved = features @ (head.weight - ridge.weight).T + head.bias - ridge.bias
-            loss = F.cross_entropy(ridge.left_out_logits + moved, labels)
-            slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        rates = 0.1 * (self.rates[step] + _log_shots(labels, num_classes) * self.rates_by_shots[step])
-        refined = {}
-        for (name, tensor), slope, rate in zip(trunk.items(), slopes, rates, strict=True):
-            if slope is not None:
-                size = tensor.detach().square().mean().sqrt().clamp_min(0.02)
-                tensor = tensor - rate * size * slope / (slope.square().mean().sqrt() + 1e-8)
-            refined[name] = tensor
-        return refined
+            return left_out_cross_entropy(ridge, head, features, labels)
+
+        by_shots = shots_scale(labels, num_classes) * self.rates_by_shots[step]
+        return refine(trunk, left_out, 0.1 * (self.rates[step] + by_shots))
 
     def _normalise(
         self, trunk: Mapping[str, Tensor], skeleton: nn.Module, support: Tensor, *, conditioned: bool
@@ -360,11 +353,6 @@ def _for_channels(trunk: dict[str, Tensor], spec: StateSpec) -> dict[str, Tensor
             if [w.name for w in axis] == ["CHANNELS"]:
                 folded[t.name] = trunk[t.name].sum(dim, keepdim=True)
     return folded
-
-
-def _log_shots(labels: Tensor, num_classes: int) -> float:
-    """Log of the examples of a class, 0 at about twelve."""
-    return math.log(len(labels) / num_classes) - 2.5
 
 
 def _as_matrix(t: Tensor) -> Tensor:

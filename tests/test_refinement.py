@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from weightgen.refinement import refine, shots_scale
+
+RATES = torch.tensor([0.1, 0.2])
+
+
+def make_trunk() -> dict[str, torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    return {"a": torch.randn(4, 3, generator=rng), "b": 10 * torch.randn(5, generator=rng)}
+
+
+def loss_of(trunk):
+    return (trunk["a"] - 1).square().sum() + (trunk["b"] + 2).square().sum()
+
+
+def test_a_step_goes_down_by_the_rate_relative_to_the_size_of_each_tensor():
+    trunk = make_trunk()
+    refined = refine(trunk, loss_of, RATES)
+    assert loss_of(refined) < loss_of(trunk)
+    for (name, before), rate in zip(trunk.items(), RATES, strict=True):
+        step = (refined[name] - before).square().mean().sqrt() / before.square().mean().sqrt()
+        assert step == pytest.approx(float(rate), rel=1e-4)
+
+
+def test_the_scale_of_the_loss_means_nothing_and_zero_rates_move_nothing():
+    trunk = make_trunk()
+    one, other = refine(trunk, loss_of, RATES), refine(trunk, lambda t: 1000 * loss_of(t), RATES)
+    assert all(torch.allclose(one[name], other[name], rtol=1e-4) for name in trunk)
+    still = refine(trunk, loss_of, torch.zeros(2))
+    assert all(torch.equal(still[name], trunk[name]) for name in trunk)
+
+
+def test_tensors_that_the_loss_does_not_read_stay():
+    trunk = make_trunk()
+    refined = refine(trunk, lambda t: t["a"].square().sum(), RATES)
+    assert torch.equal(refined["b"], trunk["b"]) and not torch.equal(refined["a"], trunk["a"])
+
+
+def test_trunk_and_rates_learn_through_a_step_and_it_works_without_gradients():
+    trunk = {name: t.requires_grad_() for name, t in make_trunk().items()}
+    rates = RATES.clone().requires_grad_()
+    sum(t.sum() for t in refine(trunk, loss_of, rates).values()).backward()
+    assert rates.grad is not None and bool((rates.grad != 0).all())
+    assert torch.equal(trunk["a"].grad, torch.ones(4, 3))
+    with torch.no_grad():
+        assert not refine(trunk, loss_of, RATES)["a"].requires_grad
+
+
+def test_the_scale_of_shots_is_zero_at_about_twelve_a_class():
+    assert shots_scale(torch.arange(5).repeat(12), 5) == pytest.approx(0, abs=0.02)
