@@ -6,7 +6,7 @@ import torch
 
 from model_zoo.architectures import build_target
 from tests.standins import make_request, make_support
-from weightgen.checkpoint import encode_state, read_manifest, save_state
+from weightgen.checkpoint import encode_state, load_state, read_manifest, save_state
 from weightgen.condition import Condition
 from weightgen.diffusion import SCHEDULERS, Sampling
 from weightgen.errors import CorruptFile, UnsupportedTask
@@ -27,11 +27,13 @@ CONFIG = LatentDiffusionConfig(
 ARCHS = ("cnn-tiny", "mlp-w16-d2", "cnn-w4-d2")
 
 
-def make_generator(*archs: str, channels: tuple[int, ...] = (1,)) -> LatentDiffusion:
+def make_generator(
+    *archs: str, channels: tuple[int, ...] = (1,), config: LatentDiffusionConfig = CONFIG
+) -> LatentDiffusion:
     """Untrained, but moved off its start: condition and noise have an effect."""
     targets = [build_target(arch, in_channels=c) for arch in archs for c in channels]
     torch.manual_seed(0)
-    generator = LatentDiffusion({member_name(t): t.spec for t in targets}, CONFIG)
+    generator = LatentDiffusion({member_name(t): t.spec for t in targets}, config)
     with torch.no_grad():
         for name, parameter in generator.named_parameters():
             if "out_of" in name or "modulation" in name or "denoiser.out" in name:
@@ -138,6 +140,27 @@ def test_a_file_gives_the_same_weights_back(generator, tmp_path):
     assert isinstance(loaded, LatentDiffusion) and loaded.digest_of("cnn-tiny") == generator.digest_of("cnn-tiny")
     (a,), (b,) = generator.generate(request), loaded.generate(request)
     assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
+
+
+def test_a_clip_may_see_the_support_set_and_a_file_names_it_without_holding_it(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'clip'")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = transformers.CLIPVisionConfig(**sizes, image_size=32, patch_size=16, projection_dim=12)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        transformers.CLIPVisionModelWithProjection(vision).save_pretrained(tmp_path / str(seed))
+    generator = make_generator("cnn-tiny", config=replace(CONFIG, clip=str(tmp_path / "0"))).half().float()
+    generator.save(tmp_path / "d2nwg.safetensors")
+    assert not any("tower" in name or "vision" in name for name in load_state(tmp_path / "d2nwg.safetensors"))
+    loaded = load_generator(tmp_path / "d2nwg.safetensors")
+    request = make_request(build_target("cnn-tiny", num_classes=3), make_support(num_classes=3, shots=4))
+    (a,), (b,) = generator.generate(request), loaded.generate(request)
+    assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
+    (tmp_path / "1").rename(tmp_path / "0" / "other")
+    for file in (tmp_path / "0" / "other").iterdir():
+        file.replace(tmp_path / "0" / file.name)
+    with pytest.raises(CorruptFile, match="a CLIP tower of digest"):
+        load_generator(tmp_path / "d2nwg.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,7 @@ class LatentDiffusion(nn.Module):
             _, features = fit_to_data(target, leaves, inputs)
             return left_out_cross_entropy(*self._solve(features, labels, num_classes), features, labels)
 
-        if not self.config.refinements:
+        if not self.config.refinements or steps == 0:
             return dict(trunk)
         member = member_name(target)
         names = [t.name for t in self.layouts[member].spec.generated]
@@ -321,19 +321,20 @@ class LatentDiffusion(nn.Module):
         target, support = request.target, request.condition.support
         assert support is not None
         trunks = self.decode_trunks(member_name(target), self.sample(request, conditioned=conditioned))
-        steps = request.sampling.refinements if request.sampling else None
-        states = []
-        for i in range(request.num_samples):
-            trunk = {name: t[i] for name, t in trunks.items()}
-            if conditioned:
-                trunk = self.refine(target, trunk, support.inputs, support.labels, support.num_classes, steps=steps)
-            states.append(self.finish(target, trunk, support))
-        return states
+        steps = (request.sampling.refinements if request.sampling else None) if conditioned else 0
+        return [
+            self.finish(target, {name: t[i] for name, t in trunks.items()}, support, refinements=steps)
+            for i in range(request.num_samples)
+        ]
 
     @torch.no_grad()
-    def finish(self, target: Target, trunk: Mapping[str, Tensor], support: SupportSet) -> State:
-        """A full state of a trunk in normal form: statistics and head from the support set."""
-        state, head = self.fit(target, trunk, support.inputs, support.labels, support.num_classes)
+    def finish(
+        self, target: Target, trunk: Mapping[str, Tensor], support: SupportSet, *, refinements: int | None = 0
+    ) -> State:
+        """A full state of a trunk in normal form: refined, by as many steps as learnt if None, then statistics and
+        head, all from the support set."""
+        given = support.inputs, support.labels, support.num_classes
+        state, head = self.fit(target, self.refine(target, trunk, *given, steps=refinements), *given)
         weight, bias = head_names(target)
         return target.spec.complete({**state, weight: head.weight.contiguous(), bias: head.bias.contiguous()})
 
