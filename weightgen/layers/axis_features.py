@@ -1,0 +1,78 @@
+"""Features of the units of an axis of any length: functions of the place, so that no row of a table waits for a width.
+
+A hypernetwork that looks its rows up in a table learns only the rows that its training widths reach. Here a row is a
+function of the unit's number and of its share of the axis, with parameters that every width trains. Sines and cosines
+at rates spread over (0, 1/2) turns a unit tell neighbours apart; slow ones tell far units apart (Vaswani et al. 2017,
+arXiv:1706.03762, 3.5).
+
+Shapes: n units of an axis, k kernel positions of each, h features.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+_NUM_FAST, _NUM_SLOW, _NUM_SHARES = 48, 8, 4
+_GOLDEN = (math.sqrt(5) - 1) / 2
+NUM_WAVES = 2 * (_NUM_FAST + _NUM_SLOW + _NUM_SHARES)
+
+
+def wave_features(size: int, device: torch.device | None = None) -> Float[Tensor, "n waves"]:
+    """Sines and cosines of the places 0 .. size - 1 of an axis, float32, no two rows the same.
+
+    Turns are counted in float64: in float32 the angle of unit 50,000 has two digits left.
+    """
+    unit = torch.arange(size, dtype=torch.float64, device=device)[:, None]
+    # Multiples of the golden ratio fill the interval evenly, and no two units ever agree in all of them.
+    fast = (torch.arange(1, _NUM_FAST + 1, dtype=torch.float64, device=device) * _GOLDEN).frac() / 2
+    slow = _GOLDEN * 2.0 ** -torch.arange(2, 2 * _NUM_SLOW + 2, 2, dtype=torch.float64, device=device)
+    share = (unit + 0.5) / size * 2.0 ** torch.arange(-1, _NUM_SHARES - 1, dtype=torch.float64, device=device)
+    turns = torch.cat([unit * fast, unit * slow, share], 1).frac()
+    angles = turns.float() * (2 * math.pi)
+    return math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def number_features(numbers: Tensor) -> Float[Tensor, "... 16"]:
+    """Sines and cosines of the logarithms of numbers >= 0 (...), float32: sizes, degrees and depths without a limit."""
+    rates = 2.0 ** torch.arange(-3, 5, device=numbers.device)
+    angles = torch.log1p(numbers.float())[..., None] * rates
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+class AxisFeatures(nn.Module):
+    """Features of the units of an axis and the kernel positions that belong to each: sines of learnt mixtures of waves.
+
+    Sines all the way (SIREN, Sitzmann et al. 2020, arXiv:2006.09661): features that are cut off below zero, as by a
+    ReLU, share so large a mean that products of them begin with two directions, not r.
+    """
+
+    def __init__(self, num_features: int, *, has_kernel: bool = True) -> None:
+        super().__init__()
+        self.of_unit = nn.Linear(NUM_WAVES, num_features)
+        nn.init.normal_(self.of_unit.weight, std=2 * _NUM_FAST**-0.5)
+        self.of_kernel = None
+        if has_kernel:
+            self.of_kernel = nn.Linear(NUM_WAVES, num_features, bias=False)
+            nn.init.normal_(self.of_kernel.weight, std=_NUM_FAST**-0.5)
+        nn.init.uniform_(self.of_unit.bias, -math.pi, math.pi)
+        with torch.no_grad():
+            # What far units share weighs little at first: else the rows of a weight begin as copies of each other.
+            self.of_unit.weight.unflatten(1, (2, -1))[..., _NUM_FAST:] *= 0.1
+
+    def angles(self, num_units: int, num_positions: int = 1) -> Float[Tensor, "rows h"]:
+        """What the sine is taken of, (n k, h), positions fastest; the same for every tensor with such an axis."""
+        device = self.of_unit.weight.device
+        rows = self.of_unit(wave_features(num_units, device))
+        if num_positions == 1:
+            return rows
+        assert self.of_kernel is not None
+        positions = wave_features(num_positions, device)
+        # Centred: a kernel of one position is no kernel.
+        return (rows[:, None] + self.of_kernel(positions - positions.mean(0))).flatten(0, 1)
+
+
+def modulate(angles: Float[Tensor, "rows h"], scale: Float[Tensor, " h"], shift: Float[Tensor, " h"]) -> Tensor:
+    """Features (rows, h) from angles, scaled and shifted as one tensor's token says: a space of rows of its own."""
+    return torch.addcmul(shift, angles, 1 + scale).sin()

@@ -1,0 +1,184 @@
+"""Weights of any shape as products of two thin factors: W = A B (LoGAH, Zhou et al. 2024, arXiv:2405.16287, section 3).
+
+A row of A is a function of its place on the axis (`axis_features`) and its kernel position, modulated by the tensor's
+token; a column of B likewise; an r x r core read off the token ties them together. So every parameter trains at every
+width, no row is a copy of another, and factors are made for the size asked for. A factor is scaled so that the root mean
+square of W is the one asked for, which they tell in O((m + n) r^2) (`mean_square`), times a learnt gain.
+
+Shapes: t tensors, d token, r rank, h features; a weight has m rows (unit, kernel height) and n columns (unit, width).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from weightgen.layers.axis_features import AxisFeatures, modulate
+
+_CORES_AT_ONCE = 32
+"""Tensors whose cores are made together: a matrix product worth its name, in little memory."""
+_MAX_BLOCK = 2**18
+"""Numbers of a product made at a time where it cannot be made in place: what stays in a cache."""
+
+
+class Factors(NamedTuple):
+    """W = left @ right, and the root mean square of W's entries, a scalar."""
+
+    left: Float[Tensor, "m r"]
+    right: Float[Tensor, "r n"]
+    rms: Float[Tensor, ""]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightShape:
+    """How a weight is unfolded into a matrix, and the root mean square its entries should have."""
+
+    shape: tuple[int, ...]
+    rows: tuple[int, int]
+    """(units, kernel heights)"""
+    columns: tuple[int, int]
+    """(units, kernel widths)"""
+    rms: float
+    is_transposed: bool = False
+    """Whether the weight is stored as the transpose of its matrix (rows, columns)."""
+
+    @classmethod
+    def of_kernel(cls, shape: tuple[int, ...], *, rms: float) -> "WeightShape":
+        """A matrix (out, in) or a kernel (out, in, ..., width): width goes with the columns, the rest with the rows."""
+        kernel = shape[2:]
+        return cls(shape, (shape[0], math.prod(kernel[:-1])), (shape[1], kernel[-1] if kernel else 1), rms)
+
+    @classmethod
+    def of_table(cls, shape: tuple[int, ...], *, rms: float) -> "WeightShape":
+        """Any other tensor (..., width): embeddings, positions, stacks of matrices, scalars."""
+        return cls(shape, (math.prod(shape[:-1]), 1), (shape[-1] if shape else 1, 1), rms)
+
+    @classmethod
+    def of_transposed_matrix(cls, shape: tuple[int, ...], *, rms: float) -> "WeightShape":
+        """A matrix stored (in, out)."""
+        return cls(shape, (shape[1], 1), (shape[0], 1), rms, is_transposed=True)
+
+
+class LowRankDecoder(nn.Module):
+    """Tokens (t, d) to the factors of weights of any shape, and to vectors of any length."""
+
+    def __init__(self, dim: int, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+        self.num_features = h = max(64, 8 * math.ceil(rank / 8))
+        self.trunk = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, 8 * dim), nn.ReLU())
+        self.core = nn.Linear(8 * dim, rank * rank)
+        self.modulation = nn.Linear(8 * dim, 4 * h)
+        self.log_gain = nn.Linear(8 * dim, 1)
+        self.row_features, self.column_features = AxisFeatures(h), AxisFeatures(h)
+        self.vector_features = AxisFeatures(h, has_kernel=False)
+        self.row_mix, self.column_mix = (nn.Linear(h, rank, bias=False) for _ in range(2))
+        self.vector_trunk = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU())
+        self.vector_core = nn.Linear(4 * dim, h)
+        for module in (*self.trunk, self.core, *self.vector_trunk):
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+                nn.init.zeros_(module.bias)
+        for mix in (self.row_mix, self.column_mix):
+            nn.init.orthogonal_(mix.weight)
+        nn.init.normal_(self.modulation.weight, std=0.5 * (8 * dim) ** -0.5)
+        # Near what they scale at first: gains near 1, vectors near 0.
+        nn.init.normal_(self.log_gain.weight, std=0.1 * (8 * dim) ** -0.5)
+        nn.init.zeros_(self.log_gain.bias)
+        nn.init.normal_(self.vector_core.weight, std=0.1 * (4 * dim) ** -0.5)
+        nn.init.zeros_(self.vector_core.bias)
+
+    def forward(self, tokens: Float[Tensor, "t d"], shapes: Sequence[WeightShape]) -> Iterator[Factors]:
+        """The factors of every weight, in order, made as they are asked for."""
+        row_angles, column_angles = _Kept(self.row_features), _Kept(self.column_features)
+        for start in range(0, len(shapes), _CORES_AT_ONCE):
+            hidden = self.trunk(tokens[start : start + _CORES_AT_ONCE])
+            # (t, r, h): what the columns' features are multiplied by.
+            cores = rearrange(self.core(hidden), "t (r s) -> t r s", r=self.rank) @ self.column_mix.weight
+            modulations = rearrange(self.modulation(hidden), "t (p h) -> t p h", p=4)
+            gains = self.log_gain(hidden)[:, 0].exp()
+            at_once = shapes[start : start + _CORES_AT_ONCE]
+            for shape, core, m, gain in zip(at_once, cores, modulations, gains, strict=True):
+                left = modulate(row_angles(shape.rows), m[0], m[1]) @ self.row_mix.weight.T
+                right = core @ modulate(column_angles(shape.columns), m[2], m[3]).T
+                rms = shape.rms * gain
+                scale = rms * mean_square(left, right).clamp_min(1e-20).rsqrt()
+                is_taller = len(left) > right.shape[1]  # the smaller factor is scaled
+                yield Factors(left, right * scale, rms) if is_taller else Factors(left * scale, right, rms)
+
+    def vectors(self, tokens: Float[Tensor, "t d"], sizes: Sequence[int]) -> list[Tensor]:
+        """A vector (size,) for every token, of order 0.1 before training; all of one size in one product."""
+        cores = self.vector_core(self.vector_trunk(tokens))
+        found: dict[int, Tensor] = {}
+        for size in set(sizes):
+            places = [i for i, s in enumerate(sizes) if s == size]
+            values = cores[places] @ self.vector_features.angles(size).sin().T
+            found |= dict(zip(places, values / math.sqrt(self.num_features / 2), strict=True))
+        return [found[i] for i in range(len(sizes))]
+
+
+def mean_square(left: Float[Tensor, "m r"], right: Float[Tensor, "r n"]) -> Float[Tensor, ""]:
+    """Mean square of the entries of left @ right: tr(A'A BB') / mn, in O((m + n) r^2), without making the product."""
+    return ((left.T @ left) * (right @ right.T)).sum() / (left.shape[0] * right.shape[1])
+
+
+def standard_deviation(left: Float[Tensor, "m r"], right: Float[Tensor, "r n"]) -> Float[Tensor, ""]:
+    """Standard deviation of the entries of left @ right, likewise: the square of their mean, 1'A B1 / mn, taken off."""
+    mean = left.sum(0) @ right.sum(1) / (left.shape[0] * right.shape[1])
+    return (mean_square(left, right) - mean**2).clamp_min(0).sqrt()
+
+
+def multiply(factors: Factors, shape: WeightShape) -> Tensor:
+    """The weight that the factors make, differentiable in them."""
+    matrix = factors.left @ factors.right
+    return (matrix.T if shape.is_transposed else _unfold(matrix, shape)).reshape(shape.shape)
+
+
+def multiply_into(target: Tensor, factors: Factors, shape: WeightShape) -> None:
+    """Write the weight that the factors make into `target`, whatever its dtype, layout and device; no gradient.
+
+    One matrix product with the target as its output where the layout allows it, else blocks of rows, which are rounded
+    to the target's dtype once.
+    """
+    target = target.detach()
+    left, right = (f.detach().to(target.device) for f in (factors.left, factors.right))
+    if shape.is_transposed:
+        left, right = right.T, left.T
+    is_plain = shape.rows[1] == 1
+    if is_plain and target.dtype == left.dtype and target.is_contiguous():
+        torch.mm(left, right, out=target.view(len(left), -1))
+        return
+    whole = target if target.is_contiguous() else torch.empty_like(target, memory_format=torch.contiguous_format)
+    heights = shape.rows[1]
+    by_unit = whole.view(-1, right.shape[1]) if is_plain else whole.view(shape.rows[0], shape.columns[0], heights, -1)
+    units = max(1, _MAX_BLOCK // (heights * right.shape[1]))
+    for start in range(0, len(by_unit), units):
+        block = left[start * heights : (start + units) * heights] @ right
+        by_unit[start : start + units] = block if is_plain else _unfold(block, shape)
+    if whole is not target:
+        target.copy_(whole)
+
+
+def _unfold(block: Tensor, shape: WeightShape) -> Tensor:
+    return rearrange(block, "(o y) (i x) -> o i y x", y=shape.rows[1], x=shape.columns[1])
+
+
+class _Kept:
+    """The angles of an axis by its sizes, made once for all tensors that have it; very long ones are let go of."""
+
+    def __init__(self, features: AxisFeatures, *, max_rows: int = 8192) -> None:
+        self._features, self._max_rows = features, max_rows
+        self._found: dict[tuple[int, int], Tensor] = {}
+
+    def __call__(self, sizes: tuple[int, int]) -> Tensor:
+        if sizes in self._found:
+            return self._found[sizes]
+        angles = self._features.angles(*sizes)
+        if len(angles) <= self._max_rows:
+            self._found[sizes] = angles
+        return angles
