@@ -2,8 +2,8 @@
 
 A row of A is a function of its place on the axis (`axis_features`) and its kernel position, modulated by the tensor's
 token; a column of B likewise; an r x r core read off the token ties them together. So every parameter trains at every
-width, no row is a copy of another, and factors are made for the size asked for. A factor is scaled so that the root mean
-square of W is the one asked for, which they tell in O((m + n) r^2) (`mean_square`), times a learnt gain.
+width, no row is a copy of another, and factors are made for the size asked for. A factor is scaled so that the root
+mean square of W is the one asked for, times a learnt gain; they tell it in O((m + n) r^2) (`mean_square`).
 
 Shapes: t tensors, d token, r rank, h features; a weight has m rows (unit, kernel height) and n columns (unit, width).
 """
