@@ -1,0 +1,200 @@
+"""Spaces of architectures: what graph hypernetworks are trained on, and what predictors of accuracy are tried on.
+
+A member of a space is a frozen config that builds its module; equal configs build equal architectures. The ranges of
+`vits` and `gpts` are those of LoGAH's ViTs-1K and GPTs-1K (Zhou et al. 2024, arXiv:2405.16287, section 4.1), with a
+share of smaller ones that a CPU can train; `cnns`, `mlps` and `resnets` have sizes that suit images of 28 x 28.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from model_zoo.architectures.resnet import ResNet
+from model_zoo.spaces.networks import CausalTransformer, PlainCnn, PlainMlp, VisionTransformer
+from weightgen.errors import UnknownName
+
+MAX_VIT = 10_000_000
+"""Parameters of a vision transformer."""
+
+
+class Member(Protocol):
+    """One architecture of a space."""
+
+    def build(self) -> nn.Module:
+        """The module, with its own initial weights."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CnnMember:
+    widths: tuple[int, ...]
+    kernel: int = 3
+    batch_norm: bool = True
+    hidden: int | None = None
+    in_channels: int = 1
+    num_classes: int = 10
+
+    def build(self) -> nn.Module:
+        return PlainCnn(
+            self.widths,
+            kernel=self.kernel,
+            batch_norm=self.batch_norm,
+            hidden=self.hidden,
+            in_channels=self.in_channels,
+            num_classes=self.num_classes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MlpMember:
+    widths: tuple[int, ...]
+    batch_norm: bool = False
+    in_features: int = 784
+    num_classes: int = 10
+
+    def build(self) -> nn.Module:
+        return PlainMlp(
+            self.widths, batch_norm=self.batch_norm, in_features=self.in_features, num_classes=self.num_classes
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ResNetMember:
+    depth: int
+    width: int
+    in_channels: int = 1
+    num_classes: int = 10
+
+    def build(self) -> nn.Module:
+        return ResNet(num_classes=self.num_classes, in_channels=self.in_channels, depth=self.depth, width=self.width)
+
+
+@dataclass(frozen=True, slots=True)
+class ViTMember:
+    width: int
+    depth: int
+    num_heads: int
+    patch: int = 4
+    mlp_ratio: int = 4
+    image_size: int = 28
+    in_channels: int = 1
+    num_classes: int = 10
+
+    def build(self) -> nn.Module:
+        return VisionTransformer(
+            self.width,
+            self.depth,
+            num_heads=self.num_heads,
+            patch=self.patch,
+            mlp_ratio=self.mlp_ratio,
+            image_size=self.image_size,
+            in_channels=self.in_channels,
+            num_classes=self.num_classes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GptMember:
+    width: int
+    depth: int
+    num_heads: int
+    vocabulary: int = 256
+    context: int = 128
+    mlp_ratio: int = 4
+
+    def build(self) -> nn.Module:
+        return CausalTransformer(
+            self.width,
+            self.depth,
+            num_heads=self.num_heads,
+            vocabulary=self.vocabulary,
+            context=self.context,
+            mlp_ratio=self.mlp_ratio,
+        )
+
+
+def draw_cnn(rng: torch.Generator) -> CnnMember:
+    """1 to 5 convolutions of 8 to 64 channels, wider towards the end more often than not."""
+    depth = _draw_int(1, 5, rng)
+    widths = sorted(_draw_size(8, 64, 4, rng) for _ in range(depth))
+    if _chance(0.3, rng):
+        widths = [widths[i] for i in torch.randperm(depth, generator=rng).tolist()]
+    return CnnMember(
+        widths=tuple(widths),
+        kernel=_pick((3, 3, 3, 5), rng),
+        batch_norm=_chance(0.7, rng),
+        hidden=_draw_size(16, 64, 8, rng) if _chance(0.3, rng) else None,
+    )
+
+
+def draw_mlp(rng: torch.Generator) -> MlpMember:
+    """1 to 4 hidden layers of 16 to 256 units."""
+    widths = sorted((_draw_size(16, 256, 8, rng) for _ in range(_draw_int(1, 4, rng))), reverse=True)
+    return MlpMember(widths=tuple(widths), batch_norm=_chance(0.3, rng))
+
+
+def draw_resnet(rng: torch.Generator) -> ResNetMember:
+    """Depth 8, 14 or 20, first width 8 to 24."""
+    return ResNetMember(depth=_pick((8, 8, 14, 20), rng), width=_draw_size(8, 24, 4, rng))
+
+
+def draw_vit(rng: torch.Generator) -> ViTMember:
+    """Half of them ViTs-1K's (3 to 9 layers of 128 to 512, 10M parameters), half 1 to 4 layers of 32 to 96."""
+    if _chance(0.5, rng):
+        num_heads = _pick((2, 4), rng)
+        width, depth, patch = 16 * _draw_int(2, 6, rng), _draw_int(1, 4, rng), _pick((2, 4, 7), rng)
+    else:
+        num_heads = _pick((4, 8), rng)
+        width, depth, patch = _draw_size(128, 512, 16, rng), _draw_int(3, 9, rng), _pick((4, 7), rng)
+    mlp_ratio = _pick((2, 4), rng)
+    if depth * (4 + 2 * mlp_ratio) * width**2 > 0.97 * MAX_VIT:  # the rest is embeddings, norms and the head
+        return draw_vit(rng)
+    return ViTMember(width=width, depth=depth, num_heads=num_heads, patch=patch, mlp_ratio=mlp_ratio)
+
+
+def draw_gpt(rng: torch.Generator) -> GptMember:
+    """GPTs-1K's 3 to 9 layers of 72 to 256; on bytes."""
+    num_heads = _pick((4, 6, 8), rng)
+    return GptMember(
+        width=num_heads * _draw_int(math.ceil(72 / num_heads), 256 // num_heads, rng),
+        depth=_draw_int(3, 9, rng),
+        num_heads=num_heads,
+    )
+
+
+SPACES: dict[str, Callable[[torch.Generator], Member]] = {
+    "cnns": draw_cnn,
+    "mlps": draw_mlp,
+    "resnets": draw_resnet,
+    "vits": draw_vit,
+    "gpts": draw_gpt,
+}
+
+
+def draw_member(space: str, rng: torch.Generator) -> Member:
+    """A random architecture of a space; UnknownName if there is none of this name."""
+    if space not in SPACES:
+        raise UnknownName("space", space, SPACES)
+    return SPACES[space](rng)
+
+
+def _draw_int(low: int, high: int, rng: torch.Generator) -> int:
+    return int(torch.randint(low, high + 1, (1,), generator=rng))
+
+
+def _draw_size(low: int, high: int, step: int, rng: torch.Generator) -> int:
+    """A multiple of `step`, evenly spread by its logarithm."""
+    value = low * (high / low) ** float(torch.rand(1, generator=rng))
+    return max(low, min(high, step * round(value / step)))
+
+
+def _pick(options: tuple[int, ...], rng: torch.Generator) -> int:
+    return options[_draw_int(0, len(options) - 1, rng)]
+
+
+def _chance(probability: float, rng: torch.Generator) -> bool:
+    return float(torch.rand(1, generator=rng)) < probability
