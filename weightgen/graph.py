@@ -13,16 +13,22 @@ Shapes: n nodes, m edges, t tensors of the spec.
 import hashlib
 import json
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int16, Int64
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from weightgen.spec import StateSpec
+from weightgen.errors import BadData
+from weightgen.graph_trace import TRACE_ERRORS, Draft, Recorder
+from weightgen.graph_twin import TwinMaker, guess_inputs, structure_key
+from weightgen.spec import StateSpec, TensorSpec, Word
 
 OPS = (
     "input",
@@ -212,3 +218,260 @@ class ArchGraph:
             "tensors": [[t.name, list(t.shape), t.dtype, t.tied_to] for t in self.spec.tensors],
         }
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+
+def build_graph(module: nn.Module, example_inputs: Tensor | tuple[Any, ...] | None = None) -> ArchGraph:
+    """The graph of any module, from one forward pass of its structure on the meta device.
+
+    The module, its mode, buffers, hooks, gradients and every random number generator are left alone; its tensors may
+    be on any device, the meta device too, and are neither read (but for integers) nor copied. Without
+    `example_inputs` the inputs are guessed from the first layers, or from the config of a Hugging Face model. Where
+    the pass breaks off, the tensors it has not met follow in the order of registration, and `notes` says why.
+    The last 64 structures are kept. Raises BadData for a module without any tensor that can be served.
+    """
+    entries, left_out, notes = _read_entries(module)
+    if not entries:
+        reason = next((f": {name!r} {why}" for name, why in left_out.items()), "")
+        raise BadData(f"{type(module).__name__} has no tensors to make{reason}")
+    spec = _make_spec(module, entries)
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
+    ties = tuple((t.name, t.tied_to) for t in spec.tensors)
+    key = (structure_key(module), ties, tuple(left_out), _describe_inputs(inputs))
+    graph = _KEPT.get(key)
+    if graph is None:
+        drafts, pass_notes, broke_off = _trace(module, spec, entries, inputs)
+        graph = _assemble(spec, drafts, _kinds_of_owners(module), broke_off=broke_off)
+        graph = replace(graph, left_out=left_out, notes=(*notes, *pass_notes))
+        _KEPT[key] = graph
+        while len(_KEPT) > MAX_KEPT:
+            _KEPT.popitem(last=False)
+    else:
+        _KEPT.move_to_end(key)
+    # Carried integers belong to this module, not to its structure.
+    return graph if graph.spec == spec else replace(graph, spec=spec)
+
+
+MAX_KEPT = 64
+_KEPT: OrderedDict[Any, ArchGraph] = OrderedDict()
+MAX_CARRIED = 2**22
+"""Integers of one tensor that a spec carries; quantised weights are longer."""
+
+
+def _describe_inputs(inputs: tuple[Any, ...] | None) -> Any:
+    if inputs is None:
+        return None
+    return tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else repr(x) for x in inputs)
+
+
+def _read_entries(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """The tensors of the state_dict that a spec can hold; the other entries and why not; notes."""
+    notes = []
+    cycle = _find_cycle(module)
+    if cycle:
+        notes.append(f"{cycle}; its tensors are listed once, and state_dict() of this module never ends")
+        found = dict((*module.named_parameters(), *module.named_buffers()))
+    else:
+        found = module.state_dict(keep_vars=True)
+    left_out = {name: reason for name, t in found.items() if (reason := _why_left_out(t))}
+    entries = {name: t for name, t in found.items() if name not in left_out}
+    empty = [name for name, t in entries.items() if t.numel() == 0]
+    if empty:
+        notes.append(f"{_name_some(empty)} {'has' if len(empty) == 1 else 'have'} no elements")
+    notes += [f"{name!r} is left out: {reason}" for name, reason in left_out.items()]
+    return entries, left_out, notes
+
+
+def _find_cycle(module: nn.Module) -> str | None:
+    """Which submodule contains itself, in words."""
+    above: dict[int, str] = {}
+    finished: set[int] = set()
+
+    def visit(part: nn.Module, path: str) -> str | None:
+        above[id(part)] = path
+        for name, child in part._modules.items():
+            if child is None or id(child) in finished:
+                continue
+            if id(child) in above:
+                return f"{above[id(child)] or 'the module'!r} contains itself as {f'{path}.{name}'.lstrip('.')!r}"
+            found = visit(child, f"{path}.{name}".lstrip("."))
+            if found:
+                return found
+        del above[id(part)]
+        finished.add(id(part))
+        return None
+
+    return visit(module, "")
+
+
+def _why_left_out(tensor: object) -> str:
+    if not isinstance(tensor, Tensor):
+        return f"it is not a tensor but {type(tensor).__name__}"
+    if is_lazy(tensor):
+        return "it is lazy, its shape is not known yet; run one batch through the module first"
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_quantized or "Params4bit" in type(tensor).__name__ or "Int8Params" in type(tensor).__name__:
+        return f"it is quantised ({dtype}); dequantise the module first"
+    if tensor.is_complex():
+        return f"it is complex ({dtype}); specs hold real numbers"
+    if not tensor.dtype.is_floating_point:
+        if tensor.numel() > MAX_CARRIED:
+            return (
+                f"it holds {tensor.numel():,} integers ({dtype}), as quantised weights do; dequantise the module first"
+            )
+        if tensor.is_meta and tensor.numel() > 1:
+            return f"its {tensor.numel()} integers are not known on the meta device"
+    return ""
+
+
+def _make_spec(module: nn.Module, entries: Mapping[str, Tensor]) -> StateSpec:
+    tensors: list[TensorSpec] = []
+    owners: dict[object, str] = {}
+    for name, tensor in entries.items():
+        is_known = tensor.numel() > 0 and not tensor.is_meta
+        memory = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype) if is_known else id(tensor)
+        owner = owners.setdefault(memory, name)
+        carried = None
+        if not tensor.dtype.is_floating_point:
+            # A counter on the meta device (BatchNorm's number of batches) starts at 0.
+            carried = (0,) * tensor.numel() if tensor.is_meta else tuple(map(int, tensor.flatten().tolist()))
+        axes = tuple((Word("", size),) for size in tensor.shape)
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        tied_to = owner if owner != name else None
+        tensors.append(TensorSpec(name, tuple(tensor.shape), dtype, axes, tied_to, carried))
+    return StateSpec(arch=type(module).__name__, tensors=tuple(tensors))
+
+
+def _trace(
+    module: nn.Module, spec: StateSpec, entries: Mapping[str, Tensor], inputs: tuple[Any, ...] | None
+) -> tuple[list[Draft], list[str], bool]:
+    """Drafts of the pass that came furthest, notes on it, and whether it broke off."""
+    maker = TwinMaker()
+    try:
+        twin = maker.copy(module)
+        guesses = [(maker.copy(inputs), {})] if inputs is not None else guess_inputs(twin)
+    except (TypeError, ValueError, AttributeError) as fault:
+        return [Draft("input", "input", [])], [f"the module could not be traced: {_first_line(fault)}"], True
+    names: dict[int, tuple[str, Tensor]] = {}
+    for t in spec.tensors:
+        meta = maker.tensors.get(id(entries[t.name]))
+        if meta is not None:
+            names.setdefault(id(meta), (t.tied_to or t.name, meta))
+    best: Recorder | None = None
+    reason = "no input could be guessed; give example_inputs"
+    for args, kwargs in guesses:
+        recorder = Recorder(names, maker.tensors)
+        try:
+            recorder.run(twin, args, kwargs)
+        except TRACE_ERRORS as fault:
+            if best is None or len(recorder.owner) > len(best.owner):
+                best, reason = recorder, f"{type(fault).__name__}: {_first_line(fault)}"
+            continue
+        asked = ", ".join(recorder.guesses)
+        notes = [f"the forward pass depends on values of tensors ({asked}), which were guessed"] if asked else []
+        return recorder.drafts, notes, False
+    note = f"the forward pass broke off ({reason}); what it had not met follows in the order of registration"
+    return best.drafts if best else [Draft("input", "input", [])], [note], True
+
+
+def _first_line(fault: Exception) -> str:
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0]
+
+
+def _kinds_of_owners(module: nn.Module) -> dict[str, str]:
+    """Path of every submodule -> the op that its type stands for, where torch says."""
+    return {path: op for path, part in module.named_modules() if (op := _op_of_type(part))}
+
+
+def _op_of_type(module: nn.Module) -> str:
+    norms = nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return "transposed_conv"
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return "grouped_conv" if module.groups > 1 else "conv"
+    for kind, op in (
+        ((nn.Linear, nn.Bilinear), "linear"),
+        ((nn.Embedding, nn.EmbeddingBag), "embedding"),
+        (norms[0], "batch_norm"),
+        (norms[1], "instance_norm"),
+        (nn.GroupNorm, "group_norm"),
+        (nn.LayerNorm, "layer_norm"),
+        (nn.RMSNorm, "rms_norm"),
+        ((nn.RNNBase, nn.RNNCellBase), "recurrent"),
+        (nn.MultiheadAttention, "attention"),
+        (nn.PReLU, "activation"),
+    ):
+        if isinstance(module, kind):
+            return op
+    return ""
+
+
+def _assemble(spec: StateSpec, drafts: list[Draft], ops: Mapping[str, str], *, broke_off: bool) -> ArchGraph:
+    """The graph of recorded drafts, and of the tensors that none of them owns."""
+    drafts = _drop_dead(drafts)
+    if drafts[-1].op == "output":
+        output = drafts.pop()
+    else:
+        output = Draft("output", "output", [])
+    owner = {name: i for i, draft in enumerate(drafts) for name, _, _ in draft.tensors}
+    unreached = _hang_rest(spec, drafts, owner, ops)
+    if broke_off or not output.sources:
+        output.sources.append(len(drafts) - 1)
+    drafts.append(output)
+    position = {t.name: i for i, t in enumerate(spec.tensors)}
+    nodes = []
+    for draft in drafts:
+        tensors = sorted((OwnedTensor(*t) for t in draft.tensors), key=lambda t: position[t.name])
+        nodes.append(Node(draft.op, tuple(tensors), tuple(draft.reads)))
+    pairs = sorted({(target, source) for target, draft in enumerate(drafts) for source in draft.sources})
+    edges = torch.tensor([(source, target) for target, source in pairs], dtype=torch.long).reshape(-1, 2)
+    return ArchGraph(spec, tuple(nodes), edges, tuple(unreached))
+
+
+def _drop_dead(drafts: list[Draft]) -> list[Draft]:
+    """Without the drafts that lead neither to the output nor to a tensor, in the same order."""
+    alive = [bool(d.tensors or d.reads or d.op in ("input", "output")) for d in drafts]
+    for i in range(len(drafts) - 1, -1, -1):
+        if alive[i]:
+            for source in drafts[i].sources:
+                alive[source] = True
+    kept = [i for i, is_alive in enumerate(alive) if is_alive]
+    numbers = {old: i for i, old in enumerate(kept)}
+    return [replace(drafts[i], sources=[numbers[s] for s in drafts[i].sources]) for i in kept]
+
+
+def _hang_rest(spec: StateSpec, drafts: list[Draft], owner: dict[str, int], ops: Mapping[str, str]) -> list[str]:
+    """Give every tensor without an owner one: ties, counters, and what no operation read. Returns the last."""
+    role_of_name = {"running_mean": "running mean", "running_var": "running var", "bias": "bias", "weight": "weight"}
+    of_module: dict[str, int] = {}
+    for name, node in owner.items():
+        of_module.setdefault(name.rpartition(".")[0], node)
+    unreached = []
+    previous, hung = 0, {}
+    for t in spec.tensors:
+        path, _, last = t.name.rpartition(".")
+        if t.name in owner:
+            previous = owner[t.name]
+            continue
+        if t.tied_to:
+            node = owner[t.tied_to]
+            _, role, is_transposed = next(found for found in drafts[node].tensors if found[0] == t.tied_to)
+            drafts[node].tensors.append((t.name, role, is_transposed))
+        elif t.carried is not None and path in of_module:
+            drafts[of_module[path]].tensors.append((t.name, "carried", False))
+        else:
+            op = ops.get(path, "parameter")
+            node = hung.get(path) if op != "parameter" else None
+            if node is None:
+                drafts.append(Draft(op, "unreached", [previous]))
+                node = hung[path] = len(drafts) - 1
+            role = "carried" if t.carried is not None else role_of_name.get(last, "raw") if op != "parameter" else "raw"
+            role = f"norm {role}" if op.endswith("_norm") and role in ("weight", "bias") else role
+            drafts[node].tensors.append((t.name, role, False))
+            owner[t.name] = previous = node
+            unreached.append(t.name)
+        owner.setdefault(t.name, owner.get(t.tied_to or t.name, 0))
+    return unreached
+
+
+def _name_some(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
