@@ -59,15 +59,17 @@ def test_the_stages_end_in_a_generator_that_loads(known, tmp_path, monkeypatch, 
     monkeypatch.setattr(training.layerwise, "load_data", lambda name: DATA)
     monkeypatch.setattr(training.layerwise, "LayerwiseConfig", lambda **given: replace(SMALL, **given))
     monkeypatch.setattr(training.layerwise, "LayerwiseTraining", lambda **given: replace(CONFIG, **given))
-    with pytest.raises(BadOption, match=r"has no codec.safetensors; run the first stage before this one"):
+    with pytest.raises(BadOption, match=r"has no codec.safetensors; run the stage before this one"):
         denoiser(zoo=tmp_path, out=tmp_path)
     codec(zoo=tmp_path, out=tmp_path, minutes=0.01, latents=4, behaviour_every=1)
     denoiser(zoo=tmp_path, out=tmp_path, minutes=0.02, behaviour_every=1)
+    denoiser(zoo=tmp_path, out=tmp_path, minutes=0.01, behaviour_every=0, start="denoiser.safetensors")
     assert json.loads(capsys.readouterr().out.partition("\n}\n{")[0] + "\n}")["spent"]["codec"]["steps"] > 0
     generator: Any = load_generator(tmp_path / "denoiser.safetensors")
     record = generator.training_record
     assert set(record["networks"]) == {"8-1", "8-2", "14-3"}  # and not the held-out one
     assert record["networks"]["8-1"]["licence"] == "of the test" and record["spent"]["denoiser"]["steps"] > 0
+    assert set(record["spent"]) == {"codec", "denoiser", "denoiser, part 2"}
     request = make_request(known[2].target, make_support(num_classes=10, shots=2, channels=3))
     (state,) = generator.generate(request)
     known[2].target.spec.check(state)

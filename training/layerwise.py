@@ -396,18 +396,21 @@ def denoiser(
     minutes: Annotated[float, typer.Option(help="Training time.")] = 15,
     behaviour_every: Annotated[int, typer.Option(help="Steps between samples run on images; 0: none.")] = 4,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW, at its highest.")] = 1e-3,
+    start: Annotated[str, typer.Option(help="File of the folder to go on from.")] = "codec.safetensors",
 ) -> None:
     """Second stage: train the denoiser on the latents of the first."""
     torch.set_num_threads(1)
-    if not (out / "codec.safetensors").exists():
-        raise BadOption(f"{out} has no codec.safetensors; run the first stage before this one")
-    model = LayerwiseDiffusion.load(out / "codec.safetensors")
+    if not (out / start).exists():
+        raise BadOption(f"{out} has no {start}; run the stage before this one")
+    model = LayerwiseDiffusion.load(out / start)
     config = LayerwiseTraining(model=model.config, behaviour_every=behaviour_every, learning_rate=learning_rate)
     known = [k for k in load_resnets(zoo) if not k.held_out]
     torch.manual_seed(config.seed)
     images = Images(load_data("cifar10"), _teacher(known) if behaviour_every else None)
     spent = train_denoiser(model, [Tokens.of(k, model) for k in known], images, config, minutes=minutes, say=_say)
-    _save(model, out / "denoiser.safetensors", config, {**model.training_record["spent"], "denoiser": spent}, known)
+    before = model.training_record["spent"]
+    stage = "denoiser" if "denoiser" not in before else f"denoiser, part {len(before)}"
+    _save(model, out / "denoiser.safetensors", config, {**before, stage: spent}, known)
 
 
 def _teacher(known: Sequence[KnownResNet]) -> KnownResNet:
