@@ -8,21 +8,22 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Self-attention and a two-layer MLP, each behind a LayerNorm and round a shortcut."""
+    """Self-attention over tokens (n, t, width) and a two-layer MLP, each behind a LayerNorm and round a shortcut."""
 
-    def __init__(self, width: int, num_heads: int) -> None:
+    def __init__(self, width: int, num_heads: int, *, mlp_ratio: int = 2, is_causal: bool = False) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.is_causal = num_heads, is_causal
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, 2 * width)
-        self.fc2 = nn.Linear(2 * width, width)
+        self.fc1 = nn.Linear(width, mlp_ratio * width)
+        self.fc2 = nn.Linear(mlp_ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(self.norm1(x)), "n t (p h k) -> p n h t k", p=3, h=self.num_heads)
-        x = x + self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "n h t k -> n t (h k)"))
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.is_causal)
+        x = x + self.proj(rearrange(attended, "n h t k -> n t (h k)"))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
 

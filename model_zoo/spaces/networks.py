@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from model_zoo.architectures.vit import Block
+
 SMALLEST_MAP = 4
 """Maps of this height and less are not halved any more."""
 
@@ -84,7 +86,7 @@ class VisionTransformer(nn.Module):
         self.patch = nn.Conv2d(in_channels, width, patch, patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.position = nn.Parameter(0.02 * torch.randn(1, (image_size // patch) ** 2 + 1, width))
-        self.blocks = nn.ModuleList(TransformerBlock(width, num_heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, num_heads, mlp_ratio=mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_classes)
 
@@ -105,7 +107,7 @@ class CausalTransformer(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
         self.position = nn.Embedding(context, width)
-        self.blocks = nn.ModuleList(TransformerBlock(width, num_heads, mlp_ratio, is_causal=True) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, num_heads, mlp_ratio=mlp_ratio, is_causal=True) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
         self.head.weight = self.embedding.weight
@@ -115,21 +117,3 @@ class CausalTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))
-
-
-class TransformerBlock(nn.Module):
-    """Self-attention over tokens (n, t, d) and an MLP, each behind a LayerNorm and round a shortcut."""
-
-    def __init__(self, width: int, num_heads: int, mlp_ratio: int, *, is_causal: bool = False) -> None:
-        super().__init__()
-        self.num_heads, self.is_causal = num_heads, is_causal
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-        self.fc1, self.fc2 = nn.Linear(width, mlp_ratio * width), nn.Linear(mlp_ratio * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = rearrange(self.qkv(self.norm1(x)), "n t (p h k) -> p n h t k", p=3, h=self.num_heads)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.is_causal)
-        x = x + self.proj(rearrange(attended, "n h t k -> n t (h k)"))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
