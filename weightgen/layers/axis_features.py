@@ -9,29 +9,41 @@ Shapes: n units of an axis, k kernel positions of each, h features.
 """
 
 import math
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-_NUM_FAST, _NUM_SLOW, _NUM_SHARES = 48, 8, 4
+_NUM_FAST, _NUM_SLOW, _NUM_SHARES = 16, 8, 4
 _GOLDEN = (math.sqrt(5) - 1) / 2
+_BLOCK = 256
 NUM_WAVES = 2 * (_NUM_FAST + _NUM_SLOW + _NUM_SHARES)
 
 
 def wave_features(size: int, device: torch.device | None = None) -> Float[Tensor, "n waves"]:
-    """Sines and cosines of the places 0 .. size - 1 of an axis, float32, no two rows the same.
+    """Cosines and sines, side by side, of the places 0 .. size - 1 of an axis, float32, no two rows the same.
 
-    Turns are counted in float64: in float32 the angle of unit 50,000 has two digits left.
+    Angles are exact however far out a unit is: it is 256 a + b, the turns of a and of b are counted in float64, and the
+    wave of the sum is the product of two complex numbers, a hundredth of the cost of a sine.
     """
-    unit = torch.arange(size, dtype=torch.float64, device=device)[:, None]
+    count = partial(torch.arange, dtype=torch.float64, device=device)
     # Multiples of the golden ratio fill the interval evenly, and no two units ever agree in all of them.
-    fast = (torch.arange(1, _NUM_FAST + 1, dtype=torch.float64, device=device) * _GOLDEN).frac() / 2
-    slow = _GOLDEN * 2.0 ** -torch.arange(2, 2 * _NUM_SLOW + 2, 2, dtype=torch.float64, device=device)
-    share = (unit + 0.5) / size * 2.0 ** torch.arange(-1, _NUM_SHARES - 1, dtype=torch.float64, device=device)
-    turns = torch.cat([unit * fast, unit * slow, share], 1).frac()
-    angles = turns.float() * (2 * math.pi)
-    return math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], 1)
+    fast = (count(1, _NUM_FAST + 1) * _GOLDEN).frac() / 2
+    slow = _GOLDEN * 2.0 ** -count(2, 2 * _NUM_SLOW + 2, 2)
+    share = 2.0 ** count(-1, _NUM_SHARES - 1) / size
+    rates = torch.cat([fast, slow, share])
+    starts = torch.cat([torch.zeros_like(fast), torch.zeros_like(slow), share / 2])
+    coarse = _wave(count(math.ceil(size / _BLOCK))[:, None] * _BLOCK * rates + starts)
+    fine = _wave(count(min(_BLOCK, size))[:, None] * rates)
+    waves = math.sqrt(2) * coarse[:, None] * fine
+    return torch.view_as_real(waves).flatten(0, 1)[:size].flatten(1)
+
+
+def _wave(turns: Tensor) -> Tensor:
+    """Complex numbers of length 1 at angles in turns, float64, in complex64."""
+    angles = (turns.frac() * (2 * math.pi)).float()
+    return torch.polar(torch.ones_like(angles), angles)
 
 
 def number_features(numbers: Tensor) -> Float[Tensor, "... 16"]:
@@ -59,7 +71,7 @@ class AxisFeatures(nn.Module):
         nn.init.uniform_(self.of_unit.bias, -math.pi, math.pi)
         with torch.no_grad():
             # What far units share weighs little at first: else the rows of a weight begin as copies of each other.
-            self.of_unit.weight.unflatten(1, (2, -1))[..., _NUM_FAST:] *= 0.1
+            self.of_unit.weight[:, 2 * _NUM_FAST :] *= 0.1
 
     def angles(self, num_units: int, num_positions: int = 1) -> Float[Tensor, "rows h"]:
         """What the sine is taken of, (n k, h), positions fastest; the same for every tensor with such an axis."""
@@ -75,4 +87,5 @@ class AxisFeatures(nn.Module):
 
 def modulate(angles: Float[Tensor, "rows h"], scale: Float[Tensor, " h"], shift: Float[Tensor, " h"]) -> Tensor:
     """Features (rows, h) from angles, scaled and shifted as one tensor's token says: a space of rows of its own."""
-    return torch.addcmul(shift, angles, 1 + scale).sin()
+    moved = torch.addcmul(shift, angles, 1 + scale)
+    return moved.sin() if moved.requires_grad else moved.sin_()
