@@ -17,6 +17,7 @@ def chain(num_nodes: int, *, seed: int = 0, max_distance: int = 5) -> GraphInput
         degrees=torch.randint(1, 3, (num_nodes, 2), generator=rng),
         depth=distances[0],
         distances=distances,
+        twins=torch.randint(3, (num_nodes,), generator=rng),
         roles=torch.randint(3, (len(owners),), generator=rng),
         shapes=torch.randint(1, 900, (len(owners), 4), generator=rng),
         owners=owners,
@@ -30,6 +31,7 @@ def permute(graph: GraphInputs, order: torch.Tensor) -> GraphInputs:
         degrees=graph.degrees[order],
         depth=graph.depth[order],
         distances=graph.distances[order][:, order],
+        twins=graph.twins[order],
         owners=order.argsort()[graph.owners],
     )
 
@@ -65,6 +67,25 @@ def test_every_parameter_trains_on_a_graph_that_holds_every_op_and_role(encoder)
 def test_tensors_of_one_node_have_tokens_of_their_own(encoder):
     tokens = encoder(chain(6))
     assert len(tokens.detach().unique(dim=0)) == len(tokens)
+
+
+def test_nodes_alike_are_told_apart_by_their_number_among_twins(encoder):
+    distances = torch.tensor([[0, 1, 1], [-1, 0, -1], [-1, -1, 0]])
+    same = torch.tensor([0, 0])
+    graph = GraphInputs(
+        ops=torch.tensor([0, 1, 1]),
+        degrees=torch.tensor([[0, 2], [1, 0], [1, 0]]),
+        depth=torch.tensor([0, 1, 1]),
+        distances=distances,
+        twins=torch.tensor([0, 0, 1]),
+        roles=same,
+        shapes=torch.ones(2, 4, dtype=torch.long),
+        owners=torch.tensor([1, 2]),
+    )
+    first, second = encoder(graph)
+    assert not torch.allclose(first, second, atol=1e-2)
+    first, second = encoder(graph._replace(twins=torch.zeros(3, dtype=torch.long)))
+    assert torch.allclose(first, second, atol=1e-5)
 
 
 def test_ways_along_and_against_the_arrows_and_no_way_have_biases_of_their_own():

@@ -31,6 +31,9 @@ class GraphInputs(NamedTuple):
     """Distance from the input."""
     distances: Int[Tensor, "n n"]
     """From row to column along the arrows, capped; 0 to itself, -1 where there is no path."""
+    twins: Int[Tensor, " n"]
+    """How many nodes alike stand before each: query, key and value of one attention are 0, 1 and 2. Without it they
+    would have the same weights."""
     roles: Int[Tensor, " t"]
     shapes: Int[Tensor, "t 4"]
     """(out, in, kernel height, kernel width)"""
@@ -48,7 +51,7 @@ class GraphEncoder(nn.Module):
         self.of_op = nn.Embedding(num_ops, dim)
         self.of_role = nn.Embedding(num_roles, dim)
         self.of_shape = nn.Linear(4 * _NUM_NUMBER_FEATURES, dim)
-        self.of_place = nn.Linear(3 * _NUM_NUMBER_FEATURES, dim)
+        self.of_place = nn.Linear(4 * _NUM_NUMBER_FEATURES, dim)
         for embedding in (self.of_op, self.of_role):
             nn.init.normal_(embedding.weight, std=0.5)
         self.bias = DistanceBias(num_heads, max_distance=max_distance)
@@ -58,7 +61,7 @@ class GraphEncoder(nn.Module):
     def forward(self, graph: GraphInputs) -> Float[Tensor, "t d"]:
         shapes = rearrange(number_features(graph.shapes), "t s f -> t (s f)")
         tensors = self.of_role(graph.roles) + self.of_shape(shapes)
-        place = torch.cat([graph.degrees, graph.depth[:, None]], 1)
+        place = torch.cat([graph.degrees, graph.depth[:, None], graph.twins[:, None]], 1)
         nodes = self.of_op(graph.ops) + self.of_place(rearrange(number_features(place), "n p f -> n (p f)"))
         nodes = nodes.index_add(0, graph.owners, tensors)
         bias = self.bias(graph.distances)
