@@ -1,0 +1,267 @@
+"""LoGAH: weights for any module from its graph, as low-rank products (Zhou et al. 2024, arXiv:2405.16287).
+
+A graph transformer (`layers.graphormer`) gives every tensor a token; a decoder (`layers.low_rank_decoder`) makes its
+factors. Weights are made tensor by tensor: nothing larger than one of them is held beside the target. What is not
+predicted keeps the module's own initialisation and stands in the report.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weightgen.checkpoint import load_state, save_state
+from weightgen.errors import BadOption, CorruptFile
+from weightgen.generator_file import FORMAT, read_generator_manifest
+from weightgen.graph import OPS, ROLES, ArchGraph, build_graph
+from weightgen.init_report import InitReport, TensorReport
+from weightgen.layers.graphormer import GraphEncoder, GraphInputs
+from weightgen.layers.low_rank_decoder import Factors, LowRankDecoder, multiply, multiply_into
+from weightgen.layers.published_logah import MAX_ROWS, PRIMITIVES, PublishedDecoder, PublishedEncoder
+from weightgen.spec import State
+from weightgen.weight_plan import Kept, Predicted, WeightScale, graph_inputs, plan_weights
+
+VERSION = 1
+_PRIMITIVE_OF_OP = {
+    **{"input": "input", "output": "sum", "linear": "conv", "conv": "conv", "grouped_conv": "sep_conv"},
+    **{"transposed_conv": "conv", "batch_norm": "bn", "instance_norm": "bn", "group_norm": "ln", "layer_norm": "ln"},
+    **{"rms_norm": "ln", "embedding": "pos_enc", "parameter": "pos_enc", "attention": "msa", "activation": "sum"},
+    **{"pooling": "glob_avg", "sum": "sum", "product": "cse", "concat": "concat", "recurrent": "conv"},
+    **{"expert": "conv", "gate": "cse", "other": "sum"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LogahConfig:
+    """The size of a graph hypernetwork, and how large the weights it makes begin."""
+
+    rank: int = 32
+    num_layers: int = 3
+    dim: int = 64
+    num_heads: int = 8
+    max_distance: int = 50
+    """Longer paths between nodes count as this."""
+    scale: WeightScale = field(default_factory=WeightScale)
+    as_published: bool = False
+    """The paper's own encoder and decoder, with their dead rows, for comparison."""
+
+    def __post_init__(self) -> None:
+        if self.dim % self.num_heads or self.dim % 4:
+            raise BadOption(f"dim is {self.dim}, expected a multiple of 4 and of num_heads, {self.num_heads}")
+
+
+def size_t(*, as_published: bool = False) -> LogahConfig:
+    """T: published with 2.5 million parameters."""
+    return _size(32, 3, 64, 8, as_published)
+
+
+def size_s(*, as_published: bool = False) -> LogahConfig:
+    """S: published with 21.4 million parameters."""
+    return _size(90, 5, 128, 16, as_published)
+
+
+def size_b(*, as_published: bool = False) -> LogahConfig:
+    """B: published with 78.2 million parameters."""
+    return _size(128, 5, 256, 16, as_published)
+
+
+def size_l(*, as_published: bool = False) -> LogahConfig:
+    """L: published with 289 million parameters."""
+    return _size(256, 12, 256, 16, as_published)
+
+
+SIZES = {"T": size_t, "S": size_s, "B": size_b, "L": size_l}
+
+
+def _size(rank: int, num_layers: int, dim: int, num_heads: int, as_published: bool) -> LogahConfig:
+    scale = WeightScale(is_published=as_published)
+    return LogahConfig(rank, num_layers, dim, num_heads, scale=scale, as_published=as_published)
+
+
+class GraphHypernet(nn.Module):
+    """Makes weights for any module that has a graph."""
+
+    name = "logah"
+
+    def __init__(self, config: LogahConfig, *, training: Mapping[str, Any] | None = None) -> None:
+        """At its own initialisation, drawn from torch's global RNG; `new_graph_hypernet` takes a seed."""
+        super().__init__()
+        self.config = config
+        self.training_record = dict(training or {})
+        self.encoder: GraphEncoder | PublishedEncoder
+        self.decoder: LowRankDecoder | PublishedDecoder
+        sizes = {"dim": config.dim, "num_layers": config.num_layers, "num_heads": config.num_heads}
+        if config.as_published:
+            self.encoder = PublishedEncoder(**sizes)
+            self.decoder = PublishedDecoder(config.dim, config.rank)
+        else:
+            self.encoder = GraphEncoder(
+                num_ops=len(OPS), num_roles=len(ROLES), max_distance=config.max_distance, **sizes
+            )
+            self.decoder = LowRankDecoder(config.dim, config.rank)
+
+    def plan(self, graph: ArchGraph) -> tuple[Predicted | Kept, ...]:
+        """What becomes of every tensor of the graph's spec that is not tied to another."""
+        plan = plan_weights(graph, self.config.scale)
+        if not self.config.as_published:
+            return plan
+        why = f"wider than the published decoder's {MAX_ROWS:,} rows"
+        return tuple(Kept(p.tensor, why) if isinstance(p, Predicted) and p.longest > MAX_ROWS else p for p in plan)
+
+    def forward(self, graph: ArchGraph) -> State:
+        """The predicted tensors of a state, differentiable, float32."""
+        chosen = _predicted(self.plan(graph))
+        state = {}
+        for p, made in self._make(graph, chosen):
+            if isinstance(made, Factors):
+                made = multiply(made, p.unfolded)
+            state[p.tensor.name] = made.reshape(p.tensor.shape)
+        return state
+
+    def predict(
+        self, target: ArchGraph | nn.Module, *, seed: int = 0, noise: float = 0.0, device: torch.device | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Name and value of every predicted tensor, in the spec's order and dtypes, made as they are asked for.
+
+        `noise` is the share of a weight's variance that is drawn at random, with `seed`; without it the seed changes
+        nothing. Tensors that are tied or not predicted do not come; `report` says which.
+        """
+        graph = target if isinstance(target, ArchGraph) else build_graph(target)
+        chosen = _predicted(self.plan(graph))
+        blanks = (torch.empty(p.tensor.shape, dtype=p.tensor.torch_dtype, device=device) for p in chosen)
+        return self._fill(graph, chosen, blanks, seed=seed, noise=noise)
+
+    def init_(
+        self, module: nn.Module, *, graph: ArchGraph | None = None, seed: int = 0, noise: float = 0.0
+    ) -> InitReport:
+        """Fill a module in place and report on every tensor; ties, mode and random number generators stay as they are.
+
+        `graph` saves tracing where it is known. Raises BadOption for a module on the meta device, which has no place
+        for numbers: stream those with `weightgen.init.write_init`.
+        """
+        graph = build_graph(module) if graph is None else graph
+        plan = self.plan(graph)
+        tensors = module.state_dict(keep_vars=True)
+        if any(tensors[p.tensor.name].is_meta for p in plan):
+            raise BadOption("the module is on the meta device and has no place for numbers; give write_init a folder")
+        chosen = _predicted(plan)
+        for _ in self._fill(graph, chosen, (tensors[p.tensor.name] for p in chosen), seed=seed, noise=noise):
+            pass
+        return report_of(graph, plan, module)
+
+    @torch.no_grad()
+    def _fill(
+        self, graph: ArchGraph, chosen: list[Predicted], targets: Iterator[Tensor], *, seed: int, noise: float
+    ) -> Iterator[tuple[str, Tensor]]:
+        if not 0 <= noise < 1:
+            raise BadOption(f"noise is {noise}, expected a share from 0 to below 1")
+        rng = torch.Generator().manual_seed(seed)
+        for (p, made), target in zip(self._make(graph, chosen), targets, strict=True):
+            if isinstance(made, Factors):
+                multiply_into(target, made, p.unfolded)
+                if noise:
+                    drawn = torch.randn(p.tensor.shape, generator=rng).mul_(made.rms.cpu() * noise**0.5)
+                    target.mul_((1 - noise) ** 0.5).add_(drawn.to(target))
+            else:
+                target.copy_(made.view(p.tensor.shape))
+            yield p.tensor.name, target
+
+    def _make(self, graph: ArchGraph, chosen: list[Predicted]) -> Iterator[tuple[Predicted, Factors | Tensor]]:
+        """Factors of weights and values of vectors; vectors are made first, all at once, being small."""
+        if not chosen:
+            return
+        tokens = self.encoder(self._inputs(graph, chosen))
+        is_weight = torch.tensor([p.kind == "weight" for p in chosen], device=tokens.device)
+        weights = [p for p in chosen if p.kind == "weight"]
+        sizes = [p.tensor.numel for p in chosen if p.kind != "weight"]
+        kinds = [p.kind for p in chosen if p.kind != "weight"]
+        vectors = _activate(self.decoder.vectors(tokens[~is_weight], sizes), kinds)
+        factors = iter(self.decoder(tokens[is_weight], [p.unfolded for p in weights]))
+        for p in chosen:
+            yield p, next(factors if p.kind == "weight" else vectors)
+
+    def _inputs(self, graph: ArchGraph, chosen: list[Predicted]) -> GraphInputs:
+        device = next(self.parameters()).device
+        names = [p.tensor.name for p in chosen]
+        inputs = graph_inputs(graph, names, max_distance=self.config.max_distance, device=device)
+        if not self.config.as_published:
+            return inputs
+        ops = torch.tensor([PRIMITIVES.index(_PRIMITIVE_OF_OP[op]) for op in OPS], device=device)[inputs.ops]
+        is_bias = torch.tensor([graph.owned[name].role.endswith("bias") for name in names], device=device)
+        roles = torch.where(is_bias, PRIMITIVES.index("bias"), ops[inputs.owners])
+        return inputs._replace(ops=ops, roles=roles)
+
+    def save(self, path: str | Path) -> None:
+        """Write a self-contained generator file: configuration and weights, in float32."""
+        manifest = {
+            "format": FORMAT, "method": self.name, "version": VERSION,
+            "config": asdict(self.config), "training": self.training_record,
+        }  # fmt: skip
+        save_state(path, self.state_dict(), manifest=manifest)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "GraphHypernet":
+        """Read a generator file; CorruptFile if it is not one, UnsupportedTask if it is of another version."""
+        manifest = read_generator_manifest(Path(path), method=cls.name, version=VERSION)
+        tensors = load_state(path)
+        try:
+            config = dict(manifest["config"])
+            config["scale"] = WeightScale(**config["scale"])
+            with torch.device("meta"):
+                generator = cls(LogahConfig(**config), training=manifest["training"])
+            generator.load_state_dict(tensors, assign=True)
+        except (KeyError, TypeError, RuntimeError, BadOption) as error:
+            raise CorruptFile(f"{path}: its tensors do not fit its own configuration") from error
+        return generator.requires_grad_(False).eval()
+
+
+def new_graph_hypernet(config: LogahConfig, *, seed: int) -> GraphHypernet:
+    """An untrained graph hypernetwork; the global RNG is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GraphHypernet(config)
+
+
+def report_of(
+    graph: ArchGraph, plan: tuple[Predicted | Kept, ...], module: nn.Module, *, own: Mapping[str, str] | None = None
+) -> InitReport:
+    """A row for every entry of the module's state_dict; `own` says how the tensors it names got their numbers."""
+    own = own or {}
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    found: dict[str, TensorReport] = {}
+    for p in plan:
+        name, shape = p.tensor.name, p.tensor.shape
+        if isinstance(p, Predicted):
+            found[name] = TensorReport(name, shape, "predicted", p.how, is_parameter=name in parameters)
+        else:
+            how = own.get(name, "the value it has")
+            found[name] = TensorReport(name, shape, "own", how, p.why, is_parameter=name in parameters)
+    for tensor in graph.spec.tensors:
+        if tensor.tied_to is not None:
+            is_parameter = tensor.name in parameters
+            found[tensor.name] = TensorReport(
+                tensor.name, tensor.shape, "tied", tensor.tied_to, is_parameter=is_parameter
+            )
+    for name, why in graph.left_out.items():
+        found[name] = TensorReport(name, (), "own", "the value it has", why, is_parameter=name in parameters)
+    order = [*(tensor.name for tensor in graph.spec.tensors), *graph.left_out]
+    return InitReport(tuple(found[name] for name in order), notes=graph.notes)
+
+
+def _activate(vectors: list[Tensor], kinds: list[str]) -> Iterator[Tensor]:
+    """Vectors as weights of a norm, around 1, or as what is added, around 0; all in two calls, not two for each."""
+    made: dict[int, Tensor] = {}
+    for is_norm in (True, False):
+        places = [i for i, kind in enumerate(kinds) if (kind == "norm weight") == is_norm]
+        if places:
+            values = torch.cat([vectors[i] for i in places])
+            values = 2 * torch.sigmoid(values / 2) if is_norm else torch.tanh(values / 5)
+            made |= dict(zip(places, values.split([len(vectors[i]) for i in places]), strict=True))
+    return (made[i] for i in range(len(vectors)))
+
+
+def _predicted(plan: tuple[Predicted | Kept, ...]) -> list[Predicted]:
+    return [p for p in plan if isinstance(p, Predicted)]
