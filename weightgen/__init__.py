@@ -1,3 +1,18 @@
 """weightgen: weights for small networks, generated from labelled examples and verified before they are handed over."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from weightgen.init import init_, write_init
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "init_", "write_init"]
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: `import weightgen` must not import torch.
+    if name in ("init_", "write_init"):
+        from weightgen import init
+
+        return getattr(init, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
