@@ -465,7 +465,9 @@ def test_lazy_parameters_are_reported_and_the_rest_is_served():
     assert graph.left_out == dict.fromkeys(
         ("1.weight", "1.bias"), "it is lazy, its shape is not known yet; run one batch through the module first"
     )
-    with pytest.raises(BadData, match="Linear has no tensors to make: 'weight' it is lazy.*run one batch"):
+    with pytest.raises(
+        BadData, match="LazyLinear has no tensors to make; left out: 'weight', 'bias'.*run one"
+    ):
         build_graph(nn.LazyLinear(3))
 
 

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from jaxtyping import Int16, Int64
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from weightgen.errors import BadData
+from weightgen.graph_entries import make_spec, read_entries
 from weightgen.graph_trace import TRACE_ERRORS, Draft, Recorder
 from weightgen.graph_twin import TwinMaker, guess_inputs, structure_key
-from weightgen.spec import StateSpec, TensorSpec, Word
+from weightgen.spec import StateSpec
 
 OPS = (
     "input",
@@ -229,11 +229,10 @@ def build_graph(module: nn.Module, example_inputs: Tensor | tuple[Any, ...] | No
     the pass breaks off, the tensors it has not met follow in the order of registration, and `notes` says why.
     The last 64 structures are kept. Raises BadData for a module without any tensor that can be served.
     """
-    entries, left_out, notes = _read_entries(module)
+    entries, left_out, notes = read_entries(module)
     if not entries:
-        reason = next((f": {name!r} {why}" for name, why in left_out.items()), "")
-        raise BadData(f"{type(module).__name__} has no tensors to make{reason}")
-    spec = _make_spec(module, entries)
+        raise BadData("; ".join((f"{type(module).__name__} has no tensors to make", *notes)))
+    spec = make_spec(module, entries)
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
     ties = tuple((t.name, t.tied_to) for t in spec.tensors)
     key = (structure_key(module), ties, tuple(left_out), _describe_inputs(inputs))
@@ -253,92 +252,12 @@ def build_graph(module: nn.Module, example_inputs: Tensor | tuple[Any, ...] | No
 
 MAX_KEPT = 64
 _KEPT: OrderedDict[Any, ArchGraph] = OrderedDict()
-MAX_CARRIED = 2**22
-"""Integers of one tensor that a spec carries; quantised weights are longer."""
 
 
 def _describe_inputs(inputs: tuple[Any, ...] | None) -> Any:
     if inputs is None:
         return None
     return tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else repr(x) for x in inputs)
-
-
-def _read_entries(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """The tensors of the state_dict that a spec can hold; the other entries and why not; notes."""
-    notes = []
-    cycle = _find_cycle(module)
-    if cycle:
-        notes.append(f"{cycle}; its tensors are listed once, and state_dict() of this module never ends")
-        found = dict((*module.named_parameters(), *module.named_buffers()))
-    else:
-        found = module.state_dict(keep_vars=True)
-    left_out = {name: reason for name, t in found.items() if (reason := _why_left_out(t))}
-    entries = {name: t for name, t in found.items() if name not in left_out}
-    empty = [name for name, t in entries.items() if t.numel() == 0]
-    if empty:
-        notes.append(f"{_name_some(empty)} {'has' if len(empty) == 1 else 'have'} no elements")
-    notes += [f"{name!r} is left out: {reason}" for name, reason in left_out.items()]
-    return entries, left_out, notes
-
-
-def _find_cycle(module: nn.Module) -> str | None:
-    """Which submodule contains itself, in words."""
-    above: dict[int, str] = {}
-    finished: set[int] = set()
-
-    def visit(part: nn.Module, path: str) -> str | None:
-        above[id(part)] = path
-        for name, child in part._modules.items():
-            if child is None or id(child) in finished:
-                continue
-            if id(child) in above:
-                return f"{above[id(child)] or 'the module'!r} contains itself as {f'{path}.{name}'.lstrip('.')!r}"
-            found = visit(child, f"{path}.{name}".lstrip("."))
-            if found:
-                return found
-        del above[id(part)]
-        finished.add(id(part))
-        return None
-
-    return visit(module, "")
-
-
-def _why_left_out(tensor: object) -> str:
-    if not isinstance(tensor, Tensor):
-        return f"it is not a tensor but {type(tensor).__name__}"
-    if is_lazy(tensor):
-        return "it is lazy, its shape is not known yet; run one batch through the module first"
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    if tensor.is_quantized or "Params4bit" in type(tensor).__name__ or "Int8Params" in type(tensor).__name__:
-        return f"it is quantised ({dtype}); dequantise the module first"
-    if tensor.is_complex():
-        return f"it is complex ({dtype}); specs hold real numbers"
-    if not tensor.dtype.is_floating_point:
-        if tensor.numel() > MAX_CARRIED:
-            return (
-                f"it holds {tensor.numel():,} integers ({dtype}), as quantised weights do; dequantise the module first"
-            )
-        if tensor.is_meta and tensor.numel() > 1:
-            return f"its {tensor.numel()} integers are not known on the meta device"
-    return ""
-
-
-def _make_spec(module: nn.Module, entries: Mapping[str, Tensor]) -> StateSpec:
-    tensors: list[TensorSpec] = []
-    owners: dict[object, str] = {}
-    for name, tensor in entries.items():
-        is_known = tensor.numel() > 0 and not tensor.is_meta
-        memory = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype) if is_known else id(tensor)
-        owner = owners.setdefault(memory, name)
-        carried = None
-        if not tensor.dtype.is_floating_point:
-            # A counter on the meta device (BatchNorm's number of batches) starts at 0.
-            carried = (0,) * tensor.numel() if tensor.is_meta else tuple(map(int, tensor.flatten().tolist()))
-        axes = tuple((Word("", size),) for size in tensor.shape)
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        tied_to = owner if owner != name else None
-        tensors.append(TensorSpec(name, tuple(tensor.shape), dtype, axes, tied_to, carried))
-    return StateSpec(arch=type(module).__name__, tensors=tuple(tensors))
 
 
 def _trace(
@@ -366,7 +285,7 @@ def _trace(
             if best is None or len(recorder.owner) > len(best.owner):
                 best, reason = recorder, f"{type(fault).__name__}: {_first_line(fault)}"
             continue
-        asked = ", ".join(recorder.guesses)
+        asked = ", ".join(recorder.guesser.asked)
         notes = [f"the forward pass depends on values of tensors ({asked}), which were guessed"] if asked else []
         return recorder.drafts, notes, False
     note = f"the forward pass broke off ({reason}); what it had not met follows in the order of registration"
@@ -374,7 +293,7 @@ def _trace(
 
 
 def _first_line(fault: Exception) -> str:
-    return (str(fault).strip() or type(fault).__name__).splitlines()[0]
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0][:200]
 
 
 def _kinds_of_owners(module: nn.Module) -> dict[str, str]:
@@ -471,7 +390,3 @@ def _hang_rest(spec: StateSpec, drafts: list[Draft], owner: dict[str, int], ops:
             unreached.append(t.name)
         owner.setdefault(t.name, owner.get(t.tied_to or t.name, 0))
     return unreached
-
-
-def _name_some(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

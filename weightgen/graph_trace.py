@@ -5,9 +5,6 @@ them: one linear layer is one call. A value is what a tensor of the pass stands 
 parameters alone, as they are or reshaped. Arithmetic on parameters alone leaves no node; the operation that uses the
 result owns them (weight norm, LoRA). Values that depend on neither the input nor a parameter (masks, positions) are
 not followed.
-
-Where the pass asks for a number that a tensor on the meta device does not have, it gets a guess: a condition is met,
-a search finds one row per place. A mixture of experts therefore runs each expert once.
 """
 
 import math
@@ -23,10 +20,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from weightgen import graph_rules as rules
+from weightgen.graph_guesses import GUESSES, Guesser
 
 MAX_CALLS = 1_000_000
 """A pass that calls more functions than this does not end, or not soon."""
-MAX_GUESSES = 100_000
 
 # What a forward pass may raise when it meets tensors without numbers.
 TRACE_ERRORS = (
@@ -78,16 +75,14 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.drafts = [Draft("input", "input", [])]
         self.owner: dict[str, int] = {}
-        self.guesses: dict[str, None] = {}
+        self.guesser = Guesser()
         self._values = {key: Value(-1, (name,)) for key, (name, _) in names.items()}
         self._shapes = {name: tensor.shape for name, tensor in names.values()}
         self._integers = {name for name, tensor in names.values() if not tensor.dtype.is_floating_point}
         self._twins = twins
         self._alive: list[Any] = []  # an id names a tensor only while that tensor lives
         self._raw: dict[str, int] = {}
-        self._known: dict[int, int] = {}
-        self._differing: set[int] = set()
-        self._calls = self._num_guesses = 0
+        self._calls = 0
 
     def run(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Record the pass; the last draft is the output."""
@@ -128,9 +123,9 @@ class Recorder(TorchFunctionMode):
         if any(not t.is_meta for t in tensors):
             args, kwargs = self._on_meta(args), {k: self._on_meta(v) for k, v in kwargs.items()}
             tensors = list(_tensors_in((args, kwargs)))
-        guess = _GUESSES.get(name)
+        guess = GUESSES.get(name)
         if guess is not None:
-            result = guess(self, args, kwargs)
+            result = guess(self.guesser, args, kwargs)
             if result is not NotImplemented:
                 if isinstance(result, (Tensor, tuple)):
                     self._follow(name, func, args, kwargs, tensors, result)
@@ -513,127 +508,7 @@ class Recorder(TorchFunctionMode):
                 outside.add(node)
         return chain, outside - chain
 
-    # Numbers that a tensor on the meta device does not have.
 
-    def _guess(self, what: str) -> None:
-        self.guesses[what] = None
-        self._num_guesses += 1
-        if self._num_guesses > MAX_GUESSES:
-            raise RuntimeError(f"the forward pass asks for more than {MAX_GUESSES:,} values of tensors")
-
-    def guess_truth(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        self._guess("conditions")
-        # A loop that runs while a condition holds would never end: conditions are met less often as they are asked.
-        return id(args[0]) not in self._differing and self._num_guesses % 4096 != 0
-
-    def guess_number(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        if args[0].dtype == torch.bool:
-            return self.guess_truth(args, kwargs)
-        self._guess("numbers")
-        number = self._known.get(id(args[0]), 1)
-        return float(number) if args[0].dtype.is_floating_point else number
-
-    def guess_integer(self, args: Any, kwargs: dict[str, Any]) -> int:
-        return int(self.guess_number(args, kwargs))
-
-    def guess_list(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        self._guess("numbers")
-        rows = self._known.get(id(args[0]))
-        if rows is not None and args[0].dim() == 0:
-            return rows
-        number = 1.0 if args[0].dtype.is_floating_point else 1
-
-        def fill(shape: tuple[int, ...]) -> Any:
-            return number if not shape else [fill(shape[1:]) for _ in range(shape[0])]
-
-        return fill(tuple(args[0].shape))
-
-    def guess_places(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        """nonzero, and where with one argument: as many rows as the mask has, all of them found."""
-        self._guess("positions")
-        mask = args[0] if args else kwargs["input"]
-        rows = mask.shape[0] if mask.dim() else 1
-        if kwargs.get("as_tuple"):
-            return tuple(torch.empty(rows, dtype=torch.long, device="meta") for _ in range(mask.dim()))
-        return torch.empty(rows, mask.dim(), dtype=torch.long, device="meta")
-
-    def guess_where(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        return self.guess_places(args, {"as_tuple": True}) if len(args) + len(kwargs) == 1 else NotImplemented
-
-    def guess_equality(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        self._guess("conditions")
-        return True
-
-    def mark_equality(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        """`==` seldom holds: an index is not the one that stands for nothing."""
-        if not isinstance(args[0], Tensor):
-            return NotImplemented
-        other = args[1] if isinstance(args[1], Tensor) else args[0]
-        result = torch.empty(torch.broadcast_shapes(args[0].shape, other.shape), dtype=torch.bool, device="meta")
-        self._differing.add(id(result))
-        self._alive.append(result)
-        return result
-
-    def mark_rows(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Rows of found positions, each of which knows its number, so that a loop over experts meets each of them."""
-        if args[0].dtype.is_floating_point or args[0].dim() == 0 or args[0].shape[0] > 4096:
-            return NotImplemented
-        rows = args[0].unbind(*args[1:], **kwargs)
-        self._known.update((id(row), i) for i, row in enumerate(rows))
-        self._alive.append(rows)
-        return rows
-
-    def index(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        """A part by masks, whose number of elements nobody knows: one row per place."""
-        x, place = args
-        places = place if isinstance(place, tuple) else (place,)
-        if any(isinstance(p, Tensor) and p.dtype == torch.bool for p in places):
-            self._guess("positions")
-            whole: list[Any] = []
-            for p in places:
-                is_mask = isinstance(p, Tensor) and p.dtype == torch.bool
-                rows = torch.empty(x.shape[len(whole)] if x.dim() else 1, dtype=torch.long, device="meta")
-                whole.extend([rows] * p.dim() if is_mask else [p])
-            return x[tuple(whole)]
-        if id(x) in self._known and all(isinstance(p, int) for p in places):
-            part = x[place]
-            self._known[id(part)] = self._known[id(x)]
-            self._alive.append(part)
-            return part
-        return NotImplemented
-
-    def repeat(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        repeats = args[1] if len(args) > 1 else kwargs.get("repeats")
-        if not isinstance(repeats, Tensor):
-            return NotImplemented
-        self._guess("numbers")
-        return args[0].clone()
-
-    def guess_counts(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        self._guess("numbers")
-        size = max(kwargs.get("minlength", 1), kwargs.get("bins", 1))
-        return torch.empty(size, dtype=torch.long, device="meta")
-
-
-_GUESSES: dict[str, Callable[[Recorder, Any, dict[str, Any]], Any]] = {
-    "__bool__": Recorder.guess_truth,
-    "item": Recorder.guess_number,
-    "__float__": Recorder.guess_number,
-    "__int__": Recorder.guess_integer,
-    "__index__": Recorder.guess_integer,
-    "tolist": Recorder.guess_list,
-    "nonzero": Recorder.guess_places,
-    "where": Recorder.guess_where,
-    "equal": Recorder.guess_equality,
-    "allclose": Recorder.guess_equality,
-    "eq": Recorder.mark_equality,
-    "__eq__": Recorder.mark_equality,
-    "unbind": Recorder.mark_rows,
-    "__getitem__": Recorder.index,
-    "repeat_interleave": Recorder.repeat,
-    "bincount": Recorder.guess_counts,
-    "histc": Recorder.guess_counts,
-}
 _JOINS = rules.SUMS | rules.PRODUCTS | rules.ASSEMBLIES | rules.CONCATS
 """Of one value alone (rotary positions turn a part against another) they leave no node."""
 _MOVES = frozenset(("to", "cuda", "cpu", "pin_memory"))

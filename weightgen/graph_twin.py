@@ -188,7 +188,8 @@ def _guess_tensors(module: nn.Module) -> Iterator[Tensor]:
     if kind == "signal" or kind == "channels":
         yield from (torch.empty(2, width, length, device="meta") for length in (64, 1024, 16000))
     if kind == "volume" or kind == "channels":
-        yield from (torch.empty(2, width, size, size, size, device="meta") for size in (16, 32, 64))
+        for depth, size in ((16, 16), (16, 224), (32, 32), (64, 64)):
+            yield torch.empty(2, width, depth, size, size, device="meta")
     if kind == "channels":
         yield torch.empty(2, width, device="meta")
 
@@ -217,6 +218,9 @@ def _taken(module: nn.Module) -> tuple[Any, ...]:
 
 def _declared_sizes(module: nn.Module) -> Iterator[int]:
     """Image sizes that the module or one of its parts names as such."""
+    described = getattr(module, "pretrained_cfg", None)  # of timm
+    if isinstance(described, dict) and described.get("input_size"):
+        yield described["input_size"][-1]
     for part in module.modules():
         for name in ("image_size", "img_size", "input_size"):
             size = vars(part).get(name)
