@@ -4,6 +4,9 @@
     python -m training.layerwise codec --zoo runs/zoo/resnet20 --out runs/layerwise       # windows to latents
     python -m training.layerwise denoiser --zoo runs/zoo/resnet20 --out runs/layerwise    # latents from noise
 
+As they stand, the options give a codec that is faithful to weights. Samples do better from few latents and much
+behaviour: `codec --latents 4 --base 1` and then `denoiser`, both with `--behaviour-every 1 --learning-rate 2e-3`.
+
 The codec learns to give back the tokens of windows; decoded networks also have to do CIFAR-10 under a solved head, and
 to see its images as a published network does (behaviour). The denoiser learns to tell latents from noise given their
 places and the tail of the window before; its own samples, decoded, have to do the same. Every fifth of our runs and the
