@@ -8,7 +8,6 @@ from weightgen.layers.low_rank_decoder import (
     mean_square,
     multiply,
     multiply_into,
-    standard_deviation,
 )
 
 SHAPES = [
@@ -24,6 +23,7 @@ SHAPES = [
     WeightShape.of_table((), rms=0.1),
     WeightShape.of_kernel((1, 1), rms=0.1),
     WeightShape.of_kernel((333, 1), rms=0.1),
+    WeightShape.of_kernel((3, 100, 3), rms=0.1),
 ]
 
 
@@ -38,13 +38,12 @@ def tokens():
     return torch.randn(len(SHAPES), 16, generator=torch.Generator().manual_seed(1))
 
 
-def test_moments_told_by_the_factors_are_those_of_the_product():
+def test_the_mean_square_told_by_the_factors_is_that_of_the_product():
     rng = torch.Generator().manual_seed(0)
     for m, n in ((1, 1), (3, 50), (400, 7)):
         left, right = torch.rand(m, 8, generator=rng), torch.randn(8, n, generator=rng)
         product = left @ right
         assert torch.allclose(mean_square(left, right), product.square().mean(), rtol=1e-4)
-        assert torch.allclose(standard_deviation(left, right), product.std(correction=0), rtol=1e-3, atol=1e-4)
 
 
 def test_weights_have_the_shape_asked_for_and_the_size_that_their_factors_say(decoder, tokens):

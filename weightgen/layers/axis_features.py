@@ -73,19 +73,12 @@ class AxisFeatures(nn.Module):
             # What far units share weighs little at first: else the rows of a weight begin as copies of each other.
             self.of_unit.weight[:, 2 * _NUM_FAST :] *= 0.1
 
-    def angles(self, num_units: int, num_positions: int = 1) -> Float[Tensor, "rows h"]:
-        """What the sine is taken of, (n k, h), positions fastest; the same for every tensor with such an axis."""
-        device = self.of_unit.weight.device
-        rows = self.of_unit(wave_features(num_units, device))
-        if num_positions == 1:
-            return rows
-        assert self.of_kernel is not None
-        positions = wave_features(num_positions, device)
-        # Centred: a kernel of one position is no kernel.
-        return (rows[:, None] + self.of_kernel(positions - positions.mean(0))).flatten(0, 1)
-
-
-def modulate(angles: Float[Tensor, "rows h"], scale: Float[Tensor, " h"], shift: Float[Tensor, " h"]) -> Tensor:
-    """Features (rows, h) from angles, scaled and shifted as one tensor's token says: a space of rows of its own."""
-    moved = torch.addcmul(shift, angles, 1 + scale)
-    return moved.sin() if moved.requires_grad else moved.sin_()
+    def forward(self, num_units: int, num_positions: int = 1) -> Float[Tensor, "rows h"]:
+        """Features of all units and positions, (n k, h), positions fastest."""
+        angles = self.of_unit(wave_features(num_units, self.of_unit.weight.device))
+        if num_positions > 1:
+            assert self.of_kernel is not None
+            positions = wave_features(num_positions, angles.device)
+            # Centred: a kernel of one position is no kernel.
+            angles = (angles[:, None] + self.of_kernel(positions - positions.mean(0))).flatten(0, 1)
+        return angles.sin() if angles.requires_grad else angles.sin_()

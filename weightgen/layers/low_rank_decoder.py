@@ -1,9 +1,10 @@
 """Weights of any shape as products of two thin factors: W = A B (LoGAH, Zhou et al. 2024, arXiv:2405.16287, section 3).
 
-A row of A is a function of its place on the axis (`axis_features`) and its kernel position, modulated by the tensor's
+A row of A is a function of its place on the axis (`axis_features`) and its kernel position, weighted by the tensor's
 token; a column of B likewise; an r x r core read off the token ties them together. So every parameter trains at every
-width, no row is a copy of another, and factors are made for the size asked for. A factor is scaled so that the root
-mean square of W is the one asked for, times a learnt gain; they tell it in O((m + n) r^2) (`mean_square`).
+width, no row is a copy of another, and factors are made for the size asked for. There are twice as many features as
+ranks, so that two tensors of one width need not write to the same r directions. A factor is scaled so that the root
+mean square of W is the one asked for, times a learnt gain; the factors tell it without the product, in O((m + n) r^2).
 
 Shapes: t tensors, d token, r rank, h features; a weight has m rows (unit, kernel height) and n columns (unit, width).
 """
@@ -18,7 +19,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weightgen.layers.axis_features import AxisFeatures, modulate
+from weightgen.layers.axis_features import AxisFeatures
 
 _CORES_AT_ONCE = 32
 """Tensors whose cores are made together: a matrix product worth its name, in little memory."""
@@ -70,10 +71,10 @@ class LowRankDecoder(nn.Module):
     def __init__(self, dim: int, rank: int) -> None:
         super().__init__()
         self.rank = rank
-        self.num_features = h = max(64, 8 * math.ceil(rank / 8))
+        self.num_features = h = max(32, 2 * rank)
         self.trunk = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, 8 * dim), nn.ReLU())
         self.core = nn.Linear(8 * dim, rank * rank)
-        self.modulation = nn.Linear(8 * dim, 4 * h)
+        self.gates = nn.Linear(8 * dim, 2 * h)
         self.log_gain = nn.Linear(8 * dim, 1)
         self.row_features, self.column_features = AxisFeatures(h), AxisFeatures(h)
         self.vector_features = AxisFeatures(h, has_kernel=False)
@@ -86,8 +87,8 @@ class LowRankDecoder(nn.Module):
                 nn.init.zeros_(module.bias)
         for mix in (self.row_mix, self.column_mix):
             nn.init.orthogonal_(mix.weight)
-        nn.init.normal_(self.modulation.weight, std=0.5 * (8 * dim) ** -0.5)
-        # Near what they scale at first: gains near 1, vectors near 0.
+        # Gates mostly near 1 or -1, so that no direction prevails; gains near 1 and vectors near 0.
+        nn.init.normal_(self.gates.weight, std=2 * (8 * dim) ** -0.5)
         nn.init.normal_(self.log_gain.weight, std=0.1 * (8 * dim) ** -0.5)
         nn.init.zeros_(self.log_gain.bias)
         nn.init.normal_(self.vector_core.weight, std=0.1 * (4 * dim) ** -0.5)
@@ -95,21 +96,22 @@ class LowRankDecoder(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "t d"], shapes: Sequence[WeightShape]) -> Iterator[Factors]:
         """The factors of every weight, in order, made as they are asked for."""
-        row_angles, column_angles = _Kept(self.row_features), _Kept(self.column_features)
+        row_axes, column_axes = _Kept(self.row_features), _Kept(self.column_features)
         for start in range(0, len(shapes), _CORES_AT_ONCE):
             hidden = self.trunk(tokens[start : start + _CORES_AT_ONCE])
-            # (t, r, h): what the columns' features are multiplied by.
-            cores = rearrange(self.core(hidden), "t (r s) -> t r s", r=self.rank) @ self.column_mix.weight
-            modulations = rearrange(self.modulation(hidden), "t (p h) -> t p h", p=4)
-            gains = self.log_gain(hidden)[:, 0].exp()
-            at_once = shapes[start : start + _CORES_AT_ONCE]
-            for shape, core, m, gain in zip(at_once, cores, modulations, gains, strict=True):
-                left = modulate(row_angles(shape.rows), m[0], m[1]) @ self.row_mix.weight.T
-                right = core @ modulate(column_angles(shape.columns), m[2], m[3]).T
-                rms = shape.rms * gain
-                scale = rms * mean_square(left, right).clamp_min(1e-20).rsqrt()
+            cores = rearrange(self.core(hidden), "t (r s) -> t r s", r=self.rank)
+            row_gates, column_gates = rearrange(self.gates(hidden).tanh(), "t (p h) -> p t 1 h", p=2)
+            row_mixes = row_gates * self.row_mix.weight
+            column_mixes = cores @ (column_gates * self.column_mix.weight)
+            rms = torch.tensor([s.rms for s in shapes[start : start + _CORES_AT_ONCE]]).to(hidden)
+            rms = rms * self.log_gain(hidden)[:, 0].exp()
+            for i, shape in enumerate(shapes[start : start + _CORES_AT_ONCE]):
+                rows, columns = row_axes(shape.rows), column_axes(shape.columns)
+                left, right = rows.features @ row_mixes[i].T, column_mixes[i] @ columns.features.T
+                square = (rows.gram(row_mixes[i], left.T) * columns.gram(column_mixes[i], right)).sum()
+                scale = rms[i] * (square / (left.shape[0] * right.shape[1])).clamp_min(1e-20).rsqrt()
                 is_taller = len(left) > right.shape[1]  # the smaller factor is scaled
-                yield Factors(left, right * scale, rms) if is_taller else Factors(left * scale, right, rms)
+                yield Factors(left, right * scale, rms[i]) if is_taller else Factors(left * scale, right, rms[i])
 
     def vectors(self, tokens: Float[Tensor, "t d"], sizes: Sequence[int]) -> list[Tensor]:
         """A vector (size,) for every token, of order 0.1 before training; all of one size in one product."""
@@ -117,7 +119,7 @@ class LowRankDecoder(nn.Module):
         found: dict[int, Tensor] = {}
         for size in set(sizes):
             places = [i for i, s in enumerate(sizes) if s == size]
-            values = cores[places] @ self.vector_features.angles(size).sin().T
+            values = cores[places] @ self.vector_features(size).T
             found |= dict(zip(places, values / math.sqrt(self.num_features / 2), strict=True))
         return [found[i] for i in range(len(sizes))]
 
@@ -125,12 +127,6 @@ class LowRankDecoder(nn.Module):
 def mean_square(left: Float[Tensor, "m r"], right: Float[Tensor, "r n"]) -> Float[Tensor, ""]:
     """Mean square of the entries of left @ right: tr(A'A BB') / mn, in O((m + n) r^2), without making the product."""
     return ((left.T @ left) * (right @ right.T)).sum() / (left.shape[0] * right.shape[1])
-
-
-def standard_deviation(left: Float[Tensor, "m r"], right: Float[Tensor, "r n"]) -> Float[Tensor, ""]:
-    """Standard deviation of the entries of left @ right, likewise: the square of their mean, 1'A B1 / mn, taken off."""
-    mean = left.sum(0) @ right.sum(1) / (left.shape[0] * right.shape[1])
-    return (mean_square(left, right) - mean**2).clamp_min(0).sqrt()
 
 
 def multiply(factors: Factors, shape: WeightShape) -> Tensor:
@@ -168,17 +164,33 @@ def _unfold(block: Tensor, shape: WeightShape) -> Tensor:
     return rearrange(block, "(o y) (i x) -> o i y x", y=shape.rows[1], x=shape.columns[1])
 
 
+class _Axis:
+    """The features (n, h) of one axis."""
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
+        self._products: Tensor | None = None
+
+    def gram(self, mix: Float[Tensor, "r h"], factor: Float[Tensor, "r n"]) -> Float[Tensor, "r r"]:
+        """factor @ factor.T of factor = mix @ features.T; of long axes by way of products that all tensors share."""
+        if len(self.features) < 6 * len(mix):
+            return factor @ factor.T
+        if self._products is None:
+            self._products = self.features.T @ self.features
+        return mix @ self._products @ mix.T
+
+
 class _Kept:
-    """The angles of an axis by its sizes, made once for all tensors that have it; very long ones are let go of."""
+    """Axes by their sizes, made once for all tensors that have them; very long ones are let go of."""
 
     def __init__(self, features: AxisFeatures, *, max_rows: int = 8192) -> None:
         self._features, self._max_rows = features, max_rows
-        self._found: dict[tuple[int, int], Tensor] = {}
+        self._found: dict[tuple[int, int], _Axis] = {}
 
-    def __call__(self, sizes: tuple[int, int]) -> Tensor:
+    def __call__(self, sizes: tuple[int, int]) -> _Axis:
         if sizes in self._found:
             return self._found[sizes]
-        angles = self._features.angles(*sizes)
-        if len(angles) <= self._max_rows:
-            self._found[sizes] = angles
-        return angles
+        axis = _Axis(self._features(*sizes))
+        if len(axis.features) <= self._max_rows:
+            self._found[sizes] = axis
+        return axis
