@@ -46,6 +46,14 @@ class SupportSet:
         """Examples of each class."""
         return torch.bincount(self.labels, minlength=self.num_classes).tolist()
 
+    def first_shots(self, most: int) -> "SupportSet":
+        """The first `most` examples of every class, or all there are, in their order."""
+        place = torch.zeros_like(self.labels)
+        for label in range(self.num_classes):
+            here = self.labels == label
+            place[here] = torch.arange(int(here.sum()))
+        return SupportSet(self.inputs[place < most], self.labels[place < most], self.class_names)
+
     def digest(self) -> str:
         """sha256 over shape, inputs, labels and class names, hex."""
         sha = hashlib.sha256(repr((tuple(self.inputs.shape), self.class_names)).encode())

@@ -140,12 +140,8 @@ class LayerwiseDiffusion(nn.Module):
 
     def summarise(self, support: SupportSet) -> Tensor:
         """The summary (e,) of a support set's first examples of every class."""
-        place = torch.zeros_like(support.labels)
-        for label in range(support.num_classes):
-            here = support.labels == label
-            place[here] = torch.arange(int(here.sum()))
-        kept = place < ENCODED_SHOTS
-        return self.encoder([support.inputs[kept]], [support.labels[kept]], [support.num_classes])[1][0]
+        seen = support.first_shots(ENCODED_SHOTS)
+        return self.encoder([seen.inputs], [seen.labels], [seen.num_classes])[1][0]
 
     def condition(self, summary: Tensor | None, accuracy: float | None) -> Tensor:
         """What the denoiser is told of the task, (1, e): summary (e,) or none, accuracy or none."""
