@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from weightgen.errors import BadData
 from weightgen.graph_entries import make_spec, read_entries
-from weightgen.graph_trace import TRACE_ERRORS, Draft, Recorder
-from weightgen.graph_twin import TwinMaker, guess_inputs, structure_key
+from weightgen.graph_passes import trace
+from weightgen.graph_trace import Draft
+from weightgen.graph_twin import structure_key
 from weightgen.spec import StateSpec
 
 OPS = (
@@ -226,7 +227,8 @@ def build_graph(module: nn.Module, example_inputs: Tensor | tuple[Any, ...] | No
     The module, its mode, buffers, hooks, gradients and every random number generator are left alone; its tensors may
     be on any device, the meta device too, and are neither read (but for integers) nor copied. Without
     `example_inputs` the inputs are guessed from the first layers, or from the config of a Hugging Face model. Where
-    the pass breaks off, the tensors it has not met follow in the order of registration, and `notes` says why.
+    the pass breaks off, the parts it has not met are passed through one by one, each behind the one registered before
+    it, and `notes` says why.
     The last 64 structures are kept. Raises BadData for a module without any tensor that can be served.
     """
     entries, left_out, notes = read_entries(module)
@@ -238,8 +240,8 @@ def build_graph(module: nn.Module, example_inputs: Tensor | tuple[Any, ...] | No
     key = (structure_key(module), ties, tuple(left_out), _describe_inputs(inputs))
     graph = _KEPT.get(key)
     if graph is None:
-        drafts, pass_notes, broke_off = _trace(module, spec, entries, inputs)
-        graph = _assemble(spec, drafts, _kinds_of_owners(module), broke_off=broke_off)
+        drafts, pass_notes = trace(module, spec, entries, inputs)
+        graph = _assemble(spec, drafts, _kinds_of_owners(module))
         graph = replace(graph, left_out=left_out, notes=(*notes, *pass_notes))
         _KEPT[key] = graph
         while len(_KEPT) > MAX_KEPT:
@@ -258,42 +260,6 @@ def _describe_inputs(inputs: tuple[Any, ...] | None) -> Any:
     if inputs is None:
         return None
     return tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else repr(x) for x in inputs)
-
-
-def _trace(
-    module: nn.Module, spec: StateSpec, entries: Mapping[str, Tensor], inputs: tuple[Any, ...] | None
-) -> tuple[list[Draft], list[str], bool]:
-    """Drafts of the pass that came furthest, notes on it, and whether it broke off."""
-    maker = TwinMaker()
-    try:
-        twin = maker.copy(module)
-        guesses = [(maker.copy(inputs), {})] if inputs is not None else guess_inputs(twin)
-    except (TypeError, ValueError, AttributeError) as fault:
-        return [Draft("input", "input", [])], [f"the module could not be traced: {_first_line(fault)}"], True
-    names: dict[int, tuple[str, Tensor]] = {}
-    for t in spec.tensors:
-        meta = maker.tensors.get(id(entries[t.name]))
-        if meta is not None:
-            names.setdefault(id(meta), (t.tied_to or t.name, meta))
-    best: Recorder | None = None
-    reason = "no input could be guessed; give example_inputs"
-    for args, kwargs in guesses:
-        recorder = Recorder(names, maker.tensors)
-        try:
-            recorder.run(twin, args, kwargs)
-        except TRACE_ERRORS as fault:
-            if best is None or len(recorder.owner) > len(best.owner):
-                best, reason = recorder, f"{type(fault).__name__}: {_first_line(fault)}"
-            continue
-        asked = ", ".join(recorder.guesser.asked)
-        notes = [f"the forward pass depends on values of tensors ({asked}), which were guessed"] if asked else []
-        return recorder.drafts, notes, False
-    note = f"the forward pass broke off ({reason}); what it had not met follows in the order of registration"
-    return best.drafts if best else [Draft("input", "input", [])], [note], True
-
-
-def _first_line(fault: Exception) -> str:
-    return (str(fault).strip() or type(fault).__name__).splitlines()[0][:200]
 
 
 def _kinds_of_owners(module: nn.Module) -> dict[str, str]:
@@ -324,16 +290,13 @@ def _op_of_type(module: nn.Module) -> str:
     return ""
 
 
-def _assemble(spec: StateSpec, drafts: list[Draft], ops: Mapping[str, str], *, broke_off: bool) -> ArchGraph:
+def _assemble(spec: StateSpec, drafts: list[Draft], ops: Mapping[str, str]) -> ArchGraph:
     """The graph of recorded drafts, and of the tensors that none of them owns."""
     drafts = _drop_dead(drafts)
-    if drafts[-1].op == "output":
-        output = drafts.pop()
-    else:
-        output = Draft("output", "output", [])
+    output = drafts.pop() if drafts[-1].op == "output" else Draft("output", "output", [])
     owner = {name: i for i, draft in enumerate(drafts) for name, _, _ in draft.tensors}
     unreached = _hang_rest(spec, drafts, owner, ops)
-    if broke_off or not output.sources:
+    if not output.sources:
         output.sources.append(len(drafts) - 1)
     drafts.append(output)
     position = {t.name: i for i, t in enumerate(spec.tensors)}

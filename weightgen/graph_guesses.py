@@ -45,6 +45,9 @@ class Guesser:
     def guess_integer(self, args: Any, kwargs: dict[str, Any]) -> int:
         return int(self.guess_number(args, kwargs))
 
+    def guess_text(self, args: Any, kwargs: dict[str, Any]) -> Any:
+        return format(self.guess_number(args, kwargs), *args[1:]) if args[0].dim() == 0 else NotImplemented
+
     def guess_list(self, args: Any, kwargs: dict[str, Any]) -> Any:
         self._count("numbers")
         rows = self._known.get(id(args[0]))
@@ -130,6 +133,7 @@ GUESSES: dict[str, Callable[[Guesser, Any, dict[str, Any]], Any]] = {
     "__float__": Guesser.guess_number,
     "__int__": Guesser.guess_integer,
     "__index__": Guesser.guess_integer,
+    "__format__": Guesser.guess_text,
     "tolist": Guesser.guess_list,
     "nonzero": Guesser.guess_places,
     "where": Guesser.guess_where,

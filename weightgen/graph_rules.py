@@ -109,7 +109,7 @@ FACTORIES_LIKE = _words(
 
 QUIET = _words(
     "dim size stride numel nelement __len__ ndimension is_floating_point is_complex element_size storage_offset "
-    "is_contiguous data_ptr untyped_storage storage get_device is_tensor is_same_size __hash__ __repr__ __format__ "
+    "is_contiguous data_ptr untyped_storage storage get_device is_tensor is_same_size __hash__ __repr__ "
     "broadcast_shapes result_type can_cast promote_types is_nonzero _is_view is_inference is_signed has_names "
     "_set_grad_enabled set_grad_enabled set_autocast_enabled finfo iinfo shape dtype device ndim requires_grad "
     "is_meta is_cuda is_cpu layout grad grad_fn is_leaf is_sparse is_quantized is_nested names itemsize nbytes is_mps "
@@ -169,6 +169,15 @@ def _grouped_mm(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     return torch.empty((args[0].shape[0], args[1].shape[2]), dtype=args[0].dtype, device="meta")
 
 
+def _recur(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Of sequences that are not packed, (x, hidden, weights, has_biases, layers, dropout, train, both ways, ...)."""
+    if len(args) != 9 or isinstance(args[2], Tensor) or (isinstance(args[1], Tensor) and args[1].dim() == 1):
+        return NotImplemented
+    hidden = [args[1]] if isinstance(args[1], Tensor) else list(args[1])
+    shape = (*args[0].shape[:-1], hidden[0].shape[-1] * (2 if args[7] else 1))
+    return (torch.empty(shape, dtype=args[0].dtype, device="meta"), *map(_empty_like, hidden))
+
+
 def _attend(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     if len(args) < 3:
         return NotImplemented
@@ -187,6 +196,7 @@ SHORTCUTS: dict[str, Callable[[Sequence[Any], dict[str, Any]], Any]] = {
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "batch_norm", "prelu", "softmax", "gelu"), _like_input),
     "linear": _linear,
     "addmm": _addmm,
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recur),
     **dict.fromkeys(("grouped_mm", "_grouped_mm"), _grouped_mm),
     "scaled_dot_product_attention": _attend,
 }

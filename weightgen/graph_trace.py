@@ -141,6 +141,8 @@ class Recorder(TorchFunctionMode):
             result = torch.empty((len(found),), dtype=found[0].dtype, device="meta")
             self._follow("stack", func, args, {}, found, result)
             return result
+        if any(t.dim() == 0 for t in _tensors_in(args)) and name in rules.FACTORIES:
+            args = tuple(self.guesser.guess_number((a,), {}) if isinstance(a, Tensor) else a for a in args)
         if name in ("complex", "polar", "from_numpy", "normal", "sparse_coo_tensor"):
             return self._on_meta(func(*self._on_meta(args), **kwargs))
         return func(*self._on_meta(args), **{k: v for k, v in kwargs.items() if k != "pin_memory"} | {"device": "meta"})
@@ -305,8 +307,9 @@ class Recorder(TorchFunctionMode):
         held = {role: self._param(args, kwargs, slot) for role, slot in slots.items()}
         data = args[0] if args else kwargs.get("input")
         value = self._values.get(id(data))
-        if not any(v for _, v in held.values()) and (value is None or value.node < 0):
-            return None  # a norm of a weight
+        is_parameter = value is None or value.node < 0
+        if is_parameter and (name in ("batch_norm", "instance_norm") or not any(v for _, v in held.values())):
+            return None  # a weight made normal before it is used
         others = [
             v
             for argument, held_value in held.values()

@@ -121,7 +121,13 @@ def guess_inputs(module: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str,
     parameters = inspect.signature(module.forward).parameters
     config = getattr(module, "config", None)
     if hasattr(module, "main_input_name") and config is not None:
-        yield (), _model_arguments(module, config, parameters)
+        given = _model_arguments(module, config, parameters)
+        yield (), given
+        images = given.get("pixel_values")
+        if images is not None:
+            yield (), given | {"pixel_values": images[:, None]}  # several images, or frames
+            if "input_ids" in given:
+                yield (), {name: value for name, value in given.items() if name != "pixel_values"}
     required = [
         p
         for p in parameters.values()
@@ -166,7 +172,8 @@ def _model_arguments(module: nn.Module, config: Any, parameters: Mapping[str, An
 def _guess_tensors(module: nn.Module) -> Iterator[Tensor]:
     """Inputs (2, ...) for the first submodule that takes a number of channels, features or ids."""
     first = next((m for m in module.modules() if _taken(m)), None)
-    kind, width = _taken(first) if first is not None else ("features", 8)
+    widths = [t.shape[-1] for t in module.parameters() if t.dim()]
+    kind, width = _taken(first) if first is not None else ("features", widths[0] if widths else 8)
     sizes = [*_declared_sizes(module), *(size for size in IMAGE_SIZES)]
     if kind == "ids":
         yield torch.zeros(2, SEQUENCE_LENGTH, dtype=torch.long, device="meta")
