@@ -72,13 +72,14 @@ def test_targets_of_any_layout_are_written(decoder, tokens):
     assert torch.allclose(target, multiply(factors, shape))
 
 
-def test_large_kernels_are_made_block_by_block():
+@pytest.mark.parametrize("rank", [4, 50])
+def test_large_kernels_are_made_in_one_product_or_block_by_block(rank):
     rng = torch.Generator().manual_seed(0)
     shape = WeightShape.of_kernel((300, 200, 3, 3), rms=1.0)
-    factors = Factors(torch.randn(900, 4, generator=rng), torch.randn(4, 600, generator=rng), torch.ones(()))
+    factors = Factors(torch.randn(900, rank, generator=rng), torch.randn(rank, 600, generator=rng), torch.ones(()))
     target = torch.empty(shape.shape)
     multiply_into(target, factors, shape)
-    assert torch.allclose(target, multiply(factors, shape), atol=1e-5)
+    assert torch.allclose(target, multiply(factors, shape), atol=1e-4)
 
 
 def test_a_transposed_matrix_is_the_transpose(decoder, tokens):

@@ -23,6 +23,8 @@ from weightgen.layers.axis_features import AxisFeatures
 
 _CORES_AT_ONCE = 32
 """Tensors whose cores are made together: a matrix product worth its name, in little memory."""
+_MAX_TERMS = 128
+"""Terms of a sum up to which a wider product is faster than a narrow one whose numbers are then moved."""
 _MAX_BLOCK = 2**18
 """Numbers of a product made at a time where it cannot be made in place: what stays in a cache."""
 
@@ -138,19 +140,23 @@ def multiply(factors: Factors, shape: WeightShape) -> Tensor:
 def multiply_into(target: Tensor, factors: Factors, shape: WeightShape) -> None:
     """Write the weight that the factors make into `target`, whatever its dtype, layout and device; no gradient.
 
-    One matrix product with the target as its output where the layout allows it, else blocks of rows, which are rounded
-    to the target's dtype once.
+    One matrix product with the target as its output where it can be, else blocks of rows, which are rounded to the
+    target's dtype once.
     """
     target = target.detach()
     left, right = (f.detach().to(target.device) for f in (factors.left, factors.right))
     if shape.is_transposed:
         left, right = right.T, left.T
-    is_plain = shape.rows[1] == 1
-    if is_plain and target.dtype == left.dtype and target.is_contiguous():
-        torch.mm(left, right, out=target.view(len(left), -1))
-        return
-    whole = target if target.is_contiguous() else torch.empty_like(target, memory_format=torch.contiguous_format)
     heights = shape.rows[1]
+    is_plain = heights == 1
+    if target.dtype == left.dtype and target.is_contiguous():
+        if not is_plain and left.shape[1] * heights <= _MAX_TERMS:
+            left, right = left.reshape(shape.rows[0], -1), _spread(right, shape)
+            is_plain = True
+        if is_plain:
+            torch.mm(left, right, out=target.view(len(left), -1))
+            return
+    whole = target if target.is_contiguous() else torch.empty_like(target, memory_format=torch.contiguous_format)
     by_unit = whole.view(-1, right.shape[1]) if is_plain else whole.view(shape.rows[0], shape.columns[0], heights, -1)
     units = max(1, _MAX_BLOCK // (heights * right.shape[1]))
     for start in range(0, len(by_unit), units):
@@ -164,16 +170,27 @@ def _unfold(block: Tensor, shape: WeightShape) -> Tensor:
     return rearrange(block, "(o y) (i x) -> o i y x", y=shape.rows[1], x=shape.columns[1])
 
 
+def _spread(right: Float[Tensor, "r n"], shape: WeightShape) -> Float[Tensor, "yr iyx"]:
+    """The right factor once for every kernel height, elsewhere 0: of left factors (o, y r) a product (o, i y x).
+
+    Where numbers come out in their order, nothing has to be moved in runs of a kernel's width.
+    """
+    (_, heights), (units, widths) = shape.rows, shape.columns
+    spread = right.new_zeros(heights, len(right), units, heights, widths)
+    spread.diagonal(dim1=0, dim2=3).copy_(right.view(len(right), units, widths)[..., None])
+    return spread.view(heights * len(right), -1)
+
+
 class _Axis:
     """The features (n, h) of one axis."""
 
-    def __init__(self, features: Tensor) -> None:
-        self.features = features
+    def __init__(self, features: Tensor, *, is_shared: bool) -> None:
+        self.features, self._is_shared = features, is_shared
         self._products: Tensor | None = None
 
     def gram(self, mix: Float[Tensor, "r h"], factor: Float[Tensor, "r n"]) -> Float[Tensor, "r r"]:
         """factor @ factor.T of factor = mix @ features.T; of long axes by way of products that all tensors share."""
-        if len(self.features) < 6 * len(mix):
+        if not self._is_shared or len(self.features) < 6 * len(mix):
             return factor @ factor.T
         if self._products is None:
             self._products = self.features.T @ self.features
@@ -190,7 +207,8 @@ class _Kept:
     def __call__(self, sizes: tuple[int, int]) -> _Axis:
         if sizes in self._found:
             return self._found[sizes]
-        axis = _Axis(self._features(*sizes))
-        if len(axis.features) <= self._max_rows:
+        is_kept = math.prod(sizes) <= self._max_rows
+        axis = _Axis(self._features(*sizes), is_shared=is_kept)
+        if is_kept:
             self._found[sizes] = axis
         return axis
