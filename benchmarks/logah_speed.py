@@ -1,0 +1,151 @@
+"""LoGAH: predicting every weight of a model against drawing it (`normal_` of every tensor), and what memory it takes.
+
+python -m benchmarks.logah_speed                                             five minutes
+python -m benchmarks.logah_speed --json docs/results/bench/logah_speed.json  also written to a file
+
+Both sides fill the same model in place; the graph is known beforehand, as it is after the first call. Random weights of
+the hypernetwork; transformers' model classes at their default configurations, without pretrained weights.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.__main__ import render
+from benchmarks.measure import Ratio, median_ratio, medians, time_in_turn
+from weightgen.generators.graph_hypernet import SIZES, new_graph_hypernet
+from weightgen.graph import build_graph
+from weightgen.storage import write_json
+
+PAIRS = (("T", "ViT-S", 1.2), ("T", "ResNet-50", 1.2), ("T", "GPT-2-small", 0.4), ("S", "ViT-S", 4.0))
+"""Size of the hypernetwork, model, the ratio aimed at."""
+MAX_PEAK = 1.2
+NUM_ROUNDS = 15
+
+_CONSTRUCT = """
+import json, resource, time
+import torch
+from weightgen.generators.graph_hypernet import SIZES, new_graph_hypernet
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+with torch.device("meta"):
+    torch.nn.Linear(2, 2)
+before, started = peak(), time.perf_counter()
+new_graph_hypernet(SIZES["T"](), seed=0)
+print(json.dumps([time.perf_counter() - started, peak() - before]))
+"""
+_FILL = """
+import json, resource, sys
+import torch
+from benchmarks.logah_speed import make_model
+from weightgen.generators.graph_hypernet import SIZES, new_graph_hypernet
+from weightgen.init import init_, write_init
+torch.set_num_threads(1)
+generator = new_graph_hypernet(SIZES["T"](), seed=0)
+way, folder = sys.argv[1:]
+with torch.device("meta" if way == "streamed" else "cpu"):
+    model = make_model("GPT-2-large")
+if way == "streamed":
+    write_init(model, folder + "/out", source=generator)
+else:
+    init_(model, generator)
+size = sum(p.nbytes for p in model.parameters())
+print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, size]))
+"""
+
+
+def make_model(name: str) -> nn.Module:
+    """A model at its own initialisation; on the meta device under `torch.device("meta")`."""
+    import transformers as hf
+
+    classes = {i: str(i) for i in range(1000)}
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "ViT-S": lambda: hf.ViTForImageClassification(
+            hf.ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536, id2label=classes)
+        ),
+        "ResNet-50": lambda: hf.ResNetForImageClassification(hf.ResNetConfig(id2label=classes)),
+        "GPT-2-small": lambda: hf.GPT2LMHeadModel(hf.GPT2Config()),
+        "GPT-2-large": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=1280, n_layer=36, n_head=20)),
+    }
+    return makers[name]()
+
+
+def measure_logah(pairs: Sequence[tuple[str, str, float]] = PAIRS, *, num_rounds: int = NUM_ROUNDS) -> list[Ratio]:
+    """Predict / normal_ for each pair, one thread, median over rounds that take turns."""
+    return [_measure_pair(size, name, aim, num_rounds) for size, name, aim in pairs]
+
+
+def _measure_pair(size: str, name: str, aim: float, num_rounds: int) -> Ratio:
+    generator, model = new_graph_hypernet(SIZES[size](), seed=0), make_model(name)
+    graph = build_graph(model)
+
+    @torch.no_grad()
+    def draw() -> None:
+        for parameter in model.parameters():
+            parameter.normal_()
+
+    sides = {"predict": lambda: generator.init_(model, graph=graph), "normal_": draw}
+    seconds = time_in_turn(sides, num_rounds=num_rounds)
+    value = median_ratio(seconds, "predict", "normal_")
+    return Ratio(f"logah: {size} on {name}, predict / normal_", value, f"<= {aim}", value <= aim, medians(seconds))
+
+
+def measure_memory() -> list[Ratio]:
+    """Peak memory of filling GPT-2-large (774M) over the size of the model; all of the process counts."""
+    ratios = []
+    for way, aim in (("streamed", f"<= {MAX_PEAK}"), ("in place", f"<= {MAX_PEAK}")):
+        with tempfile.TemporaryDirectory() as folder:
+            peak, size = _run(_FILL, way, folder)
+        name = f"logah: T on GPT-2-large, peak memory / model, {way}"
+        ratios.append(Ratio(name, peak / size, aim, peak / size <= MAX_PEAK, {}))
+    return ratios
+
+
+def measure_construction() -> list[Ratio]:
+    """Seconds to construct T, and megabytes it adds to the peak of the process."""
+    seconds, size = _run(_CONSTRUCT)
+    return [
+        Ratio("logah: seconds to construct T", seconds, "< 1", seconds < 1, {}),
+        Ratio("logah: megabytes to construct T", size / 1e6, "< 100", size < 100e6, {}),
+    ]
+
+
+def _run(code: str, *arguments: str) -> list[float]:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.logah_speed", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    ratios: list[Ratio] = []
+    for measure in (measure_construction, measure_logah, measure_memory):
+        for ratio in measure():
+            print(render(ratio), flush=True)
+            ratios.append(ratio)
+    if options.json:
+        machine = {"cores": os.cpu_count(), "system": platform.platform(), "torch": torch.__version__}
+        write_json(options.json, {"machine": machine, "ratios": {r.name: r.to_json() for r in ratios}})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
