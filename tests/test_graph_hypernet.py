@@ -128,6 +128,15 @@ def test_query_key_and_value_get_weights_of_their_own(generator):
         assert (weights[a] - weights[b]).norm() > 0.1 * weights[a].norm()
 
 
+def test_matrices_of_one_recurrent_layer_are_no_copies(generator):
+    weights = [t for _, t in generator.predict(nn.LSTM(5, 5, 2, bidirectional=True)) if t.ndim == 2]
+    shapes = {t.shape for t in weights}
+    for shape in shapes:
+        alike = [t for t in weights if t.shape == shape]
+        for i in range(1, len(alike)):
+            assert all((alike[i] - alike[j]).norm() > 0.1 * alike[i].norm() for j in range(i))
+
+
 def test_layers_of_every_kind_are_predicted_at_their_exact_size(generator):
     layers = {
         nn.Conv1d(3, 5, 3): (1, 3, 9),

@@ -20,6 +20,7 @@ def chain(num_nodes: int, *, seed: int = 0, max_distance: int = 5) -> GraphInput
         twins=torch.randint(3, (num_nodes,), generator=rng),
         roles=torch.randint(3, (len(owners),), generator=rng),
         shapes=torch.randint(1, 900, (len(owners), 4), generator=rng),
+        siblings=torch.arange(len(owners)) % 2,
         owners=owners,
     )
 
@@ -51,7 +52,7 @@ def test_the_order_of_nodes_changes_nothing(encoder):
 def test_the_order_of_tensors_changes_the_order_of_tokens_alone(encoder):
     graph = chain(9)
     order = torch.randperm(len(graph.owners), generator=torch.Generator().manual_seed(1))
-    other = graph._replace(roles=graph.roles[order], shapes=graph.shapes[order], owners=graph.owners[order])
+    other = graph._replace(**{name: getattr(graph, name)[order] for name in ("roles", "shapes", "siblings", "owners")})
     assert torch.allclose(encoder(graph)[order], encoder(other), atol=1e-5)
 
 
@@ -80,6 +81,7 @@ def test_nodes_alike_are_told_apart_by_their_number_among_twins(encoder):
         twins=torch.tensor([0, 0, 1]),
         roles=same,
         shapes=torch.ones(2, 4, dtype=torch.long),
+        siblings=same,
         owners=torch.tensor([1, 2]),
     )
     first, second = encoder(graph)

@@ -134,6 +134,7 @@ def graph_inputs(
         twins=count_twins(graph),
         roles=torch.tensor([ROLES.index(graph.owned[name].role) for name in chosen], dtype=torch.long),
         shapes=shapes,
+        siblings=_count_siblings(graph, chosen),
         owners=owners,
     )
     return GraphInputs(*(part.to(device) for part in inputs))
@@ -153,3 +154,15 @@ def count_twins(graph: ArchGraph) -> Tensor:
         counts.append(seen.get(key, 0))
         seen[key] = counts[-1] + 1
     return torch.tensor(counts)
+
+
+def _count_siblings(graph: ArchGraph, names: list[str]) -> Tensor:
+    """For every tensor, how many before it in its node have its role and shape, (t,)."""
+    counts = {}
+    for node in graph.nodes:
+        seen: dict[object, int] = {}
+        for tensor in node.tensors:
+            key = (tensor.role, tensor.is_transposed, graph.spec.by_name[tensor.name].shape)
+            counts[tensor.name] = seen.get(key, 0)
+            seen[key] = counts[tensor.name] + 1
+    return torch.tensor([counts[name] for name in names], dtype=torch.long)

@@ -37,6 +37,8 @@ class GraphInputs(NamedTuple):
     roles: Int[Tensor, " t"]
     shapes: Int[Tensor, "t 4"]
     """(out, in, kernel height, kernel width)"""
+    siblings: Int[Tensor, " t"]
+    """How many tensors alike their node has before each: an LSTM is one node with the matrices of all its layers."""
     owners: Int[Tensor, " t"]
     """The node that each tensor belongs to."""
 
@@ -50,7 +52,7 @@ class GraphEncoder(nn.Module):
         super().__init__()
         self.of_op = nn.Embedding(num_ops, dim)
         self.of_role = nn.Embedding(num_roles, dim)
-        self.of_shape = nn.Linear(4 * _NUM_NUMBER_FEATURES, dim)
+        self.of_shape = nn.Linear(5 * _NUM_NUMBER_FEATURES, dim)
         self.of_place = nn.Linear(4 * _NUM_NUMBER_FEATURES, dim)
         for embedding in (self.of_op, self.of_role):
             nn.init.normal_(embedding.weight, std=0.5)
@@ -59,8 +61,8 @@ class GraphEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, graph: GraphInputs) -> Float[Tensor, "t d"]:
-        shapes = rearrange(number_features(graph.shapes), "t s f -> t (s f)")
-        tensors = self.of_role(graph.roles) + self.of_shape(shapes)
+        sizes = number_features(torch.cat([graph.shapes, graph.siblings[:, None]], 1))
+        tensors = self.of_role(graph.roles) + self.of_shape(rearrange(sizes, "t s f -> t (s f)"))
         place = torch.cat([graph.degrees, graph.depth[:, None], graph.twins[:, None]], 1)
         nodes = self.of_op(graph.ops) + self.of_place(rearrange(number_features(place), "n p f -> n (p f)"))
         nodes = nodes.index_add(0, graph.owners, tensors)
