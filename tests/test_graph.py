@@ -434,6 +434,23 @@ def test_experts_run_once_each_behind_their_gate():
     assert graph.notes == ("the forward pass depends on values of tensors (positions), which were guessed",)
 
 
+def test_a_loop_over_slices_of_stacked_experts_leaves_the_nodes_of_one():
+    def mix(m: Any, x: Tensor) -> Tensor:
+        x = m.first(x)
+        _, chosen = m.gate(x).topk(2)
+        mixed = torch.zeros_like(x)
+        for i in range(5):
+            rows = (chosen == i).any(-1).nonzero()[:, 0]
+            mixed[rows] += F.relu(x[rows] @ m.w[i] + m.b[i])
+        return mixed
+
+    parts = {"w": nn.Parameter(torch.zeros(5, 8, 8)), "b": nn.Parameter(torch.zeros(5, 8))}
+    graph = build_graph(Net(mix, first=nn.Linear(8, 8), gate=nn.Linear(8, 5), **parts))
+    assert ops_of(graph) == ["linear", "gate", "expert", "activation"]
+    assert [(t.name, t.role) for t in graph.nodes[3].tensors] == [("w", "weight"), ("b", "bias")]
+    assert graph.shape_code("w") == (8, 8, 5, 1)
+
+
 def test_a_pass_that_breaks_off_is_continued_part_by_part():
     graph = build_graph(Stubborn())
     assert ops_of(graph) == ["linear", "linear", "sum", "linear", "linear"]

@@ -60,6 +60,10 @@ class Guesser:
 
         return fill(tuple(args[0].shape))
 
+    def guess_absence(self, args: Any, kwargs: dict[str, Any]) -> bool:
+        self._count("conditions")
+        return False
+
     def guess_places(self, args: Any, kwargs: dict[str, Any]) -> Any:
         """nonzero, and where with one argument: as many rows as the mask has, all of them found."""
         self._count("positions")
@@ -134,6 +138,7 @@ GUESSES: dict[str, Callable[[Guesser, Any, dict[str, Any]], Any]] = {
     "__int__": Guesser.guess_integer,
     "__index__": Guesser.guess_integer,
     "__format__": Guesser.guess_text,
+    "__contains__": Guesser.guess_absence,
     "tolist": Guesser.guess_list,
     "nonzero": Guesser.guess_places,
     "where": Guesser.guess_where,

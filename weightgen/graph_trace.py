@@ -82,6 +82,7 @@ class Recorder(TorchFunctionMode):
         self._twins = twins
         self._alive: list[Any] = []  # an id names a tensor only while that tensor lives
         self._raw: dict[str, int] = {}
+        self._nodes: dict[Any, int] = {}
         self._calls = 0
 
     def run(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -141,17 +142,25 @@ class Recorder(TorchFunctionMode):
             result = torch.empty((len(found),), dtype=found[0].dtype, device="meta")
             self._follow("stack", func, args, {}, found, result)
             return result
-        if any(t.dim() == 0 for t in _tensors_in(args)) and name in rules.FACTORIES:
-            args = tuple(self.guesser.guess_number((a,), {}) if isinstance(a, Tensor) else a for a in args)
+        first = args[:1] if name in rules.FACTORIES_LIKE else ()
+        args = (*first, *self._as_numbers(args[len(first) :]))
         if name in ("complex", "polar", "from_numpy", "normal", "sparse_coo_tensor"):
             return self._on_meta(func(*self._on_meta(args), **kwargs))
         return func(*self._on_meta(args), **{k: v for k, v in kwargs.items() if k != "pin_memory"} | {"device": "meta"})
+
+    def _as_numbers(self, values: Any) -> Any:
+        """Sizes and bounds that are tensors, guessed."""
+        if isinstance(values, Tensor):
+            return self.guesser.guess_number((values,), {}) if values.dim() == 0 else values
+        return type(values)(map(self._as_numbers, values)) if type(values) in (list, tuple) else values
 
     def _on_meta(self, values: Any) -> Any:
         if isinstance(values, Tensor):
             if values.is_meta:
                 return values
             twin = self._twins.get(id(values))
+            if twin is None and values.dim() == 0 and values.device.type == "cpu":
+                return values  # a number, which torch mixes with any device
             if twin is None:  # a constant that the forward pass holds outside of the module
                 twin = torch.empty_like(values, device="meta")
                 self._alive.append(twin)
@@ -248,11 +257,20 @@ class Recorder(TorchFunctionMode):
         unique = {(v.node, v.params): v for v in found if v is not None}
         return list(unique.values())
 
-    def _record(self, op: str, call: str, values: Iterable[Value]) -> Value:
+    def _record(self, op: str, call: str, values: Iterable[Value], *, params: Iterable[Value | None] = ()) -> Value:
+        """The result of a new node. The same call of the same results, with the same parameters, is the same node: a
+        loop over the slices of stacked experts leaves the nodes of one."""
         values = list(values)
         data = [v for v in values if v.node >= 0]
-        self.drafts.append(Draft(op, call, self._nodes_of(values)))
-        return Value(len(self.drafts) - 1, (), bool(data) and all(v.is_routed for v in data))
+        sources = self._nodes_of(values)
+        held = tuple(v.params for v in params if v is not None)
+        # Several inputs are one node, and a norm by hand is yet to meet its weight.
+        is_distinct = sources == [0] or (call == "norm" and not held)
+        key = len(self.drafts) if is_distinct else (op, call, tuple(sources), held)
+        node = self._nodes.setdefault(key, len(self.drafts))
+        if node == len(self.drafts):
+            self.drafts.append(Draft(op, call, sources))
+        return Value(node, (), bool(data) and all(v.is_routed for v in data))
 
     def _nodes_of(self, values: Iterable[Value]) -> list[int]:
         """Numbers of the nodes whose results these are; parameters alone become nodes of their own."""
@@ -322,7 +340,7 @@ class Recorder(TorchFunctionMode):
         if op == "conv":
             groups = kwargs.get("groups", args[6] if len(args) > 6 else 1)
             op = "grouped_conv" if groups > 1 else "conv"
-        result = self._record(op, name, [v for v in (value, *others) if v])
+        result = self._record(op, name, [v for v in (value, *others) if v], params=[v for _, v in held.values()])
         for role, (argument, param) in held.items():
             if param is not None:
                 flipped = role == "weight" and (_is_flipped(argument) != (op == "transposed_conv"))
@@ -340,7 +358,8 @@ class Recorder(TorchFunctionMode):
         data = [v for _, v in operands if v.node >= 0]
         if len(params) == 1 and data:
             weight, value = params[0]
-            result = self._record("expert" if data[0].is_routed or value.is_routed else "linear", name, data)
+            op = "expert" if data[0].is_routed or value.is_routed else "linear"
+            result = self._record(op, name, data, params=[value])
             flipped = _is_flipped(weight)
             if name == "einsum":
                 is_transposed = _contracts_first(args, weight)
@@ -363,14 +382,16 @@ class Recorder(TorchFunctionMode):
         value, table = self._values.get(id(ids)), self._values.get(id(weight))
         if table is None or table.node >= 0:
             return self._copy([v for v in (table, value) if v])
-        result = self._record("embedding", name, [value] if value is not None and value.node >= 0 else [])
+        data = [value] if value is not None and value.node >= 0 else []
+        result = self._record("embedding", name, data, params=[table])
         self._own_all(result.node, table, "weight")
         if value is not None and value.node < 0:
             self._own_all(result.node, value, "raw")
         return result
 
     def _record_recurrent(self, values: list[Value]) -> Value:
-        result = self._record("recurrent", "recurrent", {id(v): v for v in values if v.node >= 0}.values())
+        data = {id(v): v for v in values if v.node >= 0}.values()
+        result = self._record("recurrent", "recurrent", data, params=[v for v in values if v.node < 0])
         for value in values:
             if value.node < 0:
                 role = "weight" if max(len(self._shapes[name]) for name in value.params) > 1 else "bias"
@@ -385,33 +406,35 @@ class Recorder(TorchFunctionMode):
         if given.get("use_separate_proj_weight"):
             parts = []
             for name, source in zip("qkv", data, strict=True):
-                part = self._record("linear", "linear", [source] if source else [])
-                if weight := value.get(f"{name}_proj_weight"):
+                weight = value.get(f"{name}_proj_weight")
+                part = self._record("linear", "linear", [source] if source else [], params=[weight])
+                if weight:
                     self._own_all(part.node, weight, "weight")
                 parts.append(part)
         else:
-            parts = [self._record("linear", "linear", {id(v): v for v in data if v}.values())]
-            if weight := value.get("in_proj_weight"):
+            weight = value.get("in_proj_weight")
+            parts = [self._record("linear", "linear", {id(v): v for v in data if v}.values(), params=[weight])]
+            if weight:
                 self._own_all(parts[0].node, weight, "in_proj")
         if bias := value.get("in_proj_bias"):
             self._own_all(parts[0].node, bias, "bias")
         more = [v for name in ("bias_k", "bias_v") if (v := value.get(name))]
         result = self._record("attention", "attention", [*parts, *more])
-        result = self._record("linear", "linear", [result])
+        result = self._record("linear", "linear", [result], params=[value.get("out_proj_weight")])
         for name, role in (("out_proj_weight", "weight"), ("out_proj_bias", "bias")):
             if param := value.get(name):
                 self._own_all(result.node, param, role)
         return result
 
-    def _index(self, args: Any) -> Value:
+    def _index(self, args: Any) -> Value | None:
         """A part of a tensor: of a table by the input's ids (an embedding), or of the data by what a gate chose."""
         value = self._values.get(id(args[0]))
         chosen = [v for t in _tensors_in(args[1:]) if (v := self._values.get(id(t)))]
         is_routed = any(v.is_routed for v in chosen)
         if value is None:
-            return Value(chosen[0].node, chosen[0].params, is_routed)
+            return None if is_routed else Value(chosen[0].node, chosen[0].params)
         if value.node < 0 and not is_routed:
-            result = self._record("embedding", "__getitem__", [v for v in chosen if v.node >= 0])
+            result = self._record("embedding", "__getitem__", [v for v in chosen if v.node >= 0], params=[value])
             self._own_all(result.node, value, "weight")
             return result
         return Value(value.node, value.params, is_routed or value.is_routed)
@@ -436,13 +459,16 @@ class Recorder(TorchFunctionMode):
         if param.node >= 0:
             return (self._norm_by_hand(values) if is_product else None) or self._activation_by_hand(values)
         draft = self.drafts[data.node]
+        if any(name in param.params for name, role, _ in draft.tensors if role in ("bias", "norm weight", "norm bias")):
+            return self._copy([data])  # the same layer, run again by a loop
         is_norm = draft.op.endswith("_norm")
         shape = self._shapes[param.params[0]]
-        if len(param.params) > 1 or draft.is_used or math.prod(shape) != max(shape, default=0) or math.prod(shape) < 2:
+        size = math.prod(shape)
+        if len(param.params) > 1 or draft.is_used or size < 2:
             return None
-        if is_norm:
+        if is_norm and size == max(shape):
             role = "norm weight" if is_product else "norm bias"
-        elif is_sum and draft.has_role("weight") and self._width(draft) == math.prod(shape):
+        elif is_sum and draft.has_role("weight") and size == self._num_outputs(draft):
             role = "bias"
         else:
             return None
@@ -451,11 +477,13 @@ class Recorder(TorchFunctionMode):
         self._own_all(data.node, param, role)
         return Value(data.node, (), data.is_routed)
 
-    def _width(self, draft: Draft) -> int:
-        """Number of outputs of a layer."""
+    def _num_outputs(self, draft: Draft) -> int:
+        """Number of outputs of a layer, of all its experts together."""
         name, _, is_transposed = next(t for t in draft.tensors if t[1] == "weight")
         shape = self._shapes[name]
-        return shape[-1] if is_transposed and len(shape) == 2 else shape[1 if is_transposed else 0]
+        if draft.op.endswith("conv"):
+            return shape[1 if is_transposed else 0]
+        return math.prod(shape) // shape[-2 if is_transposed else -1] if len(shape) > 1 and 0 not in shape else -1
 
     def _norm_by_hand(self, values: list[Value]) -> Value | None:
         """x / sqrt(mean(x^2)), with or without its mean taken away."""
