@@ -1,11 +1,16 @@
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from model_zoo.architectures import build_target
 from weightgen.checkpoint import encode_state, save_state
+from weightgen.condition import Condition, SupportSet
+from weightgen.diffusion import Sampling
 from weightgen.errors import BadOption, CorruptFile, UnsupportedTask
+from weightgen.generator import GenerationRequest, WeightGenerator
 from weightgen.generators.graph_hypernet import SIZES, GraphHypernet, LogahConfig, new_graph_hypernet
 from weightgen.graph import ArchGraph, build_graph
 
@@ -219,3 +224,38 @@ def test_sizes_are_those_of_the_paper(size):
 def test_a_config_that_cannot_be_built_is_refused():
     with pytest.raises(BadOption, match="dim is 18"):
         LogahConfig(dim=18, num_heads=4)
+
+
+@pytest.fixture(scope="module")
+def request_for_digits():
+    target = build_target("cnn-tiny", num_classes=3)
+    rng = torch.Generator().manual_seed(0)
+    support = SupportSet(torch.rand(12, *target.input_shape, generator=rng), torch.arange(12) % 3, ("a", "b", "c"))
+    return GenerationRequest(target, Condition(support=support))
+
+
+def test_a_request_gets_a_trunk_from_the_graph_and_a_head_from_the_examples(generator, request_for_digits):
+    target = request_for_digits.target
+    (state,) = generator.generate(request_for_digits)
+    target.spec.check(state)
+    trunk = dict(generator.predict(target.skeleton))
+    same = {name for name, tensor in trunk.items() if torch.equal(state[name], tensor)}
+    assert same == trunk.keys() - set(target.spec.head)
+    assert encode_state(generator.generate(request_for_digits)[0]) == encode_state(state)
+    support = request_for_digits.condition.support
+    assert (target.run(state, support.inputs).argmax(1) == support.labels).float().mean() > 0.6
+    assert isinstance(generator, WeightGenerator)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_samples": 2}, "num_samples must be 1"),
+        ({"condition": Condition(text="digits")}, "labelled examples only"),
+        ({"condition": Condition()}, "no support set"),
+        ({"sampling": Sampling()}, "does not sample"),
+    ],
+)
+def test_requests_it_cannot_honour_are_refused(generator, request_for_digits, change, message):
+    with pytest.raises(UnsupportedTask, match=message):
+        generator.check(replace(request_for_digits, **change))

@@ -9,11 +9,17 @@ from pathlib import Path
 from weightgen.errors import UnknownName
 from weightgen.generator import WeightGenerator
 from weightgen.generator_file import read_method
+from weightgen.generators.graph_hypernet import GraphHypernet
 from weightgen.generators.latent_diffusion import LatentDiffusion
 from weightgen.generators.layerwise_diffusion import LayerwiseDiffusion
 from weightgen.generators.mip_hypernet import MipHypernet
 
-GENERATORS = {"d2nwg": LatentDiffusion, "d2nwg-layerwise": LayerwiseDiffusion, "mip": MipHypernet}
+GENERATORS = {
+    "d2nwg": LatentDiffusion,
+    "d2nwg-layerwise": LayerwiseDiffusion,
+    "logah": GraphHypernet,
+    "mip": MipHypernet,
+}
 
 
 def load_generator(path: str | Path) -> WeightGenerator:

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from weightgen.checkpoint import load_state, save_state
-from weightgen.errors import BadOption, CorruptFile
+from weightgen.errors import BadOption, CorruptFile, UnsupportedTask
+from weightgen.generator import GenerationRequest
 from weightgen.generator_file import FORMAT, read_generator_manifest
 from weightgen.graph import OPS, ROLES, ArchGraph, build_graph
 from weightgen.init_report import InitReport, TensorReport
 from weightgen.layers.graphormer import GraphEncoder, GraphInputs
 from weightgen.layers.low_rank_decoder import Factors, LowRankDecoder, multiply, multiply_into
 from weightgen.layers.published_logah import MAX_ROWS, PRIMITIVES, PublishedDecoder, PublishedEncoder
+from weightgen.reference_zoo import check_support, refit, take_trunk
 from weightgen.spec import State
 from weightgen.weight_plan import Kept, Predicted, WeightScale, graph_inputs, plan_weights
 
@@ -151,6 +153,26 @@ class GraphHypernet(nn.Module):
         for _ in self._fill(graph, chosen, (tensors[p.tensor.name] for p in chosen), seed=seed, noise=noise):
             pass
         return report_of(graph, plan, module)
+
+    def check(self, request: GenerationRequest) -> None:
+        if request.num_samples != 1:
+            raise UnsupportedTask(f"{self.name!r} is deterministic: num_samples must be 1, got {request.num_samples}")
+        if request.sampling is not None:
+            raise UnsupportedTask(f"{self.name!r} does not sample: scheduler, steps and guidance are for d2nwg")
+        if request.condition.text is not None or request.condition.target_accuracy is not None:
+            raise UnsupportedTask(f"{self.name!r} is conditioned on labelled examples only, not on text or an accuracy")
+        check_support(request)
+
+    def generate(self, request: GenerationRequest) -> list[State]:
+        """The target's trunk from its graph; BatchNorm's statistics and the class head from the support set.
+
+        What is not predicted is the target's own initialisation, with the request's seed.
+        """
+        self.check(request)
+        support, target = check_support(request), request.target
+        graph = build_graph(target.skeleton, torch.zeros(1, *target.input_shape))
+        state = target.init_state(request.seed) | dict(self.predict(graph))
+        return [refit(target, take_trunk(target.spec.complete(state), target.spec), support)]
 
     @torch.no_grad()
     def _fill(
