@@ -398,6 +398,8 @@ def test_roles_say_what_a_tensor_is_to_its_node():
         "norm.running_var": "running var",
         "norm.num_batches_tracked": "carried",
     }
+    buffers = {t.name for t in build_graph(nn.BatchNorm1d(4)).owned.values() if t.is_buffer}
+    assert buffers == {"running_mean", "running_var", "num_batches_tracked"}
     attend = build_graph(nn.TransformerEncoderLayer(8, 2, 16)).owned
     assert attend["self_attn.in_proj_weight"].role == "in_proj"
     assert attend["self_attn.out_proj.weight"].role == "weight"

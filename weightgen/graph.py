@@ -13,6 +13,7 @@ Shapes: n nodes, m edges, t tensors of the spec.
 import hashlib
 import json
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -81,6 +82,8 @@ class OwnedTensor:
     """One of ROLES."""
     is_transposed: bool = False
     """Whether a matrix is stored (in, out), as x @ W reads it, instead of (out, in)."""
+    is_buffer: bool = False
+    """Whether the module keeps it as a buffer (statistics, masks, frequencies) and not as a parameter that learns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,22 +241,34 @@ def build_graph(module: nn.Module, example_inputs: Tensor | tuple[Any, ...] | No
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
     ties = tuple((t.name, t.tied_to) for t in spec.tensors)
     key = (structure_key(module), ties, tuple(left_out), _describe_inputs(inputs))
-    graph = _KEPT.get(key)
+    graph = _recall(key)
     if graph is None:
         drafts, pass_notes = trace(module, spec, entries, inputs)
-        graph = _assemble(spec, drafts, _kinds_of_owners(module))
+        buffers = {name for name, t in entries.items() if not isinstance(t, nn.Parameter)}
+        graph = _assemble(spec, drafts, _kinds_of_owners(module), buffers)
         graph = replace(graph, left_out=left_out, notes=(*notes, *pass_notes))
-        _KEPT[key] = graph
-        while len(_KEPT) > MAX_KEPT:
-            _KEPT.popitem(last=False)
-    else:
-        _KEPT.move_to_end(key)
+        _keep(key, graph)
     # Carried integers belong to this module, not to its structure.
     return graph if graph.spec == spec else replace(graph, spec=spec)
 
 
 MAX_KEPT = 64
 _KEPT: OrderedDict[Any, ArchGraph] = OrderedDict()
+_LOCK = threading.Lock()
+
+
+def _recall(key: Any) -> ArchGraph | None:
+    with _LOCK:
+        if key in _KEPT:
+            _KEPT.move_to_end(key)
+        return _KEPT.get(key)
+
+
+def _keep(key: Any, graph: ArchGraph) -> None:
+    with _LOCK:
+        _KEPT[key] = graph
+        while len(_KEPT) > MAX_KEPT:
+            _KEPT.popitem(last=False)
 
 
 def _describe_inputs(inputs: tuple[Any, ...] | None) -> Any:
@@ -290,7 +305,7 @@ def _op_of_type(module: nn.Module) -> str:
     return ""
 
 
-def _assemble(spec: StateSpec, drafts: list[Draft], ops: Mapping[str, str]) -> ArchGraph:
+def _assemble(spec: StateSpec, drafts: list[Draft], ops: Mapping[str, str], buffers: set[str]) -> ArchGraph:
     """The graph of recorded drafts, and of the tensors that none of them owns."""
     drafts = _drop_dead(drafts)
     output = drafts.pop() if drafts[-1].op == "output" else Draft("output", "output", [])
@@ -302,7 +317,8 @@ def _assemble(spec: StateSpec, drafts: list[Draft], ops: Mapping[str, str]) -> A
     position = {t.name: i for i, t in enumerate(spec.tensors)}
     nodes = []
     for draft in drafts:
-        tensors = sorted((OwnedTensor(*t) for t in draft.tensors), key=lambda t: position[t.name])
+        owned = (OwnedTensor(*t, is_buffer=t[0] in buffers) for t in draft.tensors)
+        tensors = sorted(owned, key=lambda t: position[t.name])
         nodes.append(Node(draft.op, tuple(tensors), tuple(draft.reads)))
     pairs = sorted({(target, source) for target, draft in enumerate(drafts) for source in draft.sources})
     edges = torch.tensor([(source, target) for target, source in pairs], dtype=torch.long).reshape(-1, 2)

@@ -7,7 +7,7 @@ from torch.nn.parameter import is_lazy
 
 from weightgen.spec import StateSpec, TensorSpec, Word
 
-MAX_CARRIED = 2**22
+MAX_CARRIED = 2**20
 """Integers of one tensor that a spec carries; quantised weights are longer."""
 
 
