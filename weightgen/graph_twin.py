@@ -125,9 +125,14 @@ def guess_inputs(module: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str,
         yield (), given
         images = given.get("pixel_values")
         if images is not None:
-            yield (), given | {"pixel_values": images[:, None]}  # several images, or frames
+            frames = images[:, None].expand(-1, getattr(config, "num_frames", 1), -1, -1, -1)
+            yield (), given | {"pixel_values": frames}  # several images, or a film
             if "input_ids" in given:
                 yield (), {name: value for name, value in given.items() if name != "pixel_values"}
+        if "input_features" in given:
+            yield (), given | {"input_features": given["input_features"].mT}  # time first
+        if "input_values" in given:
+            yield (), given | {"input_values": given["input_values"][:, None]}  # one channel
     required = [
         p
         for p in parameters.values()
@@ -145,6 +150,8 @@ def guess_inputs(module: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str,
 def _model_arguments(module: nn.Module, config: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a Hugging Face model, by the name of its main input and its config."""
     name = str(module.main_input_name)
+    if name not in parameters:
+        name = next((p for p in parameters if p in ("input_ids", "input_features", "input_values")), name)
     vision = getattr(config, "vision_config", None) or config
 
     def ids() -> Tensor:
