@@ -146,7 +146,7 @@ def multiply_into(target: Tensor, factors: Factors, shape: WeightShape) -> None:
     target = target.detach()
     left, right = (f.detach().to(target.device) for f in (factors.left, factors.right))
     if shape.is_transposed:
-        left, right = right.T, left.T
+        left, right = right.T.contiguous(), left.T  # a long left factor read across its rows takes twice as long
     heights = shape.rows[1]
     is_plain = heights == 1
     if target.dtype == left.dtype and target.is_contiguous():
