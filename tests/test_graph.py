@@ -243,6 +243,23 @@ def test_the_module_and_every_random_generator_are_left_alone(name):
         assert m.training
 
 
+def test_lists_counters_and_modules_in_closures_are_left_alone():
+    hidden = nn.BatchNorm1d(5)  # not registered: only the closure knows it
+
+    def count(m: Any, x: Tensor) -> Tensor:
+        m.num_calls += 1
+        m.seen.append(x)
+        m.kept["last"] = hidden(m.linear(x))
+        return m.kept["last"]
+
+    net = Net(count, linear=nn.Linear(4, 5), seen=[], kept={}, num_calls=0)
+    assert ops_of(build_graph(net)) == ["linear", "batch_norm"]
+    assert (net.num_calls, net.seen, net.kept) == (0, [], {})
+    assert torch.equal(hidden.running_mean, torch.zeros(5))  # pyright: ignore
+    assert hidden.num_batches_tracked == 0
+    assert hidden.training
+
+
 @ALL
 def test_the_same_module_has_the_same_graph_on_the_meta_device_and_after_training(name):
     module = MODULES[name]()
