@@ -109,3 +109,21 @@ def test_matrices_stored_the_other_way_round_are_unfolded_so():
     (p,) = plan_weights(build_graph(Stored(), torch.zeros(2, 4)), WeightScale())
     assert isinstance(p, Predicted) and p.unfolded.is_transposed
     assert p.unfolded.rms == pytest.approx(0.5) and p.unfolded.rows == (7, 1)
+
+
+def test_buffers_are_kept_whatever_reads_them():
+    class Positions(nn.Module):
+        table: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+            self.register_buffer("table", torch.ones(3, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x) + self.table
+
+    kept = [
+        p for p in plan_weights(build_graph(Positions(), torch.zeros(1, 3, 4)), WeightScale()) if isinstance(p, Kept)
+    ]
+    assert [(p.tensor.name, p.why) for p in kept] == [("table", "a buffer: training does not change it")]

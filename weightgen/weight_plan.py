@@ -78,6 +78,8 @@ def _plan(graph: ArchGraph, tensor: TensorSpec, scale: WeightScale) -> Predicted
         return Kept(tensor, "it has no numbers")
     if owned.role.startswith("running"):
         return Kept(tensor, "a statistic of data, which no graph tells; calibrate it on a few batches")
+    if owned.is_buffer:
+        return Kept(tensor, "a buffer: training does not change it")
     if owned.role == "norm weight":
         return Predicted(tensor, "norm weight", vector)
     if owned.role in ("bias", "norm bias"):
