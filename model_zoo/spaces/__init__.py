@@ -2,7 +2,8 @@
 
 A member of a space is a frozen config that builds its module; equal configs build equal architectures. The ranges of
 `vits` and `gpts` are those of LoGAH's ViTs-1K and GPTs-1K (Zhou et al. 2024, arXiv:2405.16287, section 4.1), with a
-share of smaller ones that a CPU can train; `cnns`, `mlps` and `resnets` have sizes that suit images of 28 x 28.
+share of smaller ones that a CPU can train, `small_vits`; `cnns`, `mlps` and `resnets` have sizes that suit images of
+28 x 28. `HELD_OUT` are the architectures that no recipe may learn from: what tables are made of.
 """
 
 import math
@@ -145,15 +146,20 @@ def draw_resnet(rng: torch.Generator) -> ResNetMember:
 def draw_vit(rng: torch.Generator) -> ViTMember:
     """Half of them ViTs-1K's (3 to 9 layers of 128 to 512, 10M parameters), half 1 to 4 layers of 32 to 96."""
     if _chance(0.5, rng):
-        num_heads = _pick((2, 4), rng)
-        width, depth, patch = 16 * _draw_int(2, 6, rng), _draw_int(1, 4, rng), _pick((2, 4, 7), rng)
-    else:
-        num_heads = _pick((4, 8), rng)
-        width, depth, patch = _draw_size(128, 512, 16, rng), _draw_int(3, 9, rng), _pick((4, 7), rng)
+        return draw_small_vit(rng)
+    num_heads = _pick((4, 8), rng)
+    width, depth, patch = _draw_size(128, 512, 16, rng), _draw_int(3, 9, rng), _pick((4, 7), rng)
     mlp_ratio = _pick((2, 4), rng)
     if depth * (4 + 2 * mlp_ratio) * width**2 > 0.97 * MAX_VIT:  # the rest is embeddings, norms and the head
         return draw_vit(rng)
     return ViTMember(width=width, depth=depth, num_heads=num_heads, patch=patch, mlp_ratio=mlp_ratio)
+
+
+def draw_small_vit(rng: torch.Generator) -> ViTMember:
+    """1 to 4 layers of 32 to 96."""
+    width, depth = 8 * _draw_int(4, 12, rng), _draw_int(1, 4, rng)
+    heads, patch, mlp_ratio = _pick((2, 4), rng), _pick((4, 4, 7), rng), _pick((2, 4), rng)
+    return ViTMember(width=width, depth=depth, num_heads=heads, patch=patch, mlp_ratio=mlp_ratio)
 
 
 def draw_gpt(rng: torch.Generator) -> GptMember:
@@ -171,8 +177,25 @@ SPACES: dict[str, Callable[[torch.Generator], Member]] = {
     "mlps": draw_mlp,
     "resnets": draw_resnet,
     "vits": draw_vit,
+    "small_vits": draw_small_vit,
     "gpts": draw_gpt,
 }
+
+HELD_OUT: dict[str, Member] = {
+    "cnn 32-32-32": CnnMember((32, 32, 32)),
+    "cnn 64-96-96-96 fc64": CnnMember((64, 96, 96, 96), hidden=64),
+    "cnn 32-48x5": CnnMember((32, 48, 48, 48, 48, 48)),
+    "cnn 24-48-40 no norm fc32": CnnMember((24, 48, 40), batch_norm=False, hidden=32),
+    "vit 48 x 2": ViTMember(48, 2, 4, mlp_ratio=2),
+    "cnn 96-128-128": CnnMember((96, 128, 128)),
+    "cnn 24-32x3-48x4": CnnMember((24, 32, 32, 32, 48, 48, 48, 48)),
+    "cnn 24-32-48 kernel 7": CnnMember((24, 32, 48), kernel=7),
+    "cnn 64-80-96 no norm": CnnMember((64, 80, 96), batch_norm=False),
+    "vit 64 x 6": ViTMember(64, 6, 4, mlp_ratio=2),
+    "vit 128 x 2": ViTMember(128, 2, 4, mlp_ratio=2),
+    "resnet8 16": ResNetMember(8, 16),
+}
+"""Name -> architecture: five as in the small-scale comparison of LoGAH's code, then wider, deeper and other ones."""
 
 
 def draw_member(space: str, rng: torch.Generator) -> Member:
