@@ -21,6 +21,7 @@ from training.logah import (
     graphs,
     learning_rate,
     load_members,
+    rate_share,
     save_members,
     table,
     train,
@@ -145,6 +146,15 @@ def test_the_learning_rate_rises_and_falls_to_nothing():
     config = replace(SMALL, steps=100, warmup=9, learning_rate=1.0)
     rates = [learning_rate(config, step) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] and rates[100] == pytest.approx(0)
+
+
+def test_wide_layers_learn_more_slowly():
+    run = Run(replace(SMALL, model=LogahConfig(rank=4, dim=64, num_layers=1), rate_by_fan_in=True))
+    shares = {name: rate_share(name, p) for name, p in run.parameters.items()}
+    assert shares["decoder.core.weight"] == 1 / 8 and shares["decoder.core.bias"] == 1
+    assert shares["encoder.of_op.weight"] == 1 and shares["decoder.row_features.of_unit.bias"] == 0.3
+    assert len(run.optimizer.param_groups) == len(run.shares) == len(set(shares.values()))
+    assert Run(SMALL).shares == [1.0]
 
 
 def _average(rank: int, folder: str) -> None:
