@@ -11,12 +11,14 @@ from model_zoo.networks import Networks, load_networks
 from model_zoo.released import released_references
 from model_zoo.tasks import Task
 from weightgen.condition import Condition, SupportSet
+from weightgen.diffusion import Sampling
 from weightgen.errors import BadOption
 from weightgen.evaluate import accuracy
 from weightgen.generator import GenerationRequest, WeightGenerator
 from weightgen.generators.latent_diffusion import LatentDiffusion
 from weightgen.labelled_data import LabelledData, match_channels
 from weightgen.reference_zoo import ReferenceZoo
+from weightgen.spec import State
 from weightgen.target import Target
 
 SHOTS = 20
@@ -57,11 +59,27 @@ class Bench:
         target = build_target(networks.target.spec.arch, num_classes=task.ways, in_channels=channels)
         return target, support, part
 
-    def score(self, source: WeightGenerator, target: Target, support: SupportSet, part: LabelledData) -> float:
+    def score(
+        self,
+        source: WeightGenerator,
+        target: Target,
+        support: SupportSet,
+        part: LabelledData,
+        *,
+        sampling: Sampling | None = None,
+    ) -> float:
         """Mean test accuracy over the seeds, of generators that sample."""
         many = self.seeds if source.name.startswith(self.generator.name) else 1
-        request = GenerationRequest(target, Condition(support=support), num_samples=many)
+        request = GenerationRequest(target, Condition(support=support), num_samples=many, sampling=sampling)
         return statistics.fmean(accuracy(target, s, part.x_test, part.y_test) for s in source.generate(request))
+
+    def score_trunk(self, target: Target, trunk: State, support: SupportSet, part: LabelledData) -> dict[str, float]:
+        """Test accuracy of a trunk in normal form that is finished as samples are, and without refinement."""
+        states = {
+            "refined": self.generator.finish(target, trunk, support, refinements=None),
+            "unrefined": self.generator.finish(target, trunk, support),
+        }
+        return {name: accuracy(target, state, part.x_test, part.y_test) for name, state in states.items()}
 
     def references(self, networks: Networks) -> ReferenceZoo | None:
         arch, channels = networks.target.spec.arch, networks.target.input_shape[0]

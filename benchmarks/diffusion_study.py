@@ -37,12 +37,14 @@ from weightgen.generators.noise import Noise
 from weightgen.generators.retrieval import Retrieval
 from weightgen.generators.soup import Soup
 from weightgen.generators.zoo_mean import ZooMean
+from weightgen.normal_form import to_normal_form
 from weightgen.novelty import copying_statistic, find_nearest
 from weightgen.reference_zoo import ABOVE_CHANCE
 from weightgen.storage import sha256_file, write_json
 
 TRAINED_STEPS = 600
 STEPS = (1, 2, 5, 10, 20, 50, 100)
+OTHER_ARMS = ("unrefined", "retrieval_refined", "own_trunk", "own_trunk_refined", "shuffled_condition")
 GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 
 
@@ -62,13 +64,20 @@ def study_tasks(bench: Bench) -> dict[str, Any]:
                 Retrieval(zoo, embed=embed), Soup(zoo, embed=embed), ZooMean(zoo), Noise(zoo, embed=embed, sigma=0.1)
             ):  # fmt: skip
                 arms[reference.name] = reference
-        scores: dict[str, list[float]] = {arm: [] for arm in (*arms, "shuffled_condition", "own_trunk")}
+        scores: dict[str, list[float]] = {arm: [] for arm in (*arms, *OTHER_ARMS)}
         prepared = [(row, *bench.prepare(networks, task)) for row, task in bench.held_out(networks)]
         for place, (row, target, support, part) in enumerate(prepared):
             for arm, source in arms.items():
                 scores[arm].append(bench.score(source, target, support, part))
-            own = bench.generator.finish(target, bench.generator.layouts[member].decode(networks.tokens[row]), support)
-            scores["own_trunk"].append(accuracy(target, own, part.x_test, part.y_test))
+            plain = Sampling(refinements=0)
+            scores["unrefined"].append(bench.score(bench.generator, target, support, part, sampling=plain))
+            own = bench.score_trunk(target, bench.generator.layouts[member].decode(networks.tokens[row]), support, part)
+            scores["own_trunk"].append(own["unrefined"])
+            scores["own_trunk_refined"].append(own["refined"])
+            if "retrieval" in arms:
+                (found,) = arms["retrieval"].generate(GenerationRequest(target, Condition(support=support)))
+                nearest = bench.score_trunk(target, to_normal_form(target, found, support.inputs), support, part)
+                scores["retrieval_refined"].append(nearest["refined"])
             other = prepared[(place + 1) % len(prepared)][2]
             if len(prepared) > 1 and other.num_classes == support.num_classes:
                 scores["shuffled_condition"].append(bench.score(bench.generator, target, other, part))
@@ -133,6 +142,7 @@ def study_published(bench: Bench) -> dict[str, Any]:
                 "generated": bench.score(bench.generator, target, support, part),
                 "unconditioned_trunk": bench.score(bench.generator.without_condition(), target, support, part),
                 "generated_head": bench.score(bench.generator.with_generated_head(), target, support, part),
+                "unrefined": bench.score(bench.generator, target, support, part, sampling=Sampling(refinements=0)),
             }
             if zoo is not None:
                 entry["soup"] = bench.score(Soup(zoo, embed=bench.generator.embed), target, support, part)
@@ -162,15 +172,20 @@ def study_steps(bench: Bench) -> dict[str, Any]:
 
 
 def study_speed(bench: Bench) -> dict[str, Any]:
-    """64 networks sampled and finished, against as many trained one by one as the zoo's were; both in this run."""
+    """64 networks sampled and finished, against as many trained one by one as the zoo's were; both in this run.
+
+    As they come, and in one step without refinement.
+    """
     member, networks = next(iter(bench.networks.items()))
     (_, task), *_ = bench.held_out(networks)
     target, support, part = bench.prepare(networks, task)
     request = GenerationRequest(target, Condition(support=support), num_samples=64)
     bench.generator.generate(replace(request, num_samples=2))
-    start = time.perf_counter()
-    bench.generator.generate(request)
-    sampled = time.perf_counter() - start
+    seconds = {}
+    for way, sampling in {"sample 64": None, "sample 64 plainly": Sampling(steps=1, refinements=0)}.items():
+        start = time.perf_counter()
+        bench.generator.generate(replace(request, sampling=sampling))
+        seconds[way] = time.perf_counter() - start
     rows = Rows(pool=part.x_train, rows=torch.arange(len(part.y_train)), labels=part.y_train)
     trained_networks = 4
     jobs = [
@@ -185,9 +200,10 @@ def study_speed(bench: Bench) -> dict[str, Any]:
     trained = (time.perf_counter() - start) / trained_networks * 64
     return {
         "member": member,
-        "seconds": {"sample 64": sampled, "train 64": trained},
+        "seconds": {**seconds, "train 64": trained},
         "trained": f"{trained_networks} networks, times 16; {TRAINED_STEPS} steps each",
-        "ratio": trained / sampled,
+        "ratio": trained / seconds["sample 64"],
+        "ratio_plainly": trained / seconds["sample 64 plainly"],
     }
 
 

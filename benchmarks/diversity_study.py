@@ -34,7 +34,7 @@ AIMS = (None, 0.3, 0.5, 0.7, 0.9)
 def study_diversity(bench: Bench) -> dict[str, Any]:
     """Sixteen samples for each held-out task, beside the sixteen trunks of the zoo whose tasks are nearest.
 
-    The zoo's trunks are finished like samples: in normal form, statistics and head from the support set.
+    The zoo's trunks are finished like samples: in normal form, refined, statistics and head from the support set.
     """
     result: dict[str, Any] = {}
     for member, networks in bench.networks.items():
@@ -49,7 +49,7 @@ def study_diversity(bench: Bench) -> dict[str, Any]:
             nearest = zoo.nearest(request, bench.generator.embed)[:COMPARED]
             kinds = {
                 "samples": bench.generator.generate(request),
-                "zoo": [bench.generator.finish(target, trunks[i], support) for i in nearest],
+                "zoo": [bench.generator.finish(target, trunks[i], support, refinements=None) for i in nearest],
             }
             for kind, states in kinds.items():
                 found[kind].append(compare_networks(_probabilities(target, states, part.x_test), part.y_test))

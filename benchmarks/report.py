@@ -109,6 +109,7 @@ def _render_runs(runs: dict[str, Any]) -> list[str]:
 def _render_stages(training: dict[str, Any]) -> list[str]:
     heads = {
         "generated": "generated",
+        "unrefined": "unrefined",
         "unconditioned": "condition off",
         "decoded": "reconstructed",
         "original": "original",

@@ -98,14 +98,14 @@ def test_report_replaces_only_what_stands_between_the_markers():
 
 
 def test_report_shows_what_a_generator_learnt_in_stages_and_what_a_zoo_holds():
-    scores = {"generated": 0.7, "unconditioned": 0.6, "decoded": 0.5, "original": 0.4}
+    scores = {"generated": 0.7, "unrefined": 0.65, "unconditioned": 0.6, "decoded": 0.5, "original": 0.4}
     training = {
         "held_out_tasks": {"cnn-tiny/1x28x28": scores},
         "spent": {"denoiser": {"steps": 1200, "minutes": 3.2}},
         "data": {"mnist": "free"},
     }
     text = render_training(training)
-    assert "| cnn-tiny/1x28x28 | 70.0 | 60.0 | 50.0 | 40.0 |" in text
+    assert "| cnn-tiny/1x28x28 | 70.0 | 65.0 | 60.0 | 50.0 | 40.0 |" in text
     assert "denoiser: 1,200 steps, 3 minutes" in text and "| mnist | free |" in text
     row = {"arch": "mlp", "in_channels": 1, "dataset": "mnist", "classes": [1, 0], "steps": [5], "test_accuracy": [0.5]}
     text = render_zoo(summarize([row, row]))

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 import training.d2nwg
+from model_zoo.architectures import build_target
 from model_zoo.networks import load_networks
 from model_zoo.zoo_builder import build_zoo
 from model_zoo.zoo_config import ZooConfig
 from tests.shared import shared_path
 from tests.standins import make_request, make_support
 from training.d2nwg import DiffusionTraining, codec, denoiser, release
-from weightgen.errors import BadOption, NotFound
+from weightgen.errors import BadOption, NotFound, UnsupportedTask
 from weightgen.generators import load_generator
 from weightgen.generators.latent_diffusion import LatentDiffusionConfig
 
@@ -50,6 +51,9 @@ def test_the_stages_end_in_a_generator_that_loads(zoo, tmp_path, monkeypatch, ca
     target = next(iter(load_networks(zoo).values())).target
     (state,) = generator.generate(make_request(target, make_support(num_classes=10, shots=3)))
     target.spec.check(state)
+    many = make_request(build_target("cnn-tiny", num_classes=21), make_support(num_classes=21, shots=1))
+    with pytest.raises(UnsupportedTask, match="takes 2 to 20 classes"):  # the most that an episode has
+        generator.check(many)
 
 
 def test_a_run_that_left_sets_out_is_not_released(zoo, tmp_path, monkeypatch):

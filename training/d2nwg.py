@@ -344,7 +344,7 @@ def evaluate(model: LatentDiffusion, networks: dict[str, Networks], *, tasks_eac
     """On tasks of the zoo's `val` runs, test images, 20 shots: accuracy under a solved head, mean over tasks.
 
     `original` is the run's own trunk, `decoded` that of its latents, `generated` a sample for a support set of the
-    task, `unconditioned` a sample for none.
+    task, `unrefined` the same before refinement, `unconditioned` a sample for none.
     """
     images, rng = Images("test"), torch.Generator().manual_seed(seed)
     found: dict[str, dict[str, float]] = {}
@@ -362,10 +362,11 @@ def evaluate(model: LatentDiffusion, networks: dict[str, Networks], *, tasks_eac
                 known.target.spec.arch, num_classes=task.num_classes, in_channels=known.target.input_shape[0]
             )
             request = GenerationRequest(target, Condition(support=support), seed=seed)
-            trunks["generated"] = _first(model.decode_trunks(member, model.sample(request)))
+            trunks["unrefined"] = _first(model.decode_trunks(member, model.sample(request)))
             trunks["unconditioned"] = _first(model.decode_trunks(member, model.sample(request, conditioned=False)))
-            for name, trunk in trunks.items():
-                state = model.finish(target, trunk, support)
+            states = {name: model.finish(target, trunk, support) for name, trunk in trunks.items()}
+            states["generated"] = model.finish(target, trunks["unrefined"], support, refinements=None)
+            for name, state in states.items():
                 scores.setdefault(name, []).append(accuracy(target, state, task.query, task.query_labels))
         found[member] = {name: round(sum(v) / len(v), 4) for name, v in scores.items()}
         held = known.tokens[rows]
@@ -430,6 +431,7 @@ def release(
     held_out = read_manifest(out / "denoiser.safetensors")["held_out_tasks"]
     licences = {name: data_licence(name) for name in sorted(TRAIN_SETS)}
     model.training_record = {"config": asdict(config), "spent": spent, "held_out_tasks": held_out, "data": licences}
+    model.config = replace(model.config, max_classes=config.episodes.max_ways)
     model.save(file)
     typer.echo(json.dumps({"file": str(file), "bytes": file.stat().st_size, "members": list(model.members)}))
 

@@ -32,7 +32,8 @@ class Sampling:
 
     scheduler: str = "dpm"
     """One of SCHEDULERS."""
-    steps: int = 20
+    steps: int = 2
+    """Few: of what more steps add, most is particular to some network of the zoo, and costs accuracy."""
     guidance: float = 1.0
     """Of classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598): 1 is the condition as it is, 0 none."""
     refinements: int | None = None

@@ -18,7 +18,7 @@ ShotsOption = Annotated[int, typer.Option("--support-per-class", help="Labelled 
 SeedOption = Annotated[int, typer.Option(help="Decides which examples are drawn, and every other random number.")]
 
 SchedulerOption = Annotated[str | None, typer.Option(help="For d2nwg: ddim, dpm or flow; dpm if not given.")]
-StepsOption = Annotated[int | None, typer.Option(help="For d2nwg: steps of the scheduler; 20 if not given.")]
+StepsOption = Annotated[int | None, typer.Option(help="For d2nwg: steps of the scheduler; 2 if not given.")]
 GuidanceOption = Annotated[
     float | None, typer.Option(help="For d2nwg: classifier-free guidance; 1, the condition as it is, if not given.")
 ]

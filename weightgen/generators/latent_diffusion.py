@@ -55,7 +55,7 @@ from weightgen.target import Target
 from weightgen.tokens import TokenLayout, neuron_layout
 
 VERSION = 1
-MAX_CLASSES, MAX_SHOTS = 64, 50
+MAX_SHOTS = 50
 ENCODED_SHOTS = 20
 """Examples of each class that the encoder reads; the head is solved on all."""
 _ACCURACY_DIM = 32
@@ -74,6 +74,8 @@ class LatentDiffusionConfig:
     denoiser_depth: int = 4
     head_steps: int = 12
     """Steps of the class head from ridge regression towards softmax regression."""
+    max_classes: int = 64
+    """Classes of the largest task it was trained on: it takes no more."""
     refinements: int = 0
     """Steps of a sampled trunk along the gradient of the leave-one-out loss."""
     clip: str | None = None
@@ -175,7 +177,7 @@ class LatentDiffusion(nn.Module):
             raise UnsupportedTask(
                 f"{self.name!r} has learnt {self.config.refinements} refinements of a sample, {steps} were asked for"
             )
-        require_support(request, name=self.name, max_classes=MAX_CLASSES, max_shots=MAX_SHOTS)
+        require_support(request, name=self.name, max_classes=self.config.max_classes, max_shots=MAX_SHOTS)
 
     def generate(self, request: GenerationRequest) -> list[State]:
         return self._generate(request, conditioned=True)
@@ -223,8 +225,8 @@ class LatentDiffusion(nn.Module):
 
     def encode(self, support: SupportSet) -> tuple[Tensor, Tensor]:
         """Prototypes (k, e) of the classes of a support set, and its summary (e,)."""
-        images, labels = _first_shots(support)
-        prototypes, summaries = self.encoder([images], [labels], [support.num_classes])
+        seen = support.first_shots(ENCODED_SHOTS)
+        prototypes, summaries = self.encoder([seen.inputs], [seen.labels], [seen.num_classes])
         return prototypes[0], summaries[0]
 
     def condition(self, members: Sequence[str], summaries: Tensor | None, accuracies: Sequence[float | None]) -> Tensor:
@@ -395,13 +397,3 @@ def trunk_layout(spec: StateSpec) -> TokenLayout:
 def member_name(target: Target) -> str:
     """An architecture and its input: `cnn-tiny/1x28x28`."""
     return f"{target.spec.arch}/{'x'.join(map(str, target.input_shape))}"
-
-
-def _first_shots(support: SupportSet) -> tuple[Tensor, Tensor]:
-    """The first ENCODED_SHOTS examples of every class, in their order."""
-    place = torch.zeros_like(support.labels)
-    for label in range(support.num_classes):
-        here = support.labels == label
-        place[here] = torch.arange(int(here.sum()))
-    kept = place < ENCODED_SHOTS
-    return support.inputs[kept], support.labels[kept]
