@@ -42,6 +42,7 @@ class Networks:
     accuracies: Tensor
     """(b,) on the run's test part."""
     split: tuple[str, ...]
+    """`train`, `val` or `test` by run; `left out` for all runs of a data set that is."""
 
     def rows(self, split: str) -> list[int]:
         return [i for i, s in enumerate(self.split) if s == split]
@@ -53,12 +54,11 @@ def load_networks(
     """Every checkpoint of the zoo that is better than chance, by member; of these members only, if given.
 
     Trunks are in normal form, measured on images of their own task, and aligned to the first, then to the mean of all.
+    Runs on a data set that is held out come along as `left out`, and have no part in that mean.
     """
     found: dict[tuple[str, int], list[tuple[Path, dict[str, Any], dict[str, Any]]]] = {}
     for path in sorted(zoo.glob("*/runs/*/run.json")):
         run = read_json(path)
-        if run["task"]["dataset"] in held_out:
-            continue
         for checkpoint in run["checkpoints"]:
             if checkpoint["test_accuracy"] * len(run["task"]["classes"]) > ABOVE_CHANCE:
                 key = (run["arch"], run["config"].get("in_channels", 1))
@@ -81,10 +81,14 @@ def load_networks(
             scalable: Any = whole.skeleton.SCALABLE
             state = balance(load_state(path), whole.spec, scalable=scalable)
             trunks.append(to_normal_form(whole, state, draw_task_support(run["task"], in_channels).inputs))
-        reference: State = trunks[0]
+        splits = ["left out" if run["task"]["dataset"] in held_out else run["split"] for _, run, _ in rows]
+        known = [i for i, split in enumerate(splits) if split != "left out"]
+        if not known:
+            raise BadOption(f"every network of {member!r} was trained on a data set that is held out")
+        reference: State = trunks[known[0]]
         for _ in range(2):
             trunks = [align(trunk, reference, spec) for trunk in trunks]
-            reference = {name: torch.stack([t[name] for t in trunks]).mean(0) for name in reference}
+            reference = {name: torch.stack([trunks[i][name] for i in known]).mean(0) for name in reference}
         layout = trunk_layout(target.spec)
         networks[member] = Networks(
             member=member,
@@ -93,7 +97,7 @@ def load_networks(
             datasets=tuple(run["task"]["dataset"] for _, run, _ in rows),
             classes=tuple(tuple(run["task"]["classes"]) for _, run, _ in rows),
             accuracies=torch.tensor([c["test_accuracy"] for _, _, c in rows]),
-            split=tuple(run["split"] for _, run, _ in rows),
+            split=tuple(splits),
         )
     return networks
 

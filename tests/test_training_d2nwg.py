@@ -60,7 +60,12 @@ def test_a_run_that_left_sets_out_is_not_released(zoo, tmp_path, monkeypatch):
     monkeypatch.setattr(training.d2nwg, "DiffusionTraining", lambda **given: DiffusionTraining(**{
         "model": SMALL, "batch_size": 4, "behaviour_size": 1, **given
     }))  # fmt: skip
-    codec(zoo=zoo, out=tmp_path, minutes=0.01, hold_out=["devnum"])
+    with pytest.raises(BadOption, match="name one with --hold-out"):
+        codec(zoo=zoo, out=tmp_path, report=tmp_path / "left-out.json")
+    codec(zoo=zoo, out=tmp_path, minutes=0.01, hold_out=["devnum"], report=tmp_path / "left-out.json")
+    report = json.loads((tmp_path / "left-out.json").read_text())
+    assert report["left_out"] == ["devnum"]
+    assert report["results"]["held-out data sets"]["cnn-tiny/1x28x28"].keys() == {"original", "decoded", "weight_error"}
     denoiser(zoo=zoo, out=tmp_path, minutes=0.01)
     with pytest.raises(BadOption, match="left out devnum"):
         release(out=tmp_path, file=tmp_path / "d2nwg.safetensors")

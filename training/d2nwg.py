@@ -44,6 +44,7 @@ from weightgen.generators.latent_diffusion import (
 )
 from weightgen.normal_form import fitted_features
 from weightgen.spec import State, StateSpec
+from weightgen.storage import write_json
 from weightgen.target import Target
 
 Say = Callable[[str], None]
@@ -179,7 +180,7 @@ def train_denoiser(
     rows = {m: n.rows("train") for m, n in networks.items()}
     with torch.no_grad():
         latents = {m: torch.cat([model.codec(m).encode(t) for t in n.tokens.split(256)]) for m, n in networks.items()}
-    names = sorted({name for n in networks.values() for name in n.datasets})
+    names = sorted({n.datasets[i] for m, n in networks.items() for i in rows[m]})
     pool = ClassPool({name: images.pool(name, load_data(name).in_channels or 1) for name in names})
     project = nn.Linear(latents[next(iter(latents))][0].numel(), model.config.encoder_dim)
     fresh = [p for n, p in model.named_parameters() if not n.startswith(("codecs", "log_"))]
@@ -340,8 +341,10 @@ def _format(running: dict[str, float]) -> str:
 
 
 @torch.no_grad()
-def evaluate(model: LatentDiffusion, networks: dict[str, Networks], *, tasks_each: int, seed: int) -> dict[str, Any]:
-    """On tasks of the zoo's `val` runs, test images, 20 shots: accuracy under a solved head, mean over tasks.
+def evaluate(
+    model: LatentDiffusion, networks: dict[str, Networks], *, tasks_each: int, seed: int, split: str = "val"
+) -> dict[str, Any]:
+    """On tasks of runs of a split, test images, 20 shots: accuracy under a solved head, mean over tasks.
 
     `original` is the run's own trunk, `decoded` that of its latents, `generated` a sample for a support set of the
     task, `unrefined` the same before refinement, `unconditioned` a sample for none.
@@ -349,7 +352,7 @@ def evaluate(model: LatentDiffusion, networks: dict[str, Networks], *, tasks_eac
     images, rng = Images("test"), torch.Generator().manual_seed(seed)
     found: dict[str, dict[str, float]] = {}
     for member, known in networks.items():
-        rows = known.rows("val") or known.rows("train")  # a zoo of a handful has none
+        rows = known.rows(split) or known.rows("train")  # a zoo of a handful has none
         rows = rows[:: max(1, len(rows) // tasks_each)][:tasks_each]
         scores: dict[str, list[float]] = {}
         for i in rows:
@@ -387,8 +390,11 @@ def codec(
     minutes: Annotated[float, typer.Option(help="Training time, without evaluation.")] = 20,
     members: Annotated[list[str] | None, typer.Option(help="Only these; all if not given.")] = None,
     hold_out: Annotated[list[str] | None, typer.Option(help="A training set to leave out whole; repeatable.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write what it gives back of sets left out, as JSON.")] = None,
 ) -> None:
     """First stage: train a codec for every architecture of the zoo."""
+    if report is not None and not hold_out:
+        raise BadOption("--report tells of training sets left out, and none is; name one with --hold-out")
     torch.set_num_threads(1)
     config = DiffusionTraining(held_out=tuple(hold_out or ()))
     networks = _load(zoo, config, members)
@@ -397,6 +403,12 @@ def codec(
     spent = train_codecs(model, networks, config, minutes=minutes, say=_say)
     spent = {f"codecs of {' and '.join(networks)}": spent}
     _save(model, out / "codec.safetensors", config, spent, evaluate(model, networks, tasks_each=12, seed=1))
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        kinds = {"held-out runs": "val", "held-out data sets": "left out"}
+        found = {kind: evaluate(model, networks, tasks_each=24, seed=1, split=s) for kind, s in kinds.items()}
+        shown = {kind: {m: _reconstruction(s) for m, s in each.items()} for kind, each in found.items()}
+        write_json(report, {"left_out": config.held_out, "spent": spent, "results": shown})
 
 
 @app.command()
@@ -484,6 +496,11 @@ def _join(stages: Sequence[_Trained], refinements: int, clip: str | None) -> _Tr
             state[name] = torch.stack([found[name] for found in tensors]).mean(0)
     joined.load_state_dict(state)
     return joined, config, {name: spent for _, _, each in stages for name, spent in each.items()}
+
+
+def _reconstruction(scores: dict[str, float]) -> dict[str, float]:
+    """What concerns the codec of what `evaluate` found."""
+    return {key: scores[key] for key in ("original", "decoded", "weight_error")}
 
 
 def _first(stacked: State) -> State:
