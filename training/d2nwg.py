@@ -25,19 +25,16 @@ import torch.nn.functional as F
 import typer
 from torch import Tensor, nn
 
-from model_zoo.architectures import build_target
 from model_zoo.data import TRAIN_SETS, data_licence, load_data
 from model_zoo.networks import Networks, load_networks
 from training.command import run_command
+from training.d2nwg_scores import evaluate, reconstruction
 from training.episodes import ClassPool, Episode, EpisodeConfig
-from training.zoo_tasks import Images
+from training.zoo_tasks import Images, draw_task
 from weightgen.checkpoint import load_state, read_manifest, save_state
 from weightgen.codecs.vae import kl_divergence
-from weightgen.condition import Condition, SupportSet
 from weightgen.diffusion import add_noise, draw_noise_levels
 from weightgen.errors import BadOption, NotFound
-from weightgen.evaluate import accuracy
-from weightgen.generator import GenerationRequest
 from weightgen.generators.latent_diffusion import (
     LatentDiffusion,
     LatentDiffusionConfig,
@@ -198,7 +195,7 @@ def train_denoiser(
         picked = _pick(rows[member], config.latents_size, rng)
         clean = latents[member][picked]
         shots = int(torch.randint(2, 7, (1,), generator=rng))  # few: most of a step's time; the behaviour loss has more
-        tasks = [_task_of(known, i, images, shots=shots, queries=1, rng=rng) for i in picked]
+        tasks = [draw_task(known, i, images, shots=shots, queries=1, rng=rng) for i in picked]
         _, summaries = _encode(model, tasks)
         level = draw_noise_levels(len(picked), rng=rng)
         noisy = add_noise(clean, level, rng=rng)
@@ -235,7 +232,7 @@ def _behave(
     trunks = model.layouts[known.member].decode_batch(decoded)
     found = []
     for row, index in enumerate(picked):
-        task = _task_of(known, index, images, shots=12, queries=10, rng=rng)
+        task = draw_task(known, index, images, shots=12, queries=10, rng=rng)
         found.append(behaviour_loss(model, known.target, {n: t[row] for n, t in trunks.items()}, task))
     return torch.stack([loss for loss, _, _ in found]).mean(), sum(a for _, a, _ in found) / len(found)
 
@@ -311,11 +308,6 @@ def _encode(model: LatentDiffusion, tasks: Sequence[Episode]) -> tuple[list[Tens
     return model.encoder(images, labels, [t.num_classes for t in tasks])
 
 
-def _task_of(known: Networks, index: int, images: Images, *, shots: int, queries: int, rng: torch.Generator) -> Episode:
-    channels = known.target.input_shape[0]
-    return images.draw(known.datasets[index], known.classes[index], channels, shots=shots, queries=queries, rng=rng)
-
-
 def _with_channels(task: Episode, channels: int) -> Episode:
     """Images of three channels as they are, or their mean."""
     if channels == 3:
@@ -338,45 +330,6 @@ def _pick(rows: list[int], count: int, rng: torch.Generator) -> list[int]:
 
 def _format(running: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in running.items())
-
-
-@torch.no_grad()
-def evaluate(
-    model: LatentDiffusion, networks: dict[str, Networks], *, tasks_each: int, seed: int, split: str = "val"
-) -> dict[str, Any]:
-    """On tasks of runs of a split, test images, 20 shots: accuracy under a solved head, mean over tasks.
-
-    `original` is the run's own trunk, `decoded` that of its latents, `generated` a sample for a support set of the
-    task, `unrefined` the same before refinement, `unconditioned` a sample for none.
-    """
-    images, rng = Images("test"), torch.Generator().manual_seed(seed)
-    found: dict[str, dict[str, float]] = {}
-    for member, known in networks.items():
-        rows = known.rows(split) or known.rows("train")  # a zoo of a handful has none
-        rows = rows[:: max(1, len(rows) // tasks_each)][:tasks_each]
-        scores: dict[str, list[float]] = {}
-        for i in rows:
-            task = _task_of(known, i, images, shots=20, queries=50, rng=rng)
-            support = SupportSet(task.support, task.support_labels, tuple(str(c) for c in range(task.num_classes)))
-            codec, layout = model.codec(member), model.layouts[member]
-            trunks = {"original": layout.decode(known.tokens[i])}
-            trunks["decoded"] = layout.decode(codec.decode(codec.encode(known.tokens[i : i + 1]))[0])
-            target = build_target(
-                known.target.spec.arch, num_classes=task.num_classes, in_channels=known.target.input_shape[0]
-            )
-            request = GenerationRequest(target, Condition(support=support), seed=seed)
-            trunks["unrefined"] = _first(model.decode_trunks(member, model.sample(request)))
-            trunks["unconditioned"] = _first(model.decode_trunks(member, model.sample(request, conditioned=False)))
-            states = {name: model.finish(target, trunk, support) for name, trunk in trunks.items()}
-            states["generated"] = model.finish(target, trunks["unrefined"], support, refinements=None)
-            for name, state in states.items():
-                scores.setdefault(name, []).append(accuracy(target, state, task.query, task.query_labels))
-        found[member] = {name: round(sum(v) / len(v), 4) for name, v in scores.items()}
-        held = known.tokens[rows]
-        found[member]["weight_error"] = round(float(model.codec(member).weight_loss(
-            held, model.codec(member).decode(model.codec(member).encode(held))
-        )), 4)  # fmt: skip
-    return found
 
 
 _Trained = tuple[LatentDiffusion, DiffusionTraining, dict[str, Any]]
@@ -407,7 +360,7 @@ def codec(
         report.parent.mkdir(parents=True, exist_ok=True)
         kinds = {"held-out runs": "val", "held-out data sets": "left out"}
         found = {kind: evaluate(model, networks, tasks_each=24, seed=1, split=s) for kind, s in kinds.items()}
-        shown = {kind: {m: _reconstruction(s) for m, s in each.items()} for kind, each in found.items()}
+        shown = {kind: {m: reconstruction(s) for m, s in each.items()} for kind, each in found.items()}
         write_json(report, {"left_out": config.held_out, "spent": spent, "results": shown})
 
 
@@ -496,15 +449,6 @@ def _join(stages: Sequence[_Trained], refinements: int, clip: str | None) -> _Tr
             state[name] = torch.stack([found[name] for found in tensors]).mean(0)
     joined.load_state_dict(state)
     return joined, config, {name: spent for _, _, each in stages for name, spent in each.items()}
-
-
-def _reconstruction(scores: dict[str, float]) -> dict[str, float]:
-    """What concerns the codec of what `evaluate` found."""
-    return {key: scores[key] for key in ("original", "decoded", "weight_error")}
-
-
-def _first(stacked: State) -> State:
-    return {name: t[0] for name, t in stacked.items()}
 
 
 def _say(line: str) -> None:

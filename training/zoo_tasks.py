@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from model_zoo.data import load_data
+from model_zoo.networks import Networks
 from training.episodes import Episode
 from weightgen.labelled_data import match_channels
 
@@ -41,3 +42,11 @@ class Images:
                 part.append(images[rows].float() / 255)
         labels = [torch.cat([torch.full((len(x),), i) for i, x in enumerate(part)]) for part in parts]
         return Episode(torch.cat(parts[0]), labels[0], torch.cat(parts[1]), labels[1], len(classes))
+
+
+def draw_task(
+    known: Networks, index: int, images: Images, *, shots: int, queries: int, rng: torch.Generator
+) -> Episode:
+    """A support set and queries of the task that a network was trained on."""
+    channels = known.target.input_shape[0]
+    return images.draw(known.datasets[index], known.classes[index], channels, shots=shots, queries=queries, rng=rng)

@@ -1,0 +1,66 @@
+"""What a d2nwg under training reaches on tasks of the zoo's runs: codec and samples, under a solved head."""
+
+from typing import Any
+
+import torch
+
+from model_zoo.architectures import build_target
+from model_zoo.networks import Networks
+from training.zoo_tasks import Images, draw_task
+from weightgen.condition import Condition, SupportSet
+from weightgen.evaluate import accuracy
+from weightgen.generator import GenerationRequest
+from weightgen.generators.latent_diffusion import LatentDiffusion
+from weightgen.spec import State
+
+
+@torch.no_grad()
+def evaluate(
+    model: LatentDiffusion, networks: dict[str, Networks], *, tasks_each: int, seed: int, split: str = "val"
+) -> dict[str, Any]:
+    """On tasks of runs of a split, test images, 20 shots: accuracy under a solved head, mean over tasks.
+
+    `original` is the run's own trunk, `decoded` that of its latents, `generated` a sample for a support set of the
+    task, `unrefined` the same before refinement, `unconditioned` a sample for none.
+    """
+    images, rng = Images("test"), torch.Generator().manual_seed(seed)
+    found: dict[str, dict[str, float]] = {}
+    for member, known in networks.items():
+        rows = known.rows(split)
+        if not rows and split == "val":
+            rows = known.rows("train")  # a zoo of a handful has no others
+        if not rows:
+            continue
+        rows = rows[:: max(1, len(rows) // tasks_each)][:tasks_each]
+        scores: dict[str, list[float]] = {}
+        for i in rows:
+            task = draw_task(known, i, images, shots=20, queries=50, rng=rng)
+            support = SupportSet(task.support, task.support_labels, tuple(str(c) for c in range(task.num_classes)))
+            codec, layout = model.codec(member), model.layouts[member]
+            trunks = {"original": layout.decode(known.tokens[i])}
+            trunks["decoded"] = layout.decode(codec.decode(codec.encode(known.tokens[i : i + 1]))[0])
+            target = build_target(
+                known.target.spec.arch, num_classes=task.num_classes, in_channels=known.target.input_shape[0]
+            )
+            request = GenerationRequest(target, Condition(support=support), seed=seed)
+            trunks["unrefined"] = _first(model.decode_trunks(member, model.sample(request)))
+            trunks["unconditioned"] = _first(model.decode_trunks(member, model.sample(request, conditioned=False)))
+            states = {name: model.finish(target, trunk, support) for name, trunk in trunks.items()}
+            states["generated"] = model.finish(target, trunks["unrefined"], support, refinements=None)
+            for name, state in states.items():
+                scores.setdefault(name, []).append(accuracy(target, state, task.query, task.query_labels))
+        found[member] = {name: round(sum(v) / len(v), 4) for name, v in scores.items()}
+        held = known.tokens[rows]
+        found[member]["weight_error"] = round(float(model.codec(member).weight_loss(
+            held, model.codec(member).decode(model.codec(member).encode(held))
+        )), 4)  # fmt: skip
+    return found
+
+
+def reconstruction(scores: dict[str, float]) -> dict[str, float]:
+    """What concerns the codec of what `evaluate` found."""
+    return {key: scores[key] for key in ("original", "decoded", "weight_error")}
+
+
+def _first(stacked: State) -> State:
+    return {name: t[0] for name, t in stacked.items()}
