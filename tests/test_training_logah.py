@@ -152,7 +152,7 @@ def test_wide_layers_learn_more_slowly():
     run = Run(replace(SMALL, model=LogahConfig(rank=4, dim=64, num_layers=1), rate_by_fan_in=True))
     shares = {name: rate_share(name, p) for name, p in run.parameters.items()}
     assert shares["decoder.core.weight"] == 1 / 8 and shares["decoder.core.bias"] == 1
-    assert shares["encoder.of_op.weight"] == 1 and shares["decoder.row_features.of_unit.bias"] == 0.3
+    assert shares["encoder.of_op.weight"] == 1 and shares["decoder.trunk.2.weight"] == 1 / 4
     assert len(run.optimizer.param_groups) == len(run.shares) == len(set(shares.values()))
     assert Run(SMALL).shares == [1.0]
 
@@ -205,8 +205,8 @@ def test_parameters_that_are_not_predicted_keep_their_own_values(members):
     assert all(not value.is_meta and value.shape == module.get_parameter(name).shape for name, value in own.items())
 
 
-def test_the_table_draws_no_width_and_depth_beyond_its_spaces(rng):
-    assert table().data == "fashion_mnist"
+def test_the_table_draws_nothing_as_wide_or_deep_as_what_it_is_told_apart_by(rng):
+    assert table().data == "fashion_mnist" and "narrow_cnns" in table().spaces
     for _ in range(50):
-        member = draw_member("cnns", rng)
+        member = draw_member("narrow_cnns", rng)
         assert isinstance(member, CnnMember) and len(member.widths) <= 5 and max(member.widths) <= 64

@@ -132,6 +132,16 @@ def draw_cnn(rng: torch.Generator) -> CnnMember:
     )
 
 
+def draw_narrow_cnn(rng: torch.Generator) -> CnnMember:
+    """2 to 5 convolutions of 3 x 3 and 16 to 64 channels, never fewer than before."""
+    widths = sorted(_draw_size(16, 64, 4, rng) for _ in range(_draw_int(2, 5, rng)))
+    return CnnMember(
+        widths=tuple(widths),
+        batch_norm=_chance(0.75, rng),
+        hidden=_draw_size(32, 64, 8, rng) if _chance(0.25, rng) else None,
+    )
+
+
 def draw_mlp(rng: torch.Generator) -> MlpMember:
     """1 to 4 hidden layers of 16 to 256 units."""
     widths = sorted((_draw_size(16, 256, 8, rng) for _ in range(_draw_int(1, 4, rng))), reverse=True)
@@ -174,6 +184,7 @@ def draw_gpt(rng: torch.Generator) -> GptMember:
 
 SPACES: dict[str, Callable[[torch.Generator], Member]] = {
     "cnns": draw_cnn,
+    "narrow_cnns": draw_narrow_cnn,
     "mlps": draw_mlp,
     "resnets": draw_resnet,
     "vits": draw_vit,
