@@ -19,7 +19,7 @@ help:
 # The modules whose signatures carry shapes, and the tests that run them.
 comma := ,
 empty :=
-SHAPED := tokens scaling canonical evaluate labelled_data novelty weight_dataset head reference_zoo
+SHAPED := tokens scaling canonical evaluate labelled_data novelty weight_dataset head reference_zoo windows
 SHAPE_MODULES := $(subst $(empty) ,$(comma),$(SHAPED:%=weightgen.%))
 SHAPE_TESTS := $(wildcard $(SHAPED:%=tests/test_%.py)) \
   --deselect tests/test_weight_dataset.py::test_states_that_cannot_be_had_are_refused  # passes wrong types on purpose
