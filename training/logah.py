@@ -108,9 +108,10 @@ def table() -> LogahTraining:
         spaces={"narrow_cnns": 160, "small_vits": 80},
         data="fashion_mnist",
         model=LogahConfig(rank=24, dim=64, num_layers=3),
-        steps=8500,
+        steps=7500,
         batch_size=32,
-        learning_rate=1e-3,
+        learning_rate=4e-4,
+        warmup=300,
         rate_by_fan_in=True,
     )
 
