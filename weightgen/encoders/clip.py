@@ -117,8 +117,8 @@ class ClipSupportEncoder(nn.Module):
         self.summary = nn.Linear(2 * dim, dim)
 
     def forward(
-        self, images: Sequence[Tensor], labels: Sequence[Int[Tensor, " n"]], num_classes: Sequence[int]
-    ) -> tuple[list[Float[Tensor, "k e"]], Float[Tensor, "b e"]]:
+        self, images: Sequence[Tensor], labels: Sequence[Int[Tensor, " _"]], num_classes: Sequence[int]
+    ) -> tuple[list[Float[Tensor, "_ e"]], Float[Tensor, "b e"]]:
         """Prototypes of each of b support sets, and their summaries."""
         embedded = self.embed(self.tower.features(torch.cat([x.expand(-1, 3, -1, -1) for x in images])))
         related = self._relate_images(embedded.split([len(x) for x in images]), labels)

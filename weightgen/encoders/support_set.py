@@ -34,8 +34,8 @@ class SupportSetEncoder(nn.Module):
         self.summary = nn.Linear(2 * dim, dim)
 
     def forward(
-        self, images: Sequence[Tensor], labels: Sequence[Int[Tensor, " n"]], num_classes: Sequence[int]
-    ) -> tuple[list[Float[Tensor, "k e"]], Float[Tensor, "b e"]]:
+        self, images: Sequence[Tensor], labels: Sequence[Int[Tensor, " _"]], num_classes: Sequence[int]
+    ) -> tuple[list[Float[Tensor, "_ e"]], Float[Tensor, "b e"]]:
         """Prototypes of each of b support sets, and their summaries."""
         embedded = self._embed(torch.cat([x.expand(-1, 3, -1, -1) for x in images])).split([len(x) for x in images])
         tokens = [
@@ -71,8 +71,8 @@ def describe_classes(
 
 
 def relate_members(
-    sets: Sequence[Float[Tensor, "n e"]], blocks: Iterable[nn.Module], norm: nn.Module
-) -> list[Float[Tensor, "n e"]]:
+    sets: Sequence[Float[Tensor, "_ e"]], blocks: Iterable[nn.Module], norm: nn.Module
+) -> list[Float[Tensor, "_ e"]]:
     """The members of every set after attention among themselves; their order changes nothing but theirs."""
     related: list[Tensor] = [torch.empty(0)] * len(sets)
     for size in {len(x) for x in sets}:  # sets of one size go through the transformer together
@@ -85,6 +85,6 @@ def relate_members(
     return related
 
 
-def pool_members(sets: Sequence[Float[Tensor, "n e"]]) -> Float[Tensor, "b d"]:
+def pool_members(sets: Sequence[Float[Tensor, "_ e"]]) -> Float[Tensor, "b d"]:
     """Mean and variance of the members of each of b sets, d = 2 e."""
     return torch.stack([torch.cat([x.mean(0), x.var(0, correction=0)]) for x in sets])
