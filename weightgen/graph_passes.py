@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from weightgen.graph_trace import TRACE_ERRORS, Draft, Recorder
+from weightgen.graph_patterns import Draft
+from weightgen.graph_trace import TRACE_ERRORS, Recorder
 from weightgen.graph_twin import TwinMaker, guess_inputs
 from weightgen.spec import StateSpec
 

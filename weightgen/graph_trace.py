@@ -11,7 +11,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from weightgen import graph_rules as rules
 from weightgen.graph_guesses import GUESSES, Guesser
+from weightgen.graph_patterns import Draft, find_activation, find_norm, find_scores
 
 MAX_CALLS = 1_000_000
 """A pass that calls more functions than this does not end, or not soon."""
@@ -37,23 +38,6 @@ TRACE_ERRORS = (
     ImportError,
     OSError,
 )
-
-
-@dataclass(slots=True, eq=False)
-class Draft:
-    """A node while it is being recorded."""
-
-    op: str
-    call: str
-    """Name of the torch function."""
-    sources: list[int]
-    tensors: list[tuple[str, str, bool]] = field(default_factory=list)
-    """(name, role, is_transposed)"""
-    reads: list[str] = field(default_factory=list)
-    is_used: bool = False
-
-    def has_role(self, role: str) -> bool:
-        return any(found == role for _, found, _ in self.tensors)
 
 
 @dataclass(slots=True, eq=False)
@@ -486,58 +470,27 @@ class Recorder(TorchFunctionMode):
         return math.prod(shape) // shape[-2 if is_transposed else -1] if len(shape) > 1 and 0 not in shape else -1
 
     def _norm_by_hand(self, values: list[Value]) -> Value | None:
-        """x / sqrt(mean(x^2)), with or without its mean taken away."""
-        for value, scale in (values, values[::-1]):
-            chain, outside = self._walk(scale.node, _SCALE_CALLS, until=value.node)
-            calls = {self.drafts[i].call for i in chain}
-            is_root = calls & {"sqrt", "rsqrt"} and calls & rules.POOLINGS
-            if not (is_root or calls & {"std", "norm", "linalg_vector_norm", "vector_norm"}):
-                continue
-            inner = self.drafts[value.node]
-            if inner.call in ("sub", "__sub__") and not inner.tensors:
-                means = [i for i in inner.sources if self.drafts[i].call == "mean"]
-                sources = [i for i in inner.sources if i not in means]
-                if len(means) == 1 and len(sources) == 1 and outside <= {value.node, *sources}:
-                    return self._record("layer_norm", "norm", [Value(sources[0])])
-            if outside == {value.node}:
-                return self._record("rms_norm", "norm", [value])
-        return None
+        found = find_norm(self.drafts, [v.node for v in values])
+        if found is None:
+            return None
+        op, node = found
+        source = Value(node) if op == "layer_norm" else next(v for v in values if v.node == node)
+        return self._record(op, "norm", [source])
 
     def _activation_by_hand(self, values: list[Value]) -> Value | None:
-        """x times or plus a function of x, by element: GELU and SiLU written out."""
-        for value, factor in (values, values[::-1]):
-            _, outside = self._walk(factor.node, _ELEMENT_CALLS, until=value.node)
-            if outside == {value.node}:
-                return self._record("activation", "activation", [value])
-        return None
+        node = find_activation(self.drafts, [v.node for v in values])
+        if node is None:
+            return None
+        return self._record("activation", "activation", [next(v for v in values if v.node == node)])
 
     def _attend_by_hand(self, values: list[Value]) -> Value | None:
         """softmax(q k^T) v as one node: its sources are those of the products, masks and scales before."""
         for value in values:
-            if value.node >= 0 and self.drafts[value.node].call in ("softmax", "_softmax"):
-                chain, outside = self._walk(value.node, _SCORE_CALLS)
-                if any(self.drafts[i].call == "matmul" for i in chain):
-                    rest = [v for v in values if v is not value]
-                    return self._record("attention", "attention", [*map(Value, sorted(outside)), *rest])
+            sources = find_scores(self.drafts, value.node)
+            if sources is not None:
+                rest = [v for v in values if v is not value]
+                return self._record("attention", "attention", [*map(Value, sources), *rest])
         return None
-
-    def _walk(self, start: int, calls: frozenset[str], *, until: int = -1) -> tuple[set[int], set[int]]:
-        """Nodes without tensors, of these calls, that lead from `until` to `start`; and what leads to those."""
-        chain: set[int] = set()
-        outside: set[int] = set()
-        waiting = [start]
-        while waiting and len(chain) < 32:
-            node = waiting.pop()
-            draft = self.drafts[node]
-            if node != until and draft.call in calls and not draft.tensors and not draft.reads:
-                if node not in chain:
-                    chain.add(node)
-                    # What is multiplied are q and k, however they were made.
-                    waiting.extend(() if draft.call == "matmul" else draft.sources)
-                    outside.update(draft.sources if draft.call == "matmul" else ())
-            else:
-                outside.add(node)
-        return chain, outside - chain
 
 
 _JOINS = rules.SUMS | rules.PRODUCTS | rules.ASSEMBLIES | rules.CONCATS
@@ -547,13 +500,6 @@ _MULTI_HEAD = (
     *("query", "key", "value", "embed_dim_to_check", "num_heads", "in_proj_weight", "in_proj_bias", "bias_k", "bias_v"),
     *("add_zero_attn", "dropout_p", "out_proj_weight", "out_proj_bias"),
 )
-_SCALE_CALLS = (
-    rules.POOLINGS
-    | rules.SUMS
-    | frozenset(("sqrt", "rsqrt", "pow", "__pow__", "square", "abs", "norm", "reciprocal", "mul"))
-)
-_ELEMENT_CALLS = (rules.ACTIVATIONS | rules.SUMS | rules.PRODUCTS | {"activation"}) - {"softmax", "where"}
-_SCORE_CALLS = rules.SUMS | rules.PRODUCTS | frozenset(("softmax", "_softmax", "matmul", "tanh"))
 
 
 def _op_of(name: str) -> str:
