@@ -8,7 +8,7 @@ from benchmarks.logah_speed import make_model, measure_construction
     ("name", "millions"), [("ViT-S", 22.1), ("ResNet-50", 25.6), ("GPT-2-small", 124.4), ("GPT-2-large", 774.0)]
 )
 def test_models_have_the_size_their_names_say(name, millions):
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", reason="needs the extra 'clip', which brings transformers")
     with torch.device("meta"):
         model = make_model(name)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.005)

@@ -40,6 +40,13 @@ class Denoiser(nn.Module):
         x = self.embed(noisy) + self.places
         for block in self.blocks:
             x = block(x, vector)
-        # The noisy latent's own share of the posterior mean if latents were Gaussian: exact at both ends.
-        share = torch.sigmoid(log_snr).sqrt()[:, None, None]
-        return share * noisy + (1 - share**2).sqrt() * self.out(self.norm(x))
+        return mix_with_noisy(noisy, self.out(self.norm(x)), log_snr)
+
+
+def mix_with_noisy(
+    noisy: Float[Tensor, "b k c"], found: Float[Tensor, "b k c"], log_snr: Float[Tensor, " b"]
+) -> Float[Tensor, "b k c"]:
+    """What a network has found, beside the noisy latent's own share of the posterior mean if latents were Gaussian:
+    exact at both ends."""
+    share = torch.sigmoid(log_snr).sqrt()[:, None, None]
+    return share * noisy + (1 - share**2).sqrt() * found

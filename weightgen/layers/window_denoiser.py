@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weightgen.layers.denoiser import MAX_LOG_SNR
+from weightgen.layers.denoiser import MAX_LOG_SNR, mix_with_noisy
 from weightgen.layers.place_embedding import PlaceEmbedding
 from weightgen.layers.transformer import Block, embed_scalar
 
@@ -51,6 +51,4 @@ class WindowDenoiser(nn.Module):
         x = torch.cat([known, self.embed(noisy) + self.place(places)], 1)
         for block in self.blocks:
             x = block(x, vector)
-        # The noisy latent's own share of the posterior mean if latents were Gaussian: exact at both ends.
-        share = torch.sigmoid(log_snr).sqrt()[:, None, None]
-        return share * noisy + (1 - share**2).sqrt() * self.out(self.norm(x[:, tail.shape[1] :]))
+        return mix_with_noisy(noisy, self.out(self.norm(x[:, tail.shape[1] :])), log_snr)
