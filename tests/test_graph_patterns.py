@@ -34,7 +34,5 @@ def test_a_function_of_x_by_element_times_x_is_an_activation():
 def test_scores_come_from_what_is_multiplied_and_only_a_softmax_of_a_product_has_them():
     calls = ("linear", []), ("linear", []), ("matmul", [0, 1]), ("mul", [2]), ("softmax", [3]), ("softmax", [0])
     drafts = record(*calls)
-        ("linear", []), ("linear", []), ("matmul", [0, 1]), ("mul", [2]), ("softmax", [3]), ("softmax", [0])
-    )
     assert find_scores(drafts, 4) == [0, 1]
     assert find_scores(drafts, 5) is None and find_scores(drafts, 3) is None and find_scores(drafts, -1) is None
