@@ -26,9 +26,9 @@ from jaxtyping import Int16, Int64
 from torch import Tensor, nn
 
 from weightgen.errors import BadData
+from weightgen.graph_drafts import Draft
 from weightgen.graph_entries import make_spec, read_entries
 from weightgen.graph_passes import trace
-from weightgen.graph_patterns import Draft
 from weightgen.graph_twin import structure_key
 from weightgen.spec import StateSpec
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from weightgen.graph_patterns import Draft
+from weightgen.graph_drafts import Draft
 from weightgen.graph_trace import TRACE_ERRORS, Recorder
 from weightgen.graph_twin import TwinMaker, guess_inputs
 from weightgen.spec import StateSpec
@@ -41,9 +41,9 @@ def trace(
         assert recorder is not None
         asked = ", ".join(recorder.guesser.asked)
         notes = [f"the forward pass depends on values of tensors ({asked}), which were guessed"] if asked else []
-        return recorder.drafts, notes
-    drafts = recorder.drafts if recorder else [Draft("input", "input", [])]
-    met = set(recorder.owner) if recorder else set()
+        return recorder.book.drafts, notes
+    drafts = recorder.book.drafts if recorder else [Draft("input", "input", [])]
+    met = set(recorder.book.owner) if recorder else set()
     end = _run_parts(twin, drafts, len(drafts) - 1, met, names, maker.tensors)
     drafts.append(Draft("output", "output", [end]))
     return drafts, [f"the forward pass broke off ({reason}); what it had not met follows part by part, as registered"]
@@ -60,7 +60,7 @@ def _run_first(
         try:
             recorder.run(part, args, kwargs)
         except TRACE_ERRORS as fault:
-            if best is None or len(recorder.owner) > len(best.owner):
+            if best is None or len(recorder.book.owner) > len(best.book.owner):
                 best, reason = recorder, f"{type(fault).__name__}: {_first_line(fault)}"
         else:
             return recorder, ""
@@ -79,8 +79,8 @@ def _run_parts(
         reason = "some of it was met"
         if len(missing) == len(own) and type(child).forward is not nn.Module.forward:
             recorder, reason = _run_first(child, islice(guess_inputs(child), MAX_GUESSES_OF_A_PART), own, twins)
-            if not reason and recorder is not None and recorder.owner:
-                end = _append(drafts, end, recorder.drafts, met)
+            if not reason and recorder is not None and recorder.book.owner:
+                end = _append(drafts, end, recorder.book.drafts, met)
         if reason:
             end = _run_parts(child, drafts, end, met, names, twins)
     return end

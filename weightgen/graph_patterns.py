@@ -5,9 +5,9 @@ another.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from weightgen import graph_rules as rules
+from weightgen.graph_drafts import Draft
 
 _SCALE_CALLS = (
     rules.POOLINGS
@@ -16,23 +16,6 @@ _SCALE_CALLS = (
 )
 _ELEMENT_CALLS = (rules.ACTIVATIONS | rules.SUMS | rules.PRODUCTS | {"activation"}) - {"softmax", "where"}
 _SCORE_CALLS = rules.SUMS | rules.PRODUCTS | frozenset(("softmax", "_softmax", "matmul", "tanh"))
-
-
-@dataclass(slots=True, eq=False)
-class Draft:
-    """A node while it is being recorded."""
-
-    op: str
-    call: str
-    """Name of the torch function."""
-    sources: list[int]
-    tensors: list[tuple[str, str, bool]] = field(default_factory=list)
-    """(name, role, is_transposed)"""
-    reads: list[str] = field(default_factory=list)
-    is_used: bool = False
-
-    def has_role(self, role: str) -> bool:
-        return any(found == role for _, found, _ in self.tensors)
 
 
 def find_norm(drafts: Sequence[Draft], factors: Sequence[int]) -> tuple[str, int] | None:

@@ -120,6 +120,11 @@ QUIET = _words(
 """Questions about a tensor whose answer is not a tensor made of it."""
 
 
+def is_in_place(name: str) -> bool:
+    """Whether a function writes its result into its first argument."""
+    return name in ("__iadd__", "__isub__", "__imul__", "__itruediv__") or (name[-1] == "_" and name[-2:] != "__")
+
+
 def _empty_like(x: Tensor) -> Tensor:
     # On the meta device empty_like takes a hundred times as long as empty.
     return torch.empty(x.shape, dtype=x.dtype, device="meta") if x.is_contiguous() else torch.empty_like(x)
