@@ -57,7 +57,8 @@ def _value_of(book: DraftBook, call: Call, values: list[Value], results: list[Te
             return found
     if all(v.node < 0 for v in values):
         params = dict.fromkeys(p for v in values for p in v.params)
-        return Value(-1, tuple(params), any(v.is_routed for v in values))
+        is_offset = len(params) == 1 and (_adds_one(call) or (name in rules.COPIES and values[0].is_offset))
+        return Value(-1, tuple(params), any(v.is_routed for v in values), is_offset)
     if name == "__getitem__":
         return _index(book, call.args)
     if name == "topk":
@@ -73,6 +74,11 @@ def _value_of(book: DraftBook, call: Call, values: list[Value], results: list[Te
     if len(values) == 1 and name in _JOINS:
         return copy_value(values)
     return book.record(_op_of(name), name, values)
+
+
+def _adds_one(call: Call) -> bool:
+    has_one = any(type(a) in (int, float) and a == 1 for a in call.args)
+    return has_one and not call.kwargs and call.name in ("add", "__add__", "__radd__")
 
 
 def _index(book: DraftBook, args: Any) -> Value | None:
@@ -116,13 +122,16 @@ def _merge(book: DraftBook, name: str, values: list[Value]) -> Value | None:
     if len(param.params) > 1 or draft.is_used or size < 2:
         return None
     if is_norm and size == max(shape):
-        role = "norm weight" if is_product else "norm bias"
+        role = "norm bias" if is_sum or param.is_offset else "norm weight"
+        num_biases = sum(found == "norm bias" for _, found, _ in draft.tensors) - draft.has_offset
+        is_taken = num_biases > 0 or (is_product and (draft.has_role("norm weight") or draft.has_offset))
     elif is_sum and draft.has_role("weight") and size == _num_outputs(book, draft):
-        role = "bias"
+        role, is_taken = "bias", draft.has_role("bias")
     else:
         return None
-    if draft.has_role(role) or (role == "norm weight" and draft.has_role("norm bias")):
+    if is_taken:
         return None
+    draft.has_offset |= is_product and param.is_offset
     book.own(data.node, param, role)
     return Value(data.node, (), data.is_routed)
 

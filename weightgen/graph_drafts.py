@@ -33,6 +33,8 @@ class Draft:
     """(name, role, is_transposed)"""
     reads: list[str] = field(default_factory=list)
     is_used: bool = False
+    has_offset: bool = False
+    """Whether it is a norm that scales by one plus its weight, which then has the role of a bias: it begins at 0."""
 
     def has_role(self, role: str) -> bool:
         return any(found == role for _, found, _ in self.tensors)
@@ -47,6 +49,8 @@ class Value:
     params: tuple[str, ...] = ()
     is_routed: bool = False
     """Whether it is a part of the data that a gate chose, or says which."""
+    is_offset: bool = False
+    """Whether it is one plus a parameter."""
 
 
 class DraftBook:
@@ -145,7 +149,7 @@ class DraftBook:
 def copy_value(values: list[Value]) -> Value:
     """What a copy of one of them stands for: the first that is the result of a node, or else the first."""
     first = next((v for v in values if v.node >= 0), values[0])
-    return Value(first.node, first.params, first.is_routed)
+    return Value(first.node, first.params, first.is_routed, first.is_offset)
 
 
 def tensors_in(values: Any) -> Iterable[Tensor]:

@@ -45,6 +45,8 @@ def record_layer(book: DraftBook, call: Call) -> Value | None:
     result = book.record(op, name, [v for v in (value, *others) if v], params=[v for _, v in held.values()])
     for role, (argument, param) in held.items():
         if param is not None:
+            if role == "norm weight" and param.is_offset:
+                role, book.drafts[result.node].has_offset = "norm bias", True
             flipped = role == "weight" and (_is_flipped(argument) != (op == "transposed_conv"))
             book.own(result.node, param, role, is_transposed=flipped)
     return result
