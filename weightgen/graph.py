@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from weightgen.errors import BadData
 from weightgen.graph_drafts import Draft
 from weightgen.graph_entries import make_spec, read_entries
+from weightgen.graph_leftovers import own_rest
 from weightgen.graph_passes import trace
 from weightgen.graph_twin import structure_key
 from weightgen.spec import StateSpec
@@ -70,7 +71,8 @@ ROLES = (
     "running var",
     "carried",  # integers and booleans, which nobody generates
 )
-"""What a tensor is to the node that owns it."""
+"""What a tensor is to the node that owns it. The weight of a norm that scales by 1 + weight is a norm bias: like a bias
+it begins at 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,7 @@ def build_graph(module: nn.Module, example_inputs: Tensor | tuple[Any, ...] | No
     if graph is None:
         drafts, pass_notes = trace(module, spec, entries, inputs)
         buffers = {name for name, t in entries.items() if not isinstance(t, nn.Parameter)}
-        graph = _assemble(spec, drafts, _kinds_of_owners(module), buffers)
+        graph = _assemble(spec, drafts, module, buffers)
         graph = replace(graph, left_out=left_out, notes=(*notes, *pass_notes))
         _keep(key, graph)
     # Carried integers belong to this module, not to its structure.
@@ -277,40 +279,11 @@ def _describe_inputs(inputs: tuple[Any, ...] | None) -> Any:
     return tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else repr(x) for x in inputs)
 
 
-def _kinds_of_owners(module: nn.Module) -> dict[str, str]:
-    """Path of every submodule -> the op that its type stands for, where torch says."""
-    return {path: op for path, part in module.named_modules() if (op := _op_of_type(part))}
-
-
-def _op_of_type(module: nn.Module) -> str:
-    norms = nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return "transposed_conv"
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return "grouped_conv" if module.groups > 1 else "conv"
-    for kind, op in (
-        ((nn.Linear, nn.Bilinear), "linear"),
-        ((nn.Embedding, nn.EmbeddingBag), "embedding"),
-        (norms[0], "batch_norm"),
-        (norms[1], "instance_norm"),
-        (nn.GroupNorm, "group_norm"),
-        (nn.LayerNorm, "layer_norm"),
-        (nn.RMSNorm, "rms_norm"),
-        ((nn.RNNBase, nn.RNNCellBase), "recurrent"),
-        (nn.MultiheadAttention, "attention"),
-        (nn.PReLU, "activation"),
-    ):
-        if isinstance(module, kind):
-            return op
-    return ""
-
-
-def _assemble(spec: StateSpec, drafts: list[Draft], ops: Mapping[str, str], buffers: set[str]) -> ArchGraph:
+def _assemble(spec: StateSpec, drafts: list[Draft], module: nn.Module, buffers: set[str]) -> ArchGraph:
     """The graph of recorded drafts, and of the tensors that none of them owns."""
     drafts = _drop_dead(drafts)
     output = drafts.pop() if drafts[-1].op == "output" else Draft("output", "output", [])
-    owner = {name: i for i, draft in enumerate(drafts) for name, _, _ in draft.tensors}
-    unreached = _hang_rest(spec, drafts, owner, ops)
+    unreached = own_rest(spec, drafts, module)
     if not output.sources:
         output.sources.append(len(drafts) - 1)
     drafts.append(output)
@@ -335,37 +308,3 @@ def _drop_dead(drafts: list[Draft]) -> list[Draft]:
     kept = [i for i, is_alive in enumerate(alive) if is_alive]
     numbers = {old: i for i, old in enumerate(kept)}
     return [replace(drafts[i], sources=[numbers[s] for s in drafts[i].sources]) for i in kept]
-
-
-def _hang_rest(spec: StateSpec, drafts: list[Draft], owner: dict[str, int], ops: Mapping[str, str]) -> list[str]:
-    """Give every tensor without an owner one: ties, counters, and what no operation read. Returns the last."""
-    role_of_name = {"running_mean": "running mean", "running_var": "running var", "bias": "bias", "weight": "weight"}
-    of_module: dict[str, int] = {}
-    for name, node in owner.items():
-        of_module.setdefault(name.rpartition(".")[0], node)
-    unreached = []
-    previous, hung = 0, {}
-    for t in spec.tensors:
-        path, _, last = t.name.rpartition(".")
-        if t.name in owner:
-            previous = owner[t.name]
-            continue
-        if t.tied_to:
-            node = owner[t.tied_to]
-            _, role, is_transposed = next(found for found in drafts[node].tensors if found[0] == t.tied_to)
-            drafts[node].tensors.append((t.name, role, is_transposed))
-        elif t.carried is not None and path in of_module:
-            drafts[of_module[path]].tensors.append((t.name, "carried", False))
-        else:
-            op = ops.get(path, "parameter")
-            node = hung.get(path) if op != "parameter" else None
-            if node is None:
-                drafts.append(Draft(op, "unreached", [previous]))
-                node = hung[path] = len(drafts) - 1
-            role = "carried" if t.carried is not None else role_of_name.get(last, "raw") if op != "parameter" else "raw"
-            role = f"norm {role}" if op.endswith("_norm") and role in ("weight", "bias") else role
-            drafts[node].tensors.append((t.name, role, False))
-            owner[t.name] = previous = node
-            unreached.append(t.name)
-        owner.setdefault(t.name, owner.get(t.tied_to or t.name, 0))
-    return unreached
