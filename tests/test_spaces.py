@@ -4,14 +4,25 @@ import pytest
 import torch
 
 from model_zoo.architectures import make_meta
-from model_zoo.spaces import MAX_VIT, SPACES, CnnMember, GptMember, MlpMember, ResNetMember, ViTMember, draw_member
-from weightgen.errors import UnknownName
+from model_zoo.spaces import (
+    MAX_VIT,
+    SPACES,
+    CnnMember,
+    GptMember,
+    MlpMember,
+    RegisteredMember,
+    ResNetMember,
+    ViTMember,
+    draw_member,
+    target_of,
+)
+from weightgen.errors import BadOption, UnknownName
 
 NAMES = list(SPACES)
 
 
 def make_inputs(space: str, rng: torch.Generator) -> torch.Tensor:
-    if space == "gpts":
+    if space in ("gpts", "small_gpts"):
         return torch.randint(256, (2, 16), generator=rng)
     return torch.rand(2, 1, 28, 28, generator=rng)
 
@@ -21,7 +32,9 @@ def test_members_build_and_answer(space, rng):
     for _ in range(3):
         member = draw_member(space, rng)
         logits = member.build()(make_inputs(space, rng))
-        assert logits.shape == ((2, 16, 256) if space == "gpts" else (2, 10)) and bool(logits.isfinite().all())
+        assert logits.shape == ((2, 16, 256) if space in ("gpts", "small_gpts") else (2, 10)) and bool(
+            logits.isfinite().all()
+        )
 
 
 @pytest.mark.parametrize("space", NAMES)
@@ -31,7 +44,7 @@ def test_equal_seeds_draw_equal_members_and_there_are_many(space):
         return [draw_member(space, rng) for _ in range(30)]
 
     assert draw(0) == draw(0)
-    assert len(set(draw(0))) >= (6 if space == "resnets" else 20)
+    assert len(set(draw(0))) >= {"resnets": 6, "registered": 15}.get(space, 20)
 
 
 def count(member: Any) -> int:
@@ -76,3 +89,14 @@ def test_later_words_of_a_language_model_do_not_change_earlier_ones(rng):
 def test_unknown_spaces_are_refused(rng):
     with pytest.raises(UnknownName, match="space"):
         draw_member("cnn", rng)
+
+
+def test_members_that_classify_are_targets(rng):
+    member = CnnMember((8, 12), hidden=20, in_channels=3, num_classes=4)
+    target = target_of(member)
+    assert target.spec.head == ("head.weight", "head.bias") and target.input_shape == (3, 28, 28)
+    assert target.run(target.init_state(0), torch.rand(2, 3, 28, 28, generator=rng)).shape == (2, 4)
+    assert target_of(MlpMember((16,), in_features=3 * 784)).input_shape == (3, 28, 28)
+    assert target_of(RegisteredMember("vit-tiny")).spec.num_parameters == count(RegisteredMember("vit-tiny"))
+    with pytest.raises(BadOption, match="has no class head"):
+        target_of(GptMember(72, 3, 4))

@@ -8,102 +8,68 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
-import training.logah
-from model_zoo.spaces import HELD_OUT, CnnMember, draw_member
+from model_zoo.spaces import CnnMember, draw_member
 from tests.shared import shared_path
 from training.logah import (
     PRESETS,
-    Batches,
     LogahTraining,
     Run,
     average_gradients,
-    draw_members,
     graphs,
     learning_rate,
-    load_members,
+    load_sources,
     rate_share,
-    save_members,
+    release,
     table,
     train,
     train_run,
 )
+from training.logah_members import draw_members, save_members
+from training.logah_tasks import Tasks
 from weightgen.checkpoint import load_state, save_state
-from weightgen.errors import BadOption, CorruptFile, NotFound, UnknownName
+from weightgen.errors import BadOption, NotFound, UnknownName
 from weightgen.generators import load_generator
 from weightgen.generators.graph_hypernet import LogahConfig
-from weightgen.graph import build_graph
 
 SMALL = LogahTraining(
     spaces={"cnns": 3, "mlps": 1, "resnets": 1, "small_vits": 1, "gpts": 1},
-    data="mnist",
-    text="banking77",
+    data=("mnist",),
+    text=("banking77",),
     model=LogahConfig(rank=4, dim=8, num_layers=1, num_heads=2),
     steps=6,
     batch_size=4,
+    texts=4,
     max_parameters=400_000,
 )
 
 
 @pytest.fixture(scope="module")
 def members():
-    return draw_members(SMALL, num_classes=10)
+    return draw(SMALL)
+
+
+def draw(config: LogahTraining):
+    return draw_members(
+        config.spaces,
+        classes=config.classes,
+        channels=config.channels,
+        max_parameters=config.max_parameters,
+        seed=config.seed,
+    )
 
 
 @pytest.fixture
 def folder(tmp_path, members):
     shared_path("images/mnist.npz")
     shared_path("text/banking77.jsonl.gz")
-    save_members(tmp_path / "members.json", members, SMALL)
+    save_members(tmp_path / "members.json", members, SMALL.to_json())
     return tmp_path
-
-
-def test_stored_graphs_are_those_of_the_members(folder, members):
-    config, loaded = load_members(folder / "members.json")
-    assert config == SMALL
-    assert [(m.space, m.member, m.graph.digest) for m in loaded] == [
-        (m.space, m.member, m.graph.digest) for m in members
-    ]
-    cnn = next(m for m in loaded if m.space == "cnns")
-    assert cnn.graph.digest == build_graph(cnn.member.build(), torch.zeros(1, 1, 28, 28)).digest
-    run = Run(SMALL)
-    fresh = run.hypernet(build_graph(cnn.member.build(), torch.zeros(1, 1, 28, 28)))
-    for name, tensor in run.hypernet(cnn.graph).items():
-        assert torch.equal(tensor, fresh[name])
-
-
-def test_a_graph_that_was_changed_is_refused(folder):
-    path = folder / "members.json"
-    content = json.loads(path.read_text())
-    content["members"][0]["edges"].pop()
-    path.write_text(json.dumps(content))
-    with pytest.raises(CorruptFile, match="is not the one that was stored"):
-        load_members(path)
-
-
-def test_held_out_architectures_are_never_drawn(monkeypatch):
-    held = HELD_OUT["cnn 32-32-32"]
-    others = iter([held, CnnMember((8,)), held, CnnMember((12,)), CnnMember((8,)), CnnMember((16,))])
-    monkeypatch.setattr(training.logah, "draw_member", lambda space, rng: next(others))
-    drawn = draw_members(replace(SMALL, spaces={"cnns": 3}), num_classes=10)
-    assert [m.member for m in drawn] == [CnnMember((8,)), CnnMember((12,)), CnnMember((16,))]
-
-
-def test_a_space_that_is_too_small_is_refused(monkeypatch):
-    monkeypatch.setattr(training.logah, "draw_member", lambda space, rng: CnnMember((8,)))
-    with pytest.raises(BadOption, match="space 'cnns' has fewer than 2 different architectures"):
-        draw_members(replace(SMALL, spaces={"cnns": 2}), num_classes=10)
-
-
-def test_members_of_every_space_are_drawn_at_the_data_sets_classes(members):
-    assert [m.space for m in members] == ["cnns"] * 3 + ["mlps", "resnets", "small_vits", "gpts"]
-    (other,) = draw_members(replace(SMALL, spaces={"cnns": 1}), num_classes=3)
-    assert other.graph.spec.by_name["head.weight"].shape[0] == 3
 
 
 def test_an_interrupted_run_ends_in_the_same_bits(folder, members):
     whole = train_run(folder)
     other = folder / "other"
-    save_members(other / "members.json", members, SMALL)
+    save_members(other / "members.json", members, SMALL.to_json())
     train_run(other, until=2)
     train_run(other, until=3, save_every=1)
     resumed = train_run(other)
@@ -121,25 +87,65 @@ def test_a_run_of_other_settings_or_processes_is_not_continued(folder):
         Run(SMALL, world_size=2).load(folder / "run.safetensors")
 
 
-def test_every_parameter_learns_and_the_loss_falls(members):
+SOLVED = replace(
+    SMALL,
+    data=("mnist", "bccd_cells"),
+    text=(),
+    spaces={"registered": 1, "cnns": 1, "small_vits": 1},
+    model=replace(SMALL.model, encoding_dim=16),
+    is_head_solved=True,
+    is_transformed=True,
+    classes=(2, 12),
+    channels=(1, 3),
+    batch_size=24,
+)
+
+
+@pytest.mark.parametrize("config", [SMALL, SOLVED], ids=["predicted", "solved"])
+def test_every_parameter_learns_and_the_loss_falls(config):
     shared_path("images/mnist.npz")
-    config = replace(SMALL, steps=40, learning_rate=1e-2, warmup=2, batch_size=32, text=None)
-    run, batches = Run(config), Batches(config)
-    before = {name: p.detach().clone() for name, p in run.parameters.items()}
-    cnns = [m for m in members if m.space in ("cnns", "small_vits")]
-    losses = []
-    for _ in range(40):
-        run.advance(cnns, batches)
-        losses.append(run.running["cnns loss"])
-    assert losses[-1] < losses[0]
+    config = replace(config, spaces={"cnns": 2, "small_vits": 2}, steps=40, learning_rate=1e-2, warmup=2, text=())
+    config = replace(config, data=("mnist",), is_transformed=False, batch_size=32)
+    run, sources, members = Run(config), load_sources(config), draw(config)
+    batch = sources.draw(members[0].member, size=64, texts=1, rng=torch.Generator().manual_seed(5))
+
+    @torch.no_grad()
+    def loss() -> float:
+        encoding = run.hypernet.encode(batch.inputs, batch.answers, batch.num_classes)
+        predicted = run.hypernet(members[0].graph, encoding)
+        logits, _ = run._answer(*run._skeleton(0, members[0].member, predicted), predicted, batch)
+        return float(torch.nn.functional.cross_entropy(logits, batch.answers))
+
+    before, first = {name: p.detach().clone() for name, p in run.parameters.items()}, loss()
+    for _ in range(config.steps):
+        run.advance(members, sources)
+    assert loss() < first
     assert not [name for name, p in run.parameters.items() if torch.equal(p, before[name])]
 
 
-def test_a_language_model_without_texts_is_refused(members):
-    shared_path("images/mnist.npz")
-    config = replace(SMALL, text=None)
-    with pytest.raises(BadOption, match="language models need texts"):
-        Run(config).advance([m for m in members if m.space == "gpts"], Batches(config))
+def test_a_solved_head_asks_nothing_of_the_predicted_one():
+    shared_path("images/bccd_cells.npz")
+    config = replace(SOLVED, data=("bccd_cells",), spaces={"cnns": 1})
+    run, sources, (member,) = Run(config), load_sources(config), draw(config)
+    batch = sources.draw(member.member, size=24, texts=1, rng=run.rng)
+    predicted = run.hypernet(member.graph, run.hypernet.encode(batch.inputs, batch.answers, batch.num_classes))
+    module, own = run._skeleton(0, member.member, predicted)
+    logits, used = run._answer(module, own, predicted, batch)
+    assert logits.shape == (len(batch.answers), batch.num_classes)
+    assert predicted.keys() - used.keys() == {"head.weight", "head.bias"}
+    logits.sum().backward()
+    assert run.hypernet.of_support.weight.grad is not None and bool(run.hypernet.of_support.weight.grad.any())
+
+
+def test_tasks_are_told_except_for_a_share_of_steps():
+    shared_path("images/bccd_cells.npz")
+    config = replace(SOLVED, data=("bccd_cells",), unconditioned=0.3)
+    run, sources = Run(config), load_sources(config)
+    assert isinstance(sources.images, Tasks)
+    batch = sources.images.draw(3, rng=run.rng)
+    told = [run._encode(batch) is not None for _ in range(200)]
+    assert 110 < sum(told) < 170
+    assert Run(replace(config, model=SMALL.model))._encode(batch) is None
 
 
 def test_the_learning_rate_rises_and_falls_to_nothing():
@@ -180,10 +186,11 @@ def test_processes_draw_differently_and_begin_alike():
     assert all(torch.equal(p, runs[1].parameters[name]) for name, p in runs[0].parameters.items())
 
 
-def test_the_commands_end_in_a_generator_that_loads(tmp_path, monkeypatch, capsys):
-    shared_path("images/mnist.npz")
-    shared_path("text/banking77.jsonl.gz")
-    monkeypatch.setitem(PRESETS, "table", lambda: replace(SMALL, spaces={"cnns": 2}))
+@pytest.mark.parametrize("config", [SMALL, SOLVED], ids=["predicted", "solved"])
+def test_the_commands_end_in_a_generator_that_loads(tmp_path, monkeypatch, capsys, config):
+    for path in ("images/mnist.npz", "images/bccd_cells.npz", "text/banking77.jsonl.gz"):
+        shared_path(path)
+    monkeypatch.setitem(PRESETS, "table", lambda: replace(config, spaces={"cnns": 2}))
     with pytest.raises(UnknownName, match="preset"):
         graphs(out=tmp_path, preset="tabel")
     with pytest.raises(NotFound, match="run `graphs` before `train`"):
@@ -194,6 +201,8 @@ def test_the_commands_end_in_a_generator_that_loads(tmp_path, monkeypatch, capsy
     generator: Any = load_generator(tmp_path / "generator.safetensors")
     record = generator.training_record
     assert record["steps"] == 2 and record["members"] == {"cnns": 2} and not record["for_evaluation_only"]
+    assert len(record["member_digests"]) == 2 and record["data"].keys() == set(config.data)
+    assert LogahTraining.from_json(record["config"]) == replace(config, spaces={"cnns": 2}, steps=2)
 
 
 def test_parameters_that_are_not_predicted_keep_their_own_values(members):
@@ -205,8 +214,14 @@ def test_parameters_that_are_not_predicted_keep_their_own_values(members):
     assert all(not value.is_meta and value.shape == module.get_parameter(name).shape for name, value in own.items())
 
 
-def test_the_table_draws_nothing_as_wide_or_deep_as_what_it_is_told_apart_by(rng):
-    assert table().data == "fashion_mnist" and "narrow_cnns" in table().spaces
-    for _ in range(50):
-        member = draw_member("narrow_cnns", rng)
-        assert isinstance(member, CnnMember) and len(member.widths) <= 5 and max(member.widths) <= 64
+def test_the_release_learns_from_training_sets_alone_and_the_table_from_one_evaluation_set():
+    assert "fashion_mnist" not in release().data and "mnist" in release().data
+    assert table().data == ("fashion_mnist",)
+
+
+def test_the_table_draws_no_deeper_plain_network_than_it_is_told_apart_by(rng):
+    for space in ("narrow_cnns", "wide_cnns", "cnns"):
+        assert space in table().spaces
+        for _ in range(50):
+            member = draw_member(space, rng)
+            assert isinstance(member, CnnMember) and len(member.widths) <= 5 and max(member.widths) <= 128

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import training.episodes
 import training.mip
 from tests.shared import shared_path
 from training.mip import MipTraining, Trainer, fit, release
@@ -36,7 +37,7 @@ def test_a_run_is_trained_released_and_loaded(few_sets, tmp_path, capsys):
 
 
 def test_resuming_goes_on_exactly(few_sets, tmp_path):
-    pool = training.mip.load_pool(["bccd_cells"], "train")
+    pool = training.episodes.load_pool(["bccd_cells"], "train")
     runs = []
     for stop in (True, False):
         trainer = Trainer(make_run(), tmp_path, device=torch.device("cpu"))
@@ -59,7 +60,7 @@ def test_a_run_with_other_settings_is_not_resumed(few_sets, tmp_path):
 
 def test_a_new_run_may_start_from_the_weights_of_another(few_sets, tmp_path):
     first = Trainer(make_run(), tmp_path, device=torch.device("cpu"))
-    first.step(training.mip.load_pool(["bccd_cells"], "train"))
+    first.step(training.episodes.load_pool(["bccd_cells"], "train"))
     first.spent = 60.0
     first.save("last.safetensors")
     deeper = replace(make_run(), model=replace(SMALL, refinements=2))

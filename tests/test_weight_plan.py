@@ -57,7 +57,7 @@ def test_weights_are_as_large_as_their_fan_in_says(graph):
     assert rms["grouped.weight"] == pytest.approx(math.sqrt(2 / 9))
     assert rms["up.weight"] == pytest.approx(math.sqrt(2 / 32))
     assert rms["query.weight"] == pytest.approx(math.sqrt(1 / 6))
-    assert rms["position"] == rms["class_token"] == 0.02
+    assert rms["position"] == rms["class_token"] == 0.3
     fixed = planned(graph, WeightScale(initializer_range=0.1))
     weights = [p for p in fixed.values() if isinstance(p, Predicted) and p.kind == "weight"]
     assert {p.unfolded.rms for p in weights} == {0.1}

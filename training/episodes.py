@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model_zoo.data import load_data
+
 
 @dataclass(frozen=True, eq=False)
 class Episode:
@@ -84,6 +86,17 @@ class ClassPool:
         )
 
 
+def load_pool(names: list[str], part: str, *, most: int = 1500) -> ClassPool:
+    """At most `most` images of every class of these data sets, 28x28, as bytes; `part` is "train" or "test"."""
+    pools = {}
+    for name in names:
+        data = load_data(name)
+        x, y = (data.x_train, data.y_train) if part == "train" else (data.x_test, data.y_test)
+        groups = [x[y == label][:most].mul(255).round().to(torch.uint8) for label in range(data.num_classes)]
+        pools[name] = [g for g in groups if len(g) >= 2]
+    return ClassPool(pools)
+
+
 def transform_episode(images: Tensor, pool: ClassPool, *, rng: torch.Generator) -> Tensor:
     """One task's images (n, 3, h, w) under transformations drawn for the task and for each image; the same shape."""
     n, _, size, _ = images.shape
@@ -152,7 +165,7 @@ def _draw_ways(limit: int, config: EpisodeConfig, rng: torch.Generator) -> int:
     elif kind < 0.75:
         ways = int(torch.randint(config.min_ways, 11, (1,), generator=rng))
     else:
-        ways = int(torch.randint(10, config.max_ways + 1, (1,), generator=rng))
+        ways = int(torch.randint(min(10, config.max_ways), config.max_ways + 1, (1,), generator=rng))
     return max(2, min(ways, limit))
 
 

@@ -1,24 +1,28 @@
 """Train a graph hypernetwork on spaces of architectures (LoGAH, Zhou et al. 2024, arXiv:2405.16287, section 4).
 
-    python -m training.logah graphs --preset spaces --out runs/logah/spaces     # draw architectures, store their graphs
-    python -m training.logah train --out runs/logah/spaces                      # goes on where it was interrupted
-    torchrun --nproc-per-node 2 -m training.logah train --out runs/logah/spaces
+    python -m training.logah graphs --preset release --out runs/logah/release   # draw architectures, store their graphs
+    python -m training.logah train --out runs/logah/release                     # goes on where it was interrupted
+    torchrun --nproc-per-node 2 -m training.logah train --out runs/logah/release
 
 Every step draws architectures from the stored ones, predicts all their parameters, runs them with those on a batch and
 follows the task's loss into the hypernetwork. BatchNorm uses the statistics of the batch. Interrupted runs go on to
 the same bits. Architectures whose graph is that of one in `model_zoo.spaces.HELD_OUT` are never drawn.
 
-The preset `table` learns from Fashion-MNIST, which is an evaluation set everywhere else: it serves the comparison of
-`benchmarks.logah_table` alone and is not for release.
+Class heads are either predicted like everything else, as published: then the generator knows the classes of one data
+set. Or they are solved in closed form on a task's examples, each judged by the head that left it out
+(`weightgen.head`), which needs no queries apart: then the trunk alone is learnt, and any task will do.
+
+Presets: `release`, the released generator, about an hour of one CPU thread; `table`, Fashion-MNIST alone, an evaluation
+set everywhere else, for the comparison of `benchmarks.logah_table` and not for release, 3.5 minutes; `spaces`, the
+paper's own recipe, many hours of a GPU.
 """
 
-import gzip
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,33 +34,21 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from model_zoo.architectures import make_meta
-from model_zoo.data import EVALUATION_SETS, load_data, shared_folder
-from model_zoo.spaces import (
-    HELD_OUT,
-    CnnMember,
-    GptMember,
-    Member,
-    MlpMember,
-    ResNetMember,
-    ViTMember,
-    draw_member,
-)
+from model_zoo.data import EVALUATION_SETS, TRAIN_SETS, data_licence, load_data
+from model_zoo.spaces import Member
 from training.command import run_command
+from training.logah_members import StoredMember, draw_members, load_members, save_members
+from training.logah_tasks import Batch, Classes, Sources, Tasks, Texts
 from weightgen.checkpoint import load_state, read_manifest, save_state
-from weightgen.errors import BadOption, CorruptFile, NotFound, UnknownName
-from weightgen.evaluate import augment_images
+from weightgen.errors import BadOption, UnknownName
 from weightgen.generators.graph_hypernet import LogahConfig, new_graph_hypernet
-from weightgen.graph import ArchGraph, Node, OwnedTensor, build_graph
-from weightgen.spec import State, StateSpec
-from weightgen.storage import read_json, write_json
+from weightgen.head import ridge_head
+from weightgen.interventions import head_inputs
+from weightgen.spec import State
 from weightgen.weight_plan import WeightScale
 
 Say = Callable[[str], None]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-
-_MEMBERS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (CnnMember, MlpMember, ResNetMember, ViTMember, GptMember)
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +57,28 @@ class LogahTraining:
 
     spaces: dict[str, int]
     """Name of a space -> how many of its architectures are drawn."""
-    data: str
-    """A set of labelled images; grey, and as many classes as it has."""
-    text: str | None = None
-    """A set of texts, for language models on bytes; None where no space has any."""
+    data: tuple[str, ...]
+    """Sets of labelled images; one where heads are predicted."""
+    text: tuple[str, ...] = ()
+    """Sets of texts, for language models on bytes."""
+    is_head_solved: bool = False
+    """Whether class heads are solved on the batch; else they are predicted."""
+    is_transformed: bool = False
+    """Whether tasks are turned, inverted, coloured … without end, where heads are solved."""
+    classes: tuple[int, int] = (10, 10)
+    """The range of the numbers of classes that architectures are built for."""
+    channels: tuple[int, ...] = (1,)
+    """What numbers of channels they are built for."""
+    unconditioned: float = 0.15
+    """Share of steps that tell the hypernetwork nothing of the data, where it can be told."""
     model: LogahConfig = field(default_factory=LogahConfig)
     steps: int = 10_000
     meta_batch: int = 1
     """Architectures of a step, in each process."""
     batch_size: int = 64
-    """Examples that each of them sees."""
+    """Images that each of them sees; of a task with a solved head, one a class more."""
+    texts: int = 64
+    """Pieces of text that a language model sees."""
     learning_rate: float = 3e-4
     rate_by_fan_in: bool = False
     """Whether wide layers learn more slowly (`rate_share`)."""
@@ -85,8 +89,6 @@ class LogahTraining:
     """Largest norm of a gradient."""
     weight_norm: float = 3e-5
     """Weight of the sum of the norms of all predicted tensors."""
-    augment: bool = False
-    """Whether images are shifted, turned and scaled a little."""
     max_parameters: int = 10_000_000
     """Larger architectures are drawn anew."""
     seed: int = 0
@@ -95,120 +97,71 @@ class LogahTraining:
         if min(self.steps, self.meta_batch, self.batch_size - 1, self.learning_rate, self.clip) <= 0:
             raise BadOption("expected steps, meta_batch, learning_rate and clip above 0, and a batch_size of 2 or more")
 
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> "LogahTraining":
+        """What `to_json` gave."""
+        model = dict(saved["model"])
+        model["scale"] = WeightScale(**model["scale"])
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        return cls(**{**plain, "model": LogahConfig(**model)})
+
+    def to_json(self) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(self)))
+
+
+def release() -> LogahTraining:
+    """The released generator: solved heads, told support sets; about an hour of one CPU thread."""
+    return LogahTraining(
+        spaces={
+            **{"registered": 160, "cnns": 120, "narrow_cnns": 60, "wide_cnns": 40, "mlps": 60, "resnets": 30},
+            **{"small_vits": 120, "small_gpts": 40},
+        },
+        data=tuple(sorted(TRAIN_SETS)),
+        text=("banking77", "clinc150"),
+        model=LogahConfig(encoding_dim=64),
+        is_head_solved=True,
+        is_transformed=True,
+        classes=(2, 40),
+        channels=(1, 1, 3),
+        steps=45_000,
+        batch_size=72,
+        texts=12,
+        learning_rate=7e-4,
+        warmup=500,
+        rate_by_fan_in=True,
+    )
+
 
 def spaces() -> LogahTraining:
-    """All spaces, the paper's recipe and size T."""
+    """The paper's recipe, size T, on all spaces."""
     counts = {"cnns": 300, "mlps": 100, "resnets": 30, "vits": 300, "gpts": 200}
-    return LogahTraining(spaces=counts, data="mnist", text="banking77")
+    return LogahTraining(spaces=counts, data=("mnist",), text=("banking77",))
 
 
 def table() -> LogahTraining:
     """Small CNNs and ViTs on Fashion-MNIST in 3.5 minutes of one CPU thread, with 0.7 million parameters."""
     return LogahTraining(
-        spaces={"narrow_cnns": 160, "small_vits": 80},
-        data="fashion_mnist",
+        spaces={"narrow_cnns": 140, "wide_cnns": 30, "cnns": 30, "small_vits": 80},
+        data=("fashion_mnist",),
         model=LogahConfig(rank=24, dim=64, num_layers=3),
-        steps=7500,
-        batch_size=32,
-        learning_rate=4e-4,
-        warmup=300,
+        is_head_solved=True,
+        steps=4200,
+        batch_size=60,
+        learning_rate=7e-4,
+        warmup=200,
         rate_by_fan_in=True,
     )
 
 
-PRESETS = {"spaces": spaces, "table": table}
+PRESETS = {"release": release, "spaces": spaces, "table": table}
 
 
-@dataclass(frozen=True, slots=True)
-class StoredMember:
-    """An architecture to learn from, with its graph."""
-
-    space: str
-    member: Member
-    graph: ArchGraph
-
-
-def draw_members(config: LogahTraining, *, num_classes: int) -> list[StoredMember]:
-    """Different architectures of every space, none of them with the graph of a held-out one."""
-    rng = torch.Generator().manual_seed(config.seed)
-    refused = {_graph_of(_with_classes(member, num_classes)).digest for member in HELD_OUT.values()}
-    seen: set[Member] = set()
-    drawn: list[StoredMember] = []
-    for space, count in config.spaces.items():
-        misses, wanted = 0, len(drawn) + count
-        while len(drawn) < wanted:
-            member = _with_classes(draw_member(space, rng), num_classes)
-            graph = _graph_of(member)
-            size = sum(t.numel for t in graph.spec.tensors if t.tied_to is None)
-            if member in seen or graph.digest in refused or size > config.max_parameters:
-                misses += 1
-                if misses > 100 + 20 * count:
-                    raise BadOption(f"space {space!r} has fewer than {count} different architectures of this size")
-                continue
-            seen.add(member)
-            drawn.append(StoredMember(space, member, graph))
-    return drawn
-
-
-def save_members(path: Path, members: Iterable[StoredMember], config: LogahTraining) -> None:
-    """Write architectures and their graphs to a JSON file, with what they were drawn for."""
-    rows = [
-        {
-            "space": m.space,
-            "member": {"kind": type(m.member).__name__, **asdict(m.member)},  # pyright: ignore[reportArgumentType]
-            "spec": m.graph.spec.to_json(),
-            "nodes": [[n.op, [[t.name, t.role, t.is_transposed, t.is_buffer] for t in n.tensors], n.reads]
-                      for n in m.graph.nodes],
-            "edges": m.graph.edges.tolist(),
-            "digest": m.graph.digest,
-        }
-        for m in members
-    ]  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"config": _plain(config), "members": rows})
-
-
-def load_members(path: Path) -> tuple[LogahTraining, list[StoredMember]]:
-    """What `save_members` wrote; CorruptFile where a graph is not the one that was stored."""
-    if not path.exists():
-        raise NotFound(f"{path}: not there; run `graphs` before `train`")
-    content = read_json(path)
-    members = []
-    for row in content["members"]:
-        about = {k: tuple(v) if isinstance(v, list) else v for k, v in row["member"].items()}
-        kind = _MEMBERS[row["member"]["kind"]]
-        nodes = tuple(
-            Node(op, tuple(OwnedTensor(*t[:3], is_buffer=t[3]) for t in tensors), tuple(reads))
-            for op, tensors, reads in row["nodes"]
-        )
-        edges = torch.tensor(row["edges"], dtype=torch.long).reshape(-1, 2)
-        graph = ArchGraph(StateSpec.from_json(row["spec"]), nodes, edges)
-        if graph.digest != row["digest"]:
-            raise CorruptFile(f"{path}: the graph of {row['member']} is not the one that was stored")
-        members.append(StoredMember(row["space"], kind(**{k: v for k, v in about.items() if k != "kind"}), graph))
-    return _read_config(content["config"]), members
-
-
-class Batches:
-    """Batches for any member: labelled images, or texts as bytes."""
-
-    def __init__(self, config: LogahTraining) -> None:
-        data = load_data(config.data)
-        self.images, self.labels = data.x_train.mean(1, keepdim=True), data.y_train
-        self.num_classes, self.augment = data.num_classes, config.augment
-        self.text = _load_text(config.text) if config.text else torch.empty(0, dtype=torch.long)
-
-    def draw(self, member: Member, size: int, *, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Images (n, 1, h, w) and labels (n,), or byte ids (n, t) and the ids that follow them (n, t)."""
-        if isinstance(member, GptMember):
-            if len(self.text) <= member.context:
-                raise BadOption("language models need texts to learn from: set `text`")
-            starts = torch.randint(len(self.text) - member.context, (size, 1), generator=rng)
-            ids = self.text[starts + torch.arange(member.context + 1)]
-            return ids[:, :-1], ids[:, 1:]
-        rows = torch.randint(len(self.labels), (size,), generator=rng)
-        images = self.images[rows]
-        return augment_images(images, rng=rng) if self.augment else images, self.labels[rows]
+def load_sources(config: LogahTraining) -> Sources:
+    """What the members of the config's spaces learn from."""
+    texts = Texts(config.text)
+    if not config.is_head_solved:
+        return Sources(Classes(config.data[0]), texts)
+    return Sources(Tasks(config.data, most=config.batch_size, is_transformed=config.is_transformed), texts)
 
 
 class Run:
@@ -236,7 +189,7 @@ class Run:
         self.running: dict[str, float] = {}
         self.skeletons: dict[int, tuple[nn.Module, State]] = {}
 
-    def advance(self, members: list[StoredMember], batches: Batches) -> None:
+    def advance(self, members: list[StoredMember], sources: Sources) -> None:
         """One step; the gradient is the mean over all processes."""
         began = time.process_time()
         config = self.config
@@ -244,14 +197,15 @@ class Run:
         for _ in range(config.meta_batch):
             index = int(torch.randint(len(members), (1,), generator=self.rng))
             drawn = members[index]
-            inputs, answers = batches.draw(drawn.member, config.batch_size, rng=self.rng)
-            predicted = self.hypernet(drawn.graph)
+            batch = sources.draw(drawn.member, size=config.batch_size, texts=config.texts, rng=self.rng)
+            predicted = self.hypernet(drawn.graph, self._encode(batch))
             module, own = self._skeleton(index, drawn.member, predicted)
-            logits = functional_call(module, {**own, **predicted}, (inputs,)).flatten(0, -2)
-            loss = F.cross_entropy(logits, answers.flatten())
-            size = torch.stack([w.norm() for w in predicted.values()]).sum()
-            ((loss + config.weight_norm * size) / config.meta_batch).backward()
-            right = float((logits.detach().argmax(1) == answers.flatten()).float().mean())
+            logits, used = self._answer(module, own, predicted, batch)
+            loss = F.cross_entropy(logits, batch.answers.flatten())
+            size = torch.stack([w.norm() for w in used.values()]).sum()
+            share = 1 / math.log(batch.num_classes) if config.is_head_solved else 1.0
+            ((share * loss + config.weight_norm * size) / config.meta_batch).backward()
+            right = float((logits.detach().argmax(1) == batch.answers.flatten()).float().mean())
             for name, value in ((f"{drawn.space} loss", float(loss.detach())), (f"{drawn.space} accuracy", right)):
                 self.running[name] = 0.99 * self.running.get(name, value) + 0.01 * value
         average_gradients(list(self.parameters.values()), self.world_size)
@@ -262,6 +216,25 @@ class Run:
             self.optimizer.step()
         self.step += 1
         self.seconds += time.process_time() - began
+
+    def _encode(self, batch: Batch) -> Tensor | None:
+        """What the hypernetwork is told of the batch, mostly."""
+        if self.config.model.encoding_dim is None or batch.inputs.ndim != 4:
+            return None
+        if float(torch.rand(1, generator=self.rng)) < self.config.unconditioned:
+            return None
+        return self.hypernet.encode(batch.inputs, batch.answers, batch.num_classes)
+
+    def _answer(self, module: nn.Module, own: State, predicted: State, batch: Batch) -> tuple[Tensor, State]:
+        """Logits (n, classes), and the predicted tensors that they depend on."""
+        state = {**own, **predicted}
+        if not self.config.is_head_solved or batch.inputs.ndim != 4:
+            return functional_call(module, state, (batch.inputs,)).flatten(0, -2), predicted
+        seen: list[Tensor] = []
+        with head_inputs(module, "head.weight", seen):
+            functional_call(module, state, (batch.inputs,))
+        head = ridge_head(seen[0], batch.answers, num_classes=batch.num_classes)
+        return head.left_out_logits, {name: w for name, w in predicted.items() if not name.startswith("head.")}
 
     def _skeleton(self, index: int, member: Member, predicted: State) -> tuple[nn.Module, State]:
         """The member's structure on the meta device, and its own values of the parameters that are not predicted."""
@@ -287,13 +260,18 @@ class Run:
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"{key}.{name}"] = value
         tensors |= {f"rng.{rank}": state for rank, state in enumerate(states)}
-        manifest = {"config": _plain(self.config), "step": self.step, "seconds": self.seconds, "running": self.running}
+        manifest = {
+            "config": self.config.to_json(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "running": self.running,
+        }
         save_state(path, tensors, manifest=manifest)
 
     def load(self, path: Path) -> None:
         """Go on from a saved run of the same settings and number of processes."""
         manifest, tensors = read_manifest(path), load_state(path)
-        if manifest["config"] != _plain(self.config):
+        if manifest["config"] != self.config.to_json():
             raise BadOption(f"{path} was begun with other settings; give another folder")
         if f"rng.{self.world_size}" in tensors or f"rng.{self.world_size - 1}" not in tensors:
             raise BadOption(f"{path} was begun with another number of processes than {self.world_size}")
@@ -354,8 +332,18 @@ def graphs(
         raise UnknownName("preset", preset, PRESETS)
     config = PRESETS[preset]() if steps is None else replace(PRESETS[preset](), steps=steps)
     began = time.process_time()
-    members = draw_members(config, num_classes=load_data(config.data).num_classes)
-    save_members(out / "members.json", members, config)
+    classes = config.classes
+    if not config.is_head_solved:
+        known = load_data(config.data[0]).num_classes
+        classes = known, known
+    members = draw_members(
+        config.spaces,
+        classes=classes,
+        channels=config.channels,
+        max_parameters=config.max_parameters,
+        seed=config.seed,
+    )
+    save_members(out / "members.json", members, config.to_json())
     typer.echo(json.dumps({"members": len(members), "seconds": round(time.process_time() - began, 1)}))
 
 
@@ -389,13 +377,14 @@ def train_run(
     say: Say | None = None,
 ) -> Run:
     """Train on the stored architectures of a folder up to step `until`, from where its saved run stands."""
-    config, members = load_members(out / "members.json")
-    batches, run, path = Batches(config), Run(config, rank=rank, world_size=world_size), out / "run.safetensors"
+    saved, members = load_members(out / "members.json")
+    config = LogahTraining.from_json(saved)
+    sources, run, path = load_sources(config), Run(config, rank=rank, world_size=world_size), out / "run.safetensors"
     if path.exists():
         run.load(path)
     end = config.steps if until is None else min(until, config.steps)
     while run.step < end:
-        run.advance(members, batches)
+        run.advance(members, sources)
         if run.step % save_every == 0 or run.step == end:
             run.save(path)
             if not rank:
@@ -403,12 +392,14 @@ def train_run(
                 (say or _say)(f"step {run.step} {run.seconds:.0f} s: {found}")
     if not rank:
         run.hypernet.training_record = {
-            "config": _plain(config),
+            "config": config.to_json(),
             "steps": run.step,
             "cpu_seconds": round(run.seconds, 1),
             "processes": world_size,
             "members": {space: sum(m.space == space for m in members) for space in config.spaces},
-            "for_evaluation_only": config.data in EVALUATION_SETS,
+            "member_digests": [m.graph.digest for m in members],
+            "data": {name: data_licence(name) for name in config.data},
+            "for_evaluation_only": bool(set(config.data) & set(EVALUATION_SETS)),
         }
         run.hypernet.save(_generator_of(out))
     return run
@@ -416,39 +407,6 @@ def train_run(
 
 def _generator_of(out: Path) -> Path:
     return out / "generator.safetensors"
-
-
-def _graph_of(member: Member) -> ArchGraph:
-    example = torch.zeros(1, 8, dtype=torch.long) if isinstance(member, GptMember) else torch.zeros(1, 1, 28, 28)
-    return build_graph(make_meta(member.build), example)
-
-
-def _with_classes(member: Member, num_classes: int) -> Member:
-    if is_dataclass(member) and any(f.name == "num_classes" for f in fields(member)):
-        return replace(member, num_classes=num_classes)  # pyright: ignore
-    return member
-
-
-def _load_text(name: str) -> Tensor:
-    """The texts of the training part of a shared set as bytes, a line each, (n,)."""
-    folder = shared_folder()
-    path = folder / "text" / f"{name}.jsonl.gz" if folder else None
-    if path is None or not path.is_file():
-        raise NotFound(f"text set {name!r} is not there; set WEIGHTGEN_SHARED to the shared data folder")
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    text = "\n".join(row["text"] for row in rows if row["split"] == "train")
-    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).long()
-
-
-def _plain(config: LogahTraining) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(config)))
-
-
-def _read_config(saved: dict[str, Any]) -> LogahTraining:
-    model = dict(saved["model"])
-    model["scale"] = WeightScale(**model["scale"])
-    return LogahTraining(**{**saved, "model": LogahConfig(**model)})
 
 
 def _say(line: str) -> None:

@@ -23,9 +23,9 @@ import typer
 from torch import Tensor, nn
 
 from model_zoo.architectures import build_target
-from model_zoo.data import TRAIN_SETS, data_licence, load_data
+from model_zoo.data import TRAIN_SETS, data_licence
 from training.command import run_command
-from training.episodes import ClassPool, Episode, EpisodeConfig
+from training.episodes import ClassPool, Episode, EpisodeConfig, load_pool
 from weightgen.checkpoint import load_state, read_manifest, save_state
 from weightgen.errors import BadOption
 from weightgen.generators.mip_hypernet import ArchHypernet, MipConfig, MipHypernet, new_hypernet
@@ -220,17 +220,6 @@ def draw_tasks(pool: ClassPool, *, each: int, seed: int) -> dict[str, list[Episo
     rng = torch.Generator().manual_seed(seed)
     config = EpisodeConfig(transform=False, mixed=0.0, num_query=200)
     return {name: [pool.draw(config, rng=rng, name=name) for _ in range(each)] for name in pool.names}
-
-
-def load_pool(names: list[str], part: str, *, most: int = 1500) -> ClassPool:
-    """At most `most` images of every class of these data sets, 28x28, as bytes; `part` is "train" or "test"."""
-    pools = {}
-    for name in names:
-        data = load_data(name)
-        x, y = (data.x_train, data.y_train) if part == "train" else (data.x_test, data.y_test)
-        groups = [x[y == label][:most].mul(255).round().to(torch.uint8) for label in range(data.num_classes)]
-        pools[name] = [g for g in groups if len(g) >= 2]
-    return ClassPool(pools)
 
 
 @app.command()

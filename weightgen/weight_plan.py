@@ -58,7 +58,10 @@ class WeightScale:
     initializer_range: float | None = None
     """The root mean square of every weight and table, as GPT-2 has it (0.02); None: by fan-in."""
     table: float = 0.02
-    """The root mean square of embeddings and positions."""
+    """The root mean square of embeddings and other raw matrices."""
+    position: float = 0.3
+    """The root mean square of raw matrices that are added or joined to activations, as a ViT's positions and class
+    token are: of the order of what they are added to, or a step of training could not make them count."""
     is_published: bool = False
     """As published: beta 2 for all layers but depthwise and wide kernels, tables as the decoder makes them."""
 
@@ -84,16 +87,25 @@ def _plan(graph: ArchGraph, tensor: TensorSpec, scale: WeightScale) -> Predicted
         return Predicted(tensor, "norm weight", vector)
     if owned.role in ("bias", "norm bias"):
         return Predicted(tensor, "bias", vector)
-    if sum(size > 1 for size in tensor.shape) < 2 and owned.role == "raw":
-        readers = {graph.nodes[target].op for source, target in graph.edges.tolist() if source == node}
-        if op != "parameter" or not readers or not readers <= set(_ADDED):
-            return Kept(tensor, "a raw vector that scales something, or that may")
+    is_added = owned.role == "raw" and op == "parameter" and _is_added(graph, node)
+    if sum(size > 1 for size in tensor.shape) < 2 and owned.role == "raw" and not is_added:
+        return Kept(tensor, "a raw vector that scales something, or that may")
     if len(tensor.shape) < 2:
         return Predicted(tensor, "bias", vector)
-    return Predicted(tensor, "weight", _unfold(tensor, op, owned.role, is_transposed=owned.is_transposed, scale=scale))
+    table = scale.position if is_added else scale.table
+    unfolded = _unfold(tensor, op, owned.role, is_transposed=owned.is_transposed, scale=scale, table=table)
+    return Predicted(tensor, "weight", unfolded)
 
 
-def _unfold(tensor: TensorSpec, op: str, role: str, *, is_transposed: bool, scale: WeightScale) -> WeightShape:
+def _is_added(graph: ArchGraph, node: int) -> bool:
+    """Whether all that reads a node adds it to something, or joins it to something."""
+    readers = {graph.nodes[target].op for source, target in graph.edges.tolist() if source == node}
+    return bool(readers) and readers <= set(_ADDED)
+
+
+def _unfold(
+    tensor: TensorSpec, op: str, role: str, *, is_transposed: bool, scale: WeightScale, table: float
+) -> WeightShape:
     shape: Sequence[int] = tensor.shape
     rank = len(shape)
     is_kernel = op.endswith("conv") and role == "weight" and rank > 2
@@ -110,7 +122,7 @@ def _unfold(tensor: TensorSpec, op: str, role: str, *, is_transposed: bool, scal
     if scale.initializer_range is not None:
         rms = scale.initializer_range
     elif is_table:
-        rms = 1.0 if scale.is_published else scale.table
+        rms = 1.0 if scale.is_published else table
     else:
         rms = math.sqrt(beta / fan_in)
     if is_kernel:

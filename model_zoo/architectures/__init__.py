@@ -39,6 +39,16 @@ def build_target(arch: str, *, num_classes: int = 10, in_channels: int = 1, in_f
 
     Raises UnknownName for an unknown architecture, BadOption for an option out of its range.
     """
+    make = make_module(arch, num_classes=num_classes, in_channels=in_channels, in_features=in_features)
+    module: Any = make_meta(make)
+    shape = (in_features,) if in_features is not None else (in_channels, IMAGE_SIZE, IMAGE_SIZE)
+    return Target.from_module(make, module.AXES, arch=arch, config=make.keywords, input_shape=shape)
+
+
+def make_module(
+    arch: str, *, num_classes: int = 10, in_channels: int = 1, in_features: int | None = None
+) -> partial[nn.Module]:
+    """What builds the module of `build_target`; the same errors."""
     module_class, options = _parse_name(arch)
     if not 2 <= num_classes <= MAX_CLASSES:
         raise BadOption(f"num_classes is {num_classes}, expected 2 to {MAX_CLASSES}")
@@ -51,10 +61,7 @@ def build_target(arch: str, *, num_classes: int = 10, in_channels: int = 1, in_f
         config["in_features"] = in_features or in_channels * IMAGE_SIZE**2
     else:
         config["in_channels"] = in_channels
-    make = partial(module_class, **config)
-    shape = (in_features,) if in_features is not None else (in_channels, IMAGE_SIZE, IMAGE_SIZE)
-    module = make_meta(make)
-    return Target.from_module(make, module.AXES, arch=arch, config=config, input_shape=shape)  # pyright: ignore
+    return partial(module_class, **config)
 
 
 def make_meta(make: Callable[[], nn.Module]) -> nn.Module:

@@ -2,21 +2,24 @@
 
 A member of a space is a frozen config that builds its module; equal configs build equal architectures. The ranges of
 `vits` and `gpts` are those of LoGAH's ViTs-1K and GPTs-1K (Zhou et al. 2024, arXiv:2405.16287, section 4.1), with a
-share of smaller ones that a CPU can train, `small_vits`; `cnns`, `mlps` and `resnets` have sizes that suit images of
-28 x 28. `HELD_OUT` are the architectures that no recipe may learn from: what tables are made of.
+share of smaller ones that a CPU can train, `small_vits` and `small_gpts`; `cnns`, `mlps` and `resnets` have sizes that
+suit images of 28 x 28; `registered` are those of `model_zoo.architectures`, in many sizes. `HELD_OUT` are the
+architectures that no recipe may learn from: what tables are made of.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from model_zoo.architectures import IMAGE_SIZE, make_meta, make_module
 from model_zoo.architectures.resnet import ResNet
 from model_zoo.spaces.networks import CausalTransformer, PlainCnn, PlainMlp, VisionTransformer
-from weightgen.errors import UnknownName
+from weightgen.errors import BadOption, UnknownName
+from weightgen.target import Target
 
 MAX_VIT = 10_000_000
 """Parameters of a vision transformer."""
@@ -118,6 +121,29 @@ class GptMember:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class RegisteredMember:
+    arch: str
+    """A name that `model_zoo.architectures` knows."""
+    in_channels: int = 1
+    num_classes: int = 10
+
+    def build(self) -> nn.Module:
+        return make_module(self.arch, num_classes=self.num_classes, in_channels=self.in_channels)()
+
+
+def target_of(member: Any) -> Target:
+    """The target network of a member that classifies; BadOption for a language model."""
+    module: Any = make_meta(member.build)
+    if not hasattr(member, "num_classes"):
+        raise BadOption(f"{member} has no class head")
+    axes = {"head.weight": f"CLASSES {module.head.in_features}", "head.bias": "CLASSES"}
+    config = asdict(member)
+    channels = config.get("in_channels", config.get("in_features", 0) // IMAGE_SIZE**2)
+    shape = (channels, IMAGE_SIZE, IMAGE_SIZE)
+    return Target.from_module(member.build, axes, arch=type(member).__name__, config=config, input_shape=shape)
+
+
 def draw_cnn(rng: torch.Generator) -> CnnMember:
     """1 to 5 convolutions of 8 to 64 channels, wider towards the end more often than not."""
     depth = _draw_int(1, 5, rng)
@@ -139,6 +165,16 @@ def draw_narrow_cnn(rng: torch.Generator) -> CnnMember:
         widths=tuple(widths),
         batch_norm=_chance(0.75, rng),
         hidden=_draw_size(32, 64, 8, rng) if _chance(0.25, rng) else None,
+    )
+
+
+def draw_wide_cnn(rng: torch.Generator) -> CnnMember:
+    """2 to 4 convolutions of 3 x 3 and 48 to 128 channels, never fewer than before."""
+    widths = sorted(_draw_size(48, 128, 8, rng) for _ in range(_draw_int(2, 4, rng)))
+    return CnnMember(
+        widths=tuple(widths),
+        batch_norm=_chance(0.7, rng),
+        hidden=_draw_size(32, 128, 16, rng) if _chance(0.25, rng) else None,
     )
 
 
@@ -182,14 +218,37 @@ def draw_gpt(rng: torch.Generator) -> GptMember:
     )
 
 
+def draw_small_gpt(rng: torch.Generator) -> GptMember:
+    """1 to 4 layers of 48 to 128, contexts of 64 bytes."""
+    num_heads = _pick((2, 4, 6), rng)
+    return GptMember(
+        width=num_heads * _draw_int(math.ceil(48 / num_heads), 128 // num_heads, rng),
+        depth=_draw_int(1, 4, rng),
+        num_heads=num_heads,
+        context=64,
+    )
+
+
+def draw_registered(rng: torch.Generator) -> RegisteredMember:
+    """Half of them `cnn`, of width 8 to 48 and depth 2 to 4; else `mlp`, `cnn-tiny`, `vit-tiny` or `resnet8`."""
+    if _chance(0.5, rng):
+        return RegisteredMember(f"cnn-w{_draw_size(8, 48, 4, rng)}-d{_draw_int(2, 4, rng)}")
+    if _chance(0.3, rng):
+        return RegisteredMember(f"mlp-w{_draw_size(16, 128, 8, rng)}-d{_draw_int(1, 4, rng)}")
+    return RegisteredMember(("cnn-tiny", "cnn-tiny", "vit-tiny", "resnet8")[_draw_int(0, 3, rng)])
+
+
 SPACES: dict[str, Callable[[torch.Generator], Member]] = {
     "cnns": draw_cnn,
     "narrow_cnns": draw_narrow_cnn,
+    "wide_cnns": draw_wide_cnn,
     "mlps": draw_mlp,
     "resnets": draw_resnet,
     "vits": draw_vit,
     "small_vits": draw_small_vit,
     "gpts": draw_gpt,
+    "small_gpts": draw_small_gpt,
+    "registered": draw_registered,
 }
 
 HELD_OUT: dict[str, Member] = {

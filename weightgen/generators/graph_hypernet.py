@@ -3,17 +3,25 @@
 A graph transformer (`layers.graphormer`) gives every tensor a token; a decoder (`layers.low_rank_decoder`) makes its
 factors. Weights are made tensor by tensor: nothing larger than one of them is held beside the target. What is not
 predicted keeps the module's own initialisation and stands in the report.
+
+For a classifier with a support set, `generate` goes trunk first, head second: an encoding of the set, made of class
+prototypes, shifts every token (zero before training), so that the trunk depends on the data as well as on the graph;
+the class head is solved on the trunk's activations. So one generator serves any data set with any number of classes.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightgen.checkpoint import load_state, save_state
+from weightgen.checkpoint import encode_state, load_state, save_state
+from weightgen.condition import SupportSet
+from weightgen.encoders.support_set import SupportSetEncoder
 from weightgen.errors import BadOption, CorruptFile, UnsupportedTask
 from weightgen.generator import GenerationRequest
 from weightgen.generator_file import FORMAT, read_generator_manifest
@@ -49,10 +57,14 @@ class LogahConfig:
     scale: WeightScale = field(default_factory=WeightScale)
     as_published: bool = False
     """The paper's own encoder and decoder, with their dead rows, for comparison."""
+    encoding_dim: int | None = None
+    """Size of the encoding of a support set; None: weights depend on the graph alone."""
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads or self.dim % 4:
             raise BadOption(f"dim is {self.dim}, expected a multiple of 4 and of num_heads, {self.num_heads}")
+        if self.as_published and self.encoding_dim is not None:
+            raise BadOption("the published generator knows no support sets: encoding_dim must be None")
 
 
 def size_t(*, as_published: bool = False) -> LogahConfig:
@@ -104,6 +116,11 @@ class GraphHypernet(nn.Module):
                 num_ops=len(OPS), num_roles=len(ROLES), max_distance=config.max_distance, **sizes
             )
             self.decoder = LowRankDecoder(config.dim, config.rank)
+        self.support_encoder = None
+        if config.encoding_dim is not None:
+            self.support_encoder = SupportSetEncoder(width=16, dim=config.encoding_dim)
+            self.of_support = nn.Linear(config.encoding_dim, 2 * config.dim, bias=False)
+            nn.init.zeros_(self.of_support.weight)
 
     def plan(self, graph: ArchGraph) -> tuple[Predicted | Kept, ...]:
         """What becomes of every tensor of the graph's spec that is not tied to another."""
@@ -113,28 +130,44 @@ class GraphHypernet(nn.Module):
         why = f"wider than the published decoder's {MAX_ROWS:,} rows"
         return tuple(Kept(p.tensor, why) if isinstance(p, Predicted) and p.longest > MAX_ROWS else p for p in plan)
 
-    def forward(self, graph: ArchGraph) -> State:
-        """The predicted tensors of a state, differentiable, float32."""
+    def encode(self, images: Tensor, labels: Tensor, num_classes: int) -> Tensor | None:
+        """The encoding (e,), of norm sqrt(e), of labelled images (n, 1 or 3, 28, 28); None without a condition."""
+        if self.support_encoder is None:
+            return None
+        _, (summary,) = self.support_encoder([images], [labels], [num_classes])
+        return F.normalize(summary, dim=0) * len(summary) ** 0.5
+
+    def forward(self, graph: ArchGraph, encoding: Tensor | None = None) -> State:
+        """The predicted tensors of a state, differentiable, float32; `encoding` (e,) is what `encode` gave."""
         chosen = _predicted(self.plan(graph))
         state = {}
-        for p, made in self._make(graph, chosen):
+        for p, made in self._make(graph, chosen, encoding):
             if isinstance(made, Factors):
                 made = multiply(made, p.unfolded)
             state[p.tensor.name] = made.reshape(p.tensor.shape)
         return state
 
     def predict(
-        self, target: ArchGraph | nn.Module, *, seed: int = 0, noise: float = 0.0, device: torch.device | None = None
+        self,
+        target: ArchGraph | nn.Module,
+        *,
+        support: SupportSet | None = None,
+        seed: int = 0,
+        noise: float = 0.0,
+        device: torch.device | None = None,
     ) -> Iterator[tuple[str, Tensor]]:
         """Name and value of every predicted tensor, in the spec's order and dtypes, made as they are asked for.
 
-        `noise` is the share of a weight's variance that is drawn at random, with `seed`; without it the seed changes
-        nothing. Tensors that are tied or not predicted do not come; `report` says which.
+        `support` is the data that the weights are for, where the generator was told any in training. `noise` is the
+        share of a weight's variance that is drawn at random, with `seed`; without it the seed changes nothing. Tensors
+        that are tied or not predicted do not come; `report_of` says which.
         """
         graph = target if isinstance(target, ArchGraph) else build_graph(target)
         chosen = _predicted(self.plan(graph))
         blanks = (torch.empty(p.tensor.shape, dtype=p.tensor.torch_dtype, device=device) for p in chosen)
-        return self._fill(graph, chosen, blanks, seed=seed, noise=noise)
+        with torch.no_grad():
+            encoding = self._read(support)
+        return self._fill(graph, chosen, blanks, encoding, seed=seed, noise=noise)
 
     def init_(
         self, module: nn.Module, *, graph: ArchGraph | None = None, seed: int = 0, noise: float = 0.0
@@ -150,7 +183,8 @@ class GraphHypernet(nn.Module):
         if any(tensors[p.tensor.name].is_meta for p in plan):
             raise BadOption("the module is on the meta device and has no place for numbers; give write_init a folder")
         chosen = _predicted(plan)
-        for _ in self._fill(graph, chosen, (tensors[p.tensor.name] for p in chosen), seed=seed, noise=noise):
+        targets = (tensors[p.tensor.name] for p in chosen)
+        for _ in self._fill(graph, chosen, targets, None, seed=seed, noise=noise):
             pass
         return report_of(graph, plan, module)
 
@@ -164,24 +198,60 @@ class GraphHypernet(nn.Module):
         check_support(request)
 
     def generate(self, request: GenerationRequest) -> list[State]:
-        """The target's trunk from its graph; BatchNorm's statistics and the class head from the support set.
+        """The target's trunk from its graph and support set; BatchNorm's statistics and the class head from the set.
 
         What is not predicted is the target's own initialisation, with the request's seed.
         """
+        return [self._generate(request, conditioned=True)]
+
+    def without_condition(self) -> "Unconditioned":
+        """The same route with a trunk that depends on the graph alone; the head is still solved on the support set."""
+        return Unconditioned(self)
+
+    def embed(self, support: SupportSet, *, arch: str) -> Tensor:
+        """The unit-norm encoding (e,) of a support set, the same for every architecture.
+
+        UnsupportedTask where the generator has none.
+        """
+        with torch.no_grad():
+            encoding = self._read(support)
+        if encoding is None:
+            raise UnsupportedTask("this 'logah' generator was told no support sets in training: it embeds none")
+        return F.normalize(encoding, dim=0)
+
+    def digest_of(self, arch: str) -> str:
+        """sha256, hex, of the generator as a file holds it, the same for every architecture."""
+        return hashlib.sha256(encode_state(self.state_dict(), manifest=asdict(self.config))).hexdigest()
+
+    def _generate(self, request: GenerationRequest, *, conditioned: bool) -> State:
         self.check(request)
         support, target = check_support(request), request.target
         graph = build_graph(target.skeleton, torch.zeros(1, *target.input_shape))
-        state = target.init_state(request.seed) | dict(self.predict(graph))
-        return [refit(target, take_trunk(target.spec.complete(state), target.spec), support)]
+        made = dict(self.predict(graph, support=support if conditioned else None))
+        state = target.init_state(request.seed) | made
+        return refit(target, take_trunk(target.spec.complete(state), target.spec), support)
+
+    def _read(self, support: SupportSet | None) -> Tensor | None:
+        """The encoding of a support set of images as the encoder takes them; None of any other."""
+        if support is None or support.inputs.shape[2:] != (28, 28):
+            return None
+        return self.encode(support.inputs, support.labels, support.num_classes)
 
     @torch.no_grad()
     def _fill(
-        self, graph: ArchGraph, chosen: list[Predicted], targets: Iterator[Tensor], *, seed: int, noise: float
+        self,
+        graph: ArchGraph,
+        chosen: list[Predicted],
+        targets: Iterator[Tensor],
+        encoding: Tensor | None,
+        *,
+        seed: int,
+        noise: float,
     ) -> Iterator[tuple[str, Tensor]]:
         if not 0 <= noise < 1:
             raise BadOption(f"noise is {noise}, expected a share from 0 to below 1")
         rng = torch.Generator().manual_seed(seed)
-        for (p, made), target in zip(self._make(graph, chosen), targets, strict=True):
+        for (p, made), target in zip(self._make(graph, chosen, encoding), targets, strict=True):
             if isinstance(made, Factors):
                 multiply_into(target, made, p.unfolded)
                 if noise:
@@ -191,11 +261,18 @@ class GraphHypernet(nn.Module):
                 target.copy_(made.view(p.tensor.shape))
             yield p.tensor.name, target
 
-    def _make(self, graph: ArchGraph, chosen: list[Predicted]) -> Iterator[tuple[Predicted, Factors | Tensor]]:
+    def _make(
+        self, graph: ArchGraph, chosen: list[Predicted], encoding: Tensor | None
+    ) -> Iterator[tuple[Predicted, Factors | Tensor]]:
         """Factors of weights and values of vectors; vectors are made first, all at once, being small."""
         if not chosen:
             return
-        tokens = self.encoder(self._inputs(graph, chosen))
+        inputs = self._inputs(graph, chosen)
+        if encoding is None:
+            tokens = self.encoder(inputs)
+        else:
+            of_nodes, of_tokens = self.of_support(encoding).chunk(2)
+            tokens = self.encoder(inputs, of_nodes) + of_tokens
         is_weight = torch.tensor([p.kind == "weight" for p in chosen], device=tokens.device)
         weights = [p for p in chosen if p.kind == "weight"]
         sizes = [p.tensor.numel for p in chosen if p.kind != "weight"]
@@ -238,6 +315,21 @@ class GraphHypernet(nn.Module):
         except (KeyError, TypeError, RuntimeError, BadOption) as error:
             raise CorruptFile(f"{path}: its tensors do not fit its own configuration") from error
         return generator.requires_grad_(False).eval()
+
+
+class Unconditioned:
+    """A GraphHypernet that is not told what the data are; speaks the generator protocol."""
+
+    name = "logah-unconditioned"
+
+    def __init__(self, generator: GraphHypernet) -> None:
+        self._generator = generator
+
+    def check(self, request: GenerationRequest) -> None:
+        self._generator.check(request)
+
+    def generate(self, request: GenerationRequest) -> list[State]:
+        return [self._generator._generate(request, conditioned=False)]
 
 
 def new_graph_hypernet(config: LogahConfig, *, seed: int) -> GraphHypernet:

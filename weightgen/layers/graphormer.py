@@ -60,12 +60,15 @@ class GraphEncoder(nn.Module):
         self.layers = nn.ModuleList(GraphormerLayer(dim, num_heads) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, graph: GraphInputs) -> Float[Tensor, "t d"]:
+    def forward(self, graph: GraphInputs, shift: Float[Tensor, " d"] | None = None) -> Float[Tensor, "t d"]:
+        """`shift` is added to every node before the first layer: what is known besides the graph."""
         sizes = number_features(torch.cat([graph.shapes, graph.siblings[:, None]], 1))
         tensors = self.of_role(graph.roles) + self.of_shape(rearrange(sizes, "t s f -> t (s f)"))
         place = torch.cat([graph.degrees, graph.depth[:, None], graph.twins[:, None]], 1)
         nodes = self.of_op(graph.ops) + self.of_place(rearrange(number_features(place), "n p f -> n (p f)"))
         nodes = nodes.index_add(0, graph.owners, tensors)
+        if shift is not None:
+            nodes = nodes + shift
         bias = self.bias(graph.distances)
         for layer in self.layers:
             nodes = layer(nodes, bias)

@@ -1,0 +1,103 @@
+"""What architectures of spaces learn from: tasks of labelled images, the classes of one data set, texts as bytes."""
+
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model_zoo.data import load_data, shared_folder
+from model_zoo.spaces import GptMember, Member
+from training.episodes import ClassPool, EpisodeConfig, load_pool
+from training.logah_members import channels_of
+from weightgen.errors import BadOption, NotFound
+from weightgen.labelled_data import match_channels
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Examples and what a network should say of them."""
+
+    inputs: Tensor
+    """Images (n, c, h, w) or byte ids (n, t)."""
+    answers: Tensor
+    """Labels (n,) or the ids that follow (n, t)."""
+    num_classes: int
+
+
+class Tasks:
+    """Labelled images of few-shot tasks: every class has two or more, so that each can be judged by the others."""
+
+    def __init__(self, data: Sequence[str], *, most: int, is_transformed: bool) -> None:
+        """At most about `most` images a task; transformed ones are turned, inverted, coloured … without end."""
+        self.pool: ClassPool = load_pool(list(data), "train")
+        mixed = 0.25 if is_transformed else 0.0
+        ways = min(40, most // 3)
+        self.config = EpisodeConfig(
+            max_support=most, num_query=1, max_ways=ways, mixed=mixed, transform=is_transformed
+        )  # fmt: skip
+
+    def draw(self, in_channels: int, *, rng: torch.Generator) -> Batch:
+        task = self.pool.draw(self.config, rng=rng)
+        images = torch.cat([task.support, task.query])
+        if in_channels == 1:
+            images = images.mean(1, keepdim=True)
+        return Batch(images, torch.cat([task.support_labels, task.query_labels]), task.num_classes)
+
+
+class Classes:
+    """Labelled images of one data set, its classes always in their order."""
+
+    def __init__(self, data: str) -> None:
+        loaded = load_data(data)
+        self.images = {c: match_channels(loaded, c).x_train for c in (1, 3)}
+        self.labels, self.num_classes = loaded.y_train, loaded.num_classes
+
+    def draw(self, in_channels: int, size: int, *, rng: torch.Generator) -> Batch:
+        rows = torch.randint(len(self.labels), (size,), generator=rng)
+        return Batch(self.images[in_channels][rows], self.labels[rows], self.num_classes)
+
+
+class Texts:
+    """The training parts of shared text sets as one string of bytes."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.ids = torch.cat([_load_text(name) for name in names]) if names else torch.empty(0, dtype=torch.long)
+
+    def draw(self, context: int, size: int, *, rng: torch.Generator) -> Batch:
+        if len(self.ids) <= context:
+            raise BadOption("language models need texts to learn from: set `text`")
+        starts = torch.randint(len(self.ids) - context, (size, 1), generator=rng)
+        ids = self.ids[starts + torch.arange(context + 1)]
+        return Batch(ids[:, :-1], ids[:, 1:], 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Batches for any member."""
+
+    images: Tasks | Classes
+    texts: Texts
+
+    def draw(self, member: Member, *, size: int, texts: int, rng: torch.Generator) -> Batch:
+        """`size` labelled images (of tasks, as many as they were made for) or `texts` pieces of text."""
+        if isinstance(member, GptMember):
+            return self.texts.draw(member.context, texts, rng=rng)
+        channels = channels_of(member)
+        if isinstance(self.images, Tasks):
+            return self.images.draw(channels, rng=rng)
+        return self.images.draw(channels, size, rng=rng)
+
+
+def _load_text(name: str) -> Tensor:
+    """The texts of the training part of a shared set as bytes, a line each, (n,)."""
+    folder = shared_folder()
+    path = folder / "text" / f"{name}.jsonl.gz" if folder else None
+    if path is None or not path.is_file():
+        raise NotFound(f"text set {name!r} is not there; set WEIGHTGEN_SHARED to the shared data folder")
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    text = "\n".join(row["text"] for row in rows if row.get("split", "train") == "train")
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).long()
