@@ -7,11 +7,13 @@ import torch
 
 from benchmarks.logah_table import (
     ARMS,
+    PREDICTED,
     PUBLISHED,
     TableConfig,
     begin,
     calibrate,
     compare,
+    draw_rows,
     fill_table,
     main,
     read_generator,
@@ -25,7 +27,7 @@ from weightgen.storage import read_json
 
 TINY = TableConfig(
     steps=(0, 1, 2), batch_size=4, learning_rates=(1e-3, 1e-2), choice_steps=(1,), choice_examples=20,
-    calibration_examples=8,
+    calibration_examples=8, support_per_class=3,
 )  # fmt: skip
 NAME = "cnn 24-48-40 no norm fc32"
 
@@ -47,36 +49,47 @@ def test_a_table_holds_every_arm_and_the_generators_record(generator, tmp_path):
     for arm in ARMS:
         assert len(row[arm]["accuracy"]) == len(row[arm]["sd"]) == 3 and row[arm]["learning_rate"] in (1e-3, 1e-2)
     assert table["generator"]["parameters"] == sum(p.numel() for p in generator[0].parameters())
-    assert row["predicted"]["sd"][0] == 0  # predicted weights know no seed
+    assert row[PREDICTED]["accuracy"][0] != row["default, support head"]["accuracy"][0]
 
 
 def test_other_arms_stay_but_those_of_another_generator_go(generator, tmp_path):
     shared_path("images/fashion_mnist.npz")
     path = tmp_path / "table.json"
-    fill_table(path, [NAME], ["default", "predicted"], generator=generator, seeds=1, config=TINY)
+    fill_table(path, [NAME], ["default", PREDICTED], generator=generator, seeds=1, config=TINY)
     other = generator[0], {**generator[1], "sha256": "another"}
-    table = fill_table(path, [], ["predicted"], generator=other, seeds=1, config=TINY)
+    table = fill_table(path, [], [PREDICTED], generator=other, seeds=1, config=TINY)
     assert set(table["networks"][NAME]) == {"parameters", "default"}
     table = fill_table(path, [], ["default"], generator=None, seeds=1, config=replace(TINY, batch_size=5))
     assert table["networks"] == {}
 
 
 def test_a_prediction_is_ahead_when_its_first_steps_beat_the_last_of_others():
-    row = {"predicted": {"accuracy": [1, 50, 60]}, "default": {"accuracy": [0, 9, 49]}}
+    row = {PREDICTED: {"accuracy": [1, 50, 60]}, "default": {"accuracy": [0, 9, 49]}}
     assert compare(row, TINY) == {}
-    assert compare({**row, "orthogonal": {"accuracy": [0, 9, 40]}}, TINY) == {"is_ahead": True}
-    assert compare({**row, "orthogonal": {"accuracy": [0, 9, 51]}}, TINY) == {"is_ahead": False}
+    row |= {"default, support head": {"accuracy": [0, 9, 99]}, "orthogonal": {"accuracy": [0, 9, 51]}}
+    assert compare(row, TINY) == {"is_ahead_of_default": True, "is_ahead_of_orthogonal": False}
 
 
-def test_arms_begin_as_they_say(generator):
-    member = CnnMember((4, 8))
-    states = {arm: begin(member, arm, generator[0], seed=0).state_dict() for arm in ARMS}
-    again = {arm: begin(member, arm, generator[0], seed=0).state_dict() for arm in ARMS}
+def test_arms_begin_as_they_say(generator, rng):
+    member = CnnMember((4, 8), num_classes=3)
+    support = draw_rows(torch.rand(20, 1, 28, 28, generator=rng), torch.arange(20) % 3, 4, seed=0)
+    states = {arm: begin(member, arm, generator[0], support, seed=0).state_dict() for arm in ARMS}
+    again = {arm: begin(member, arm, generator[0], support, seed=0).state_dict() for arm in ARMS}
     assert all(torch.equal(states[arm][n], again[arm][n]) for arm in ARMS for n in states[arm])
     flat = states["orthogonal"]["convs.1.weight"].flatten(1)
     assert torch.allclose(flat @ flat.T, torch.eye(8), atol=1e-5)
-    predicted = generator[0].predict(begin(member, "default", None, seed=1))
-    assert all(torch.allclose(states["predicted"][name], value, atol=1e-6) for name, value in predicted)
+    predicted = dict(generator[0].predict(begin(member, "default", None, seed=1)))
+    for name in ("convs.0.weight", "norms.1.bias"):
+        assert torch.allclose(states[PREDICTED][name], predicted[name], atol=1e-6)
+        assert torch.equal(states["default, support head"][name], states["default"][name])
+    assert not torch.equal(states[PREDICTED]["head.weight"], states["default, support head"]["head.weight"])
+
+
+def test_support_rows_are_as_many_of_every_class():
+    images, labels = torch.arange(30.0).view(30, 1, 1, 1), torch.arange(30) % 3
+    support = draw_rows(images, labels, 4, seed=0)
+    assert support.shots == [4, 4, 4] and torch.equal(support.inputs.flatten().long() % 3, support.labels)
+    assert not torch.equal(support.inputs, draw_rows(images, labels, 4, seed=1).inputs)
 
 
 def test_equal_seeds_see_equal_batches_and_training_learns(rng):
