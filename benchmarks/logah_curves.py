@@ -74,7 +74,7 @@ class Course:
     """A set of labelled images, or of texts for a language model."""
     steps: tuple[int, ...]
     batch_size: int
-    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    learning_rates: tuple[float, ...]
     choice_share: float = 0.15
     """Share of the training part that is left out for the choice of a learning rate, and scored."""
     warmup: int = 10
@@ -89,10 +89,15 @@ class Course:
         return [arm for arm in COLOURS if not arm.endswith(absent)]
 
 
+_VIT_RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 COURSES = {
-    "vit 64 x 3": Course(ViTMember(64, 3, 4, mlp_ratio=2, in_channels=3), "cifar10", (0, 25, 50, 100, 200, 400), 32),
-    "vit 96 x 4": Course(ViTMember(96, 4, 4, in_channels=3), "cifar10", (0, 25, 50, 100, 200), 32),
-    "gpt 96 x 3": Course(GptMember(96, 3, 6, context=64), "ag_news", (0, 50, 100, 200, 400), 16),
+    "vit 64 x 3": Course(
+        ViTMember(64, 3, 4, mlp_ratio=2, in_channels=3), "cifar10", (0, 25, 50, 100, 200, 400), 32, _VIT_RATES
+    ),
+    "vit 96 x 4": Course(ViTMember(96, 4, 4, in_channels=3), "cifar10", (0, 25, 50, 100, 200), 32, _VIT_RATES),
+    "gpt 96 x 3": Course(
+        GptMember(96, 3, 6, context=64), "ag_news", (0, 50, 100, 200, 400), 16, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    ),
 }
 
 
@@ -182,8 +187,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WeightgenError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    figure = Figure(figsize=(4.2 * len(curves["networks"]), 4.6), layout="constrained")
-    draw_curves(figure, curves["networks"])
+    networks = {name: curves["networks"][name] for name in COURSES if name in curves["networks"]}
+    figure = Figure(figsize=(4.2 * len(networks), 4.6), layout="constrained")
+    draw_curves(figure, networks)
     figure.savefig(ROOT / "docs" / "images" / f"logah-{options.name}.png", dpi=110)
     return 0
 
@@ -198,7 +204,8 @@ def fill_curves(
 ) -> dict[str, Any]:
     """Train these networks from those of these arms that they have, and write each into the file at `path` as it ends.
 
-    What the file holds already stays: other networks and arms, and these if they were trained on as many seeds.
+    What the file holds already stays: other networks and arms, and these if they were trained on as many seeds. Several
+    runs may fill one file side by side.
     """
     found = read_json(path) if path.exists() else {"networks": {}}
     if generator is not None and found.get("generator") != generator[1]:
@@ -208,22 +215,25 @@ def fill_curves(
             row["comparisons"] = {}
     for name, course in courses.items():
         settings = json.loads(json.dumps(asdict(course)))
-        row = found["networks"].get(name)
-        if row is None or row["settings"] != settings:
-            row = {"settings": settings, "parameters": sum(p.numel() for p in course.member.build().parameters())}
-            row |= {"arms": {}, "comparisons": {}}
-            found["networks"][name] = row
-        todo = [arm for arm in arms if arm in course.arms and row["arms"].get(arm, {}).get("seeds") != seeds]
+        if found["networks"].get(name, {}).get("settings") != settings:
+            size = sum(p.numel() for p in course.member.build().parameters())
+            found["networks"][name] = {"settings": settings, "parameters": size, "arms": {}, "comparisons": {}}
+    write_json(path, found)
+    for name, course in courses.items():
+        there = {arm: curve["seeds"] for arm, curve in found["networks"][name]["arms"].items()}
+        todo = [arm for arm in arms if arm in course.arms and there.get(arm) != seeds]
         task = load_task(course) if todo else None
         for arm in todo:
             assert task is not None
             began = time.process_time()
-            row["unit"] = task.unit
-            row["arms"][arm] = train_arm(course, arm, task, generator and generator[0], seeds=seeds)
-            row["comparisons"] = compare(row["arms"], course.steps, better=task.better)
+            curve = train_arm(course, arm, task, generator and generator[0], seeds=seeds)
+            found = read_json(path)
+            row = found["networks"][name]
+            row["arms"][arm] = curve
+            row |= {"unit": task.unit, "comparisons": compare(row["arms"], course.steps, better=task.better)}
             write_json(path, found)
             spent = f"{time.process_time() - began:.0f} s"
-            print(f"{name}, {arm}: {row['arms'][arm]['score']}, {spent}", file=sys.stderr, flush=True)
+            print(f"{name}, {arm}: {curve['score']}, {spent}", file=sys.stderr, flush=True)
     return found
 
 
@@ -370,8 +380,8 @@ def draw_curves(figure: Figure, networks: Mapping[str, Mapping[str, Any]]) -> No
         axes.set_xlabel("steps of training")
         axes.set_ylabel(row.get("unit", ""))
         axes.set_title(f"{name}, {row['settings']['data']}: {row['parameters']:,} parameters", fontsize=10)
-        if name.startswith("gpt"):
-            axes.set_ylim(top=8.2)  # 8 bits say nothing; nn.Embedding's numbers begin far above
+        if row.get("unit") == TextTask.unit:  # 8 bits say nothing; nn.Embedding's numbers begin far above
+            axes.set_ylim(min(min(arm["score"]) for arm in row["arms"].values()) - 0.2, 8.3)
     ordered = [arm for arm in COLOURS if arm in shown]
     figure.legend([shown[arm] for arm in ordered], ordered, loc="outside lower center", ncols=6, frameon=False)
 

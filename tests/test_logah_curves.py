@@ -28,7 +28,7 @@ from tests.shared import shared_path
 from weightgen.errors import BadOption, NotFound
 from weightgen.generators.graph_hypernet import LogahConfig, new_graph_hypernet
 from weightgen.labelled_data import LabelledData
-from weightgen.storage import read_json
+from weightgen.storage import read_json, write_json
 
 TINY = {"steps": (0, 1, 2), "batch_size": 4, "learning_rates": (1e-3, 1e-2), "warmup": 1, "per_class": 3}
 VIT = Course(ViTMember(8, 1, 2, patch=7, in_channels=3, num_classes=2), "cifar10", **TINY)
@@ -90,6 +90,20 @@ def test_arms_that_are_there_are_not_trained_again(generator, loaded, tmp_path):
     assert loaded == ["ag_news"]
     fill_curves(path, {"g": GPT}, ["default"], generator=None, seeds=2)
     assert loaded == ["ag_news"] * 2  # another number of seeds is another curve
+
+
+def test_runs_side_by_side_keep_each_others_arms(texts, monkeypatch, tmp_path):
+    path = tmp_path / "curves.json"
+
+    def load_while_another_run_ends(course):
+        found = read_json(path)
+        found["networks"]["g"]["arms"]["orthogonal"] = {"score": [9, 8, 7], "sd": [0, 0, 0], "seeds": 1}
+        write_json(path, found)
+        return texts
+
+    monkeypatch.setattr("benchmarks.logah_curves.load_task", load_while_another_run_ends)
+    fill_curves(path, {"g": GPT}, ["default"], generator=None, seeds=1)
+    assert set(read_json(path)["networks"]["g"]["arms"]) == {"default", "orthogonal"}
 
 
 def test_predicted_arms_of_another_generator_go_and_so_does_what_was_compared(generator, loaded, tmp_path):
@@ -184,10 +198,10 @@ def test_a_comparison_says_how_far_ahead_and_when_the_other_gets_there(better):
 
 def test_a_panel_is_drawn_for_every_network_with_its_arms(loaded, tmp_path):
     curves = fill_curves(tmp_path / "c.json", {"vit": VIT, "gpt": GPT}, ["default"], generator=None, seeds=1)
-    figure = Figure()
-    draw_curves(figure, curves["networks"])
+    figure, networks = Figure(), {name: curves["networks"][name] for name in ("vit", "gpt")}
+    draw_curves(figure, networks)
     assert [axes.get_ylabel() for axes in figure.axes] == ["test accuracy, %", "bits per byte of test text"]
-    for axes, row in zip(figure.axes, curves["networks"].values(), strict=True):
+    for axes, row in zip(figure.axes, networks.values(), strict=True):
         assert [list(np.asarray(line.get_ydata())) for line in axes.get_lines()] == [row["arms"]["default"]["score"]]
 
 
