@@ -6,8 +6,6 @@ python -m benchmarks.graph_speed            prints the ratios and writes docs/re
 in turn: ViT-S against drawing random numbers for every tensor of it, which is what a default initialisation costs.
 """
 
-import os
-import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.__main__ import render
 from benchmarks.measure import Ratio, median_ratio, medians, time_in_turn
+from benchmarks.ratios import render, write_ratios
 from weightgen import graph as graphs
 from weightgen.graph import ArchGraph, build_graph
-from weightgen.storage import write_json
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "results" / "bench" / "graph_speed.json"
 AIMS = {"vit-s": 0.1, "gpt2-96": 0.5}
@@ -49,7 +46,7 @@ def measure_graphs() -> list[Ratio]:
         aim = AIMS.get(name)
         is_met = None if aim is None else found["build"] <= aim
         label = f"graph: seconds to build {name} ({size})"
-        ratios.append(Ratio(label, found["build"], f"<= {aim}" if aim else "", is_met, found))
+        ratios.append(Ratio(label, found["build"], "" if aim is None else f"<= {aim}", is_met, found))
         if "normal_" in sides:
             value = median_ratio(seconds, "build", "normal_")
             ratios.append(Ratio(f"graph: build {name} / normal_ of every tensor", value, "", None, found))
@@ -86,8 +83,7 @@ def main() -> int:
     ratios = measure_graphs()
     for ratio in ratios:
         print(render(ratio), flush=True)
-    machine = {"cores": os.cpu_count(), "system": platform.platform(), "torch": torch.__version__}
-    write_json(OUT, {"machine": machine, "ratios": {r.name: r.to_json() for r in ratios}})
+    write_ratios(OUT, ratios)
     return 0
 
 

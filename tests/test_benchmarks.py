@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import __main__ as program
 from benchmarks.measure import Ratio, median_ratio, medians, time_in_turn
+from benchmarks.ratios import render
 from benchmarks.token_speed import transformer_state
 
 
@@ -40,3 +41,17 @@ def test_ratios_are_printed_and_written(monkeypatch, tmp_path, capsys):
         "seconds": {"clone": 0.01, "speed": 0.02},
     }
     assert written["machine"]["cores"] >= 1
+
+
+def test_a_ratio_without_sides_is_one_line():
+    assert render(Ratio("megabytes", 10.9, "< 100", True, {})) == "  10.900  megabytes (aim < 100: met)"
+    assert render(Ratio("reported", 2.0, "", None, {"side": 0.5})) == "   2.000  reported\n          side 500 ms"
+
+
+def test_parts_on_models_of_transformers_are_refused_without_it(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(program.PARTS, "tokens", list)
+    assert program.main(["--only", "tokens"]) == 0
+    with pytest.raises(SystemExit):
+        program.main(["--only", "tokens", "graph", "logah"])
+    assert "graph and logah measure models of transformers, which is not installed" in capsys.readouterr().err

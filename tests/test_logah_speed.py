@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from benchmarks.logah_speed import make_model, measure_construction
+from benchmarks import logah_speed
+from benchmarks.logah_speed import make_model, measure_construction, measure_pairs
 
 
 @pytest.mark.parametrize(
@@ -16,3 +17,12 @@ def test_models_have_the_size_their_names_say(name, millions):
 
 def test_constructing_t_takes_little_memory():
     assert measure_construction()[1].is_met
+
+
+def test_a_pair_is_predict_over_normal_in_the_same_rounds(monkeypatch):
+    monkeypatch.setattr(logah_speed, "PAIRS", (("T", "tiny", 1e-9),))
+    monkeypatch.setattr(logah_speed, "make_model", lambda name: torch.nn.Linear(4, 4))
+    (ratio,) = measure_pairs(num_rounds=1)
+    assert ratio.name == "logah: T on tiny, predict / normal_"
+    assert ratio.value == pytest.approx(ratio.seconds["predict"] / ratio.seconds["normal_"])
+    assert (ratio.aim, ratio.is_met) == ("<= 1e-09", False)
