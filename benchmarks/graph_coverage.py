@@ -152,8 +152,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = models()
     for name in options.names:
         if name not in found:
-            print(UnknownName("architecture", name, found), file=sys.stderr)
-            return 2
+            error = UnknownName("architecture", name, found)
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
     generator = new_graph_hypernet(size_t(), seed=0)
     print("| architecture | tensors | predicted | tied | own | parameters predicted |\n|---|---|---|---|---|---|")
     rows = {}

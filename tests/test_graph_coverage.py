@@ -9,6 +9,7 @@ from torch import nn
 from benchmarks import graph_coverage
 from benchmarks.graph_coverage import STAND_INS, TRANSFORMERS, make_transformer, measure_coverage, render_row
 from tests.graph_zoo import assert_whole, ops_of
+from weightgen.errors import UnknownName
 from weightgen.generators.graph_hypernet import LogahConfig, new_graph_hypernet
 from weightgen.graph import build_graph
 
@@ -113,8 +114,8 @@ def test_some_architectures_are_printed_and_unknown_ones_refused(capsys, monkeyp
     assert graph_coverage.main(["swin-pattern"]) == 0
     assert "| swin-pattern | 67 | 63 | 0 | 4 | 100.0% |" in capsys.readouterr().out
     assert not graph_coverage.OUT.exists()
-    assert graph_coverage.main(["swinpattern"]) == 2
-    assert "no architecture is called 'swinpattern'; did you mean 'swin-pattern'?" in capsys.readouterr().err
+    assert graph_coverage.main(["swinpattern"]) == UnknownName.exit_code
+    assert "error: no architecture is called 'swinpattern'; did you mean 'swin-pattern'?" in capsys.readouterr().err
     monkeypatch.setattr(graph_coverage, "models", lambda: STAND_INS)
     graph_coverage.main([])
     assert graph_coverage.OUT.exists()
