@@ -96,6 +96,7 @@ def test_members_that_classify_are_targets(rng):
     target = target_of(member)
     assert target.spec.head == ("head.weight", "head.bias") and target.input_shape == (3, 28, 28)
     assert target.run(target.init_state(0), torch.rand(2, 3, 28, 28, generator=rng)).shape == (2, 4)
+    assert target_of(member, num_classes=7).spec.by_name["head.weight"].shape == (7, 20)
     assert target_of(MlpMember((16,), in_features=3 * 784)).input_shape == (3, 28, 28)
     assert target_of(RegisteredMember("vit-tiny")).spec.num_parameters == count(RegisteredMember("vit-tiny"))
     with pytest.raises(BadOption, match="has no class head"):

@@ -9,7 +9,7 @@ architectures that no recipe may learn from: what tables are made of.
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -132,11 +132,16 @@ class RegisteredMember:
         return make_module(self.arch, num_classes=self.num_classes, in_channels=self.in_channels)()
 
 
-def target_of(member: Any) -> Target:
-    """The target network of a member that classifies; BadOption for a language model."""
-    module: Any = make_meta(member.build)
+def target_of(member: Any, *, num_classes: int | None = None) -> Target:
+    """The target network of a member that classifies, for another number of classes if given.
+
+    BadOption for a language model.
+    """
     if not hasattr(member, "num_classes"):
         raise BadOption(f"{member} has no class head")
+    if num_classes is not None:
+        member = replace(member, num_classes=num_classes)
+    module: Any = make_meta(member.build)
     axes = {"head.weight": f"CLASSES {module.head.in_features}", "head.bias": "CLASSES"}
     config = asdict(member)
     channels = config.get("in_channels", config.get("in_features", 0) // IMAGE_SIZE**2)
