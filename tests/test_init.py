@@ -1,18 +1,26 @@
+import itertools
 import json
+import resource
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import weightgen
+from model_zoo import released
+from weightgen import init
 from weightgen.checkpoint import encode_state, load_foreign, load_state, save_state
-from weightgen.errors import BadOption, NotFound, StorageFailed, UnsupportedTask
+from weightgen.errors import BadOption, CorruptFile, NotFound, StorageFailed, UnknownName, UnsupportedTask
 from weightgen.generators.graph_hypernet import new_graph_hypernet
 from weightgen.init import load_source
 
 from .test_graph_hypernet import TINY, Tiny
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +98,224 @@ def test_a_source_is_a_generator_or_its_file(tmp_path, generator):
     weightgen.init_(first, generator)
     weightgen.init_(second, tmp_path / "g.safetensors")
     assert encode_state(untied(first)) == encode_state(untied(second))
-    with pytest.raises(NotFound, match="no 'logah' generator has been released yet"):
-        weightgen.init_(first)
-    with pytest.raises(NotFound, match="expected a GraphHypernet or the file of one"):
+
+
+def test_a_source_that_is_no_generator_of_this_method_is_told(tmp_path, generator):
+    with pytest.raises(NotFound, match="expected a GraphHypernet, its file or a released generator"):
         load_source("nowhere.safetensors")
     save_state(tmp_path / "m", {}, manifest={"format": "weightgen.generator", "method": "mip", "version": 1})
     with pytest.raises(UnsupportedTask, match="'mip' makes weights for known architectures only"):
         load_source(tmp_path / "m")
+    generator.save(tmp_path / "cut")
+    (tmp_path / "cut").write_bytes((tmp_path / "cut").read_bytes()[:-100])
+    with pytest.raises(CorruptFile, match="cut"):
+        load_source(tmp_path / "cut")
+    with pytest.raises(CorruptFile, match="is a folder"):
+        load_source(tmp_path)
+
+
+@pytest.fixture
+def release(tmp_path, monkeypatch) -> Path:
+    """The folder of released generators, empty, found through the entry points of pyproject.toml.
+
+    They are installed anew in a folder of their own, so that the test sees the project's as they stand.
+    """
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    info = tmp_path / "site" / "weightgen-0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Name: weightgen\nVersion: 0\n")
+    lines = (f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in found.items()) for group, found in groups.items())
+    (info / "entry_points.txt").write_text("".join(lines))
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setattr(released, "FOLDER", tmp_path)
+    monkeypatch.setattr(released, "RELEASED", {"logah": "released.safetensors"})
+    return tmp_path
+
+
+def test_a_released_generator_is_found_by_its_name(release, generator, monkeypatch):
+    generator.save(release / "released.safetensors")
+    first, second = Tiny(), Tiny()
+    second.load_state_dict(first.state_dict())
+    weightgen.init_(first, generator)
+    monkeypatch.chdir(release)
+    (release / "logah").mkdir()  # a folder of this name does not hide the release
+    weightgen.init_(second)
+    assert encode_state(untied(first)) == encode_state(untied(second))
+
+
+def test_a_name_that_nothing_was_released_under_is_told(release, monkeypatch):
+    with pytest.raises(UnknownName, match="no released generator is called 'logha'; did you mean 'logah'"):
+        weightgen.init_(Tiny(), "logha")
+    with pytest.raises(NotFound, match="has no file released.safetensors in this copy"):
+        weightgen.init_(Tiny())
+    monkeypatch.setattr(init, "RELEASED_GROUP", "weightgen.nothing")
+    with pytest.raises(NotFound, match="no installed package says where released generators are"):
+        weightgen.init_(Tiny())
+
+
+@pytest.mark.parametrize(("seed", "noise"), [(-1, 0.0), (2**63, 0.0), (0, 1.0), (0, -0.1), (0, float("nan"))])
+def test_what_nothing_can_be_drawn_with_is_refused(generator, tmp_path, seed, noise):
+    with pytest.raises(BadOption, match="seed is|noise is"):
+        weightgen.init_(Tiny(), generator, seed, noise=noise)
+    with pytest.raises(BadOption, match="seed is|noise is"):
+        weightgen.write_init(Tiny(), tmp_path / "out", source=generator, seed=seed, noise=noise)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Scaled(nn.Linear):
+    """A layer with a random raw vector, and one that its reset_parameters forgets unless it is thorough."""
+
+    is_thorough = True
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.alpha, self.beta = nn.Parameter(torch.rand(4)), nn.Parameter(torch.rand(4))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        for vector in (getattr(self, "alpha", None), getattr(self, "beta", None) if self.is_thorough else None):
+            if vector is not None:
+                nn.init.uniform_(vector)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.alpha * super().forward(x * self.beta)
+
+
+def test_layers_on_the_meta_device_are_drawn_apart_and_by_seed(tmp_path, generator):
+    with torch.device("meta"):
+        module = nn.Sequential(Scaled(), Scaled())
+    for out, seed in (("a", 0), ("b", 0), ("c", 1)):
+        weightgen.write_init(module, tmp_path / out, source=generator, seed=seed)
+    first, again, other = (load_state(tmp_path / out / "model.safetensors") for out in "abc")
+    assert encode_state(first) == encode_state(again)
+    assert not torch.equal(first["0.alpha"], other["0.alpha"])
+    assert not torch.equal(first["0.alpha"], first["1.alpha"])
+
+
+def test_a_tensor_that_reset_parameters_leaves_blank_is_named(tmp_path, generator, monkeypatch):
+    monkeypatch.setattr(Scaled, "is_thorough", False)
+    with torch.device("meta"):
+        module = nn.Sequential(Scaled())
+    assert init.find_undrawn(init.plan_init(module, generator)) == ["0.beta"]
+    with pytest.raises(BadOption, match=r"no reset_parameters draws them: '0.beta'; build"):
+        weightgen.write_init(module, tmp_path / "out", source=generator)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Unresettable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.gamma = nn.Linear(4, 4), nn.Parameter(torch.rand(4))
+
+    def reset_parameters(self) -> None:
+        raise ValueError("only my constructor knows how")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gamma * self.linear(x)
+
+
+def test_a_tensor_whose_layer_cannot_be_reset_is_named(generator):
+    with torch.device("meta"):
+        module = Unresettable()
+    assert init.find_undrawn(init.plan_init(module, generator)) == ["gamma"]
+
+
+class Odd(nn.Module):
+    """A served layer beside an empty one, a lazy one and one that someone quantised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.served = nn.Linear(6, 6)
+        self.lazy = nn.LazyLinear(3)
+        self.quantised = nn.Linear(6, 6)
+        self.quantised.weight = nn.Parameter(torch.ones(1100, 1000, dtype=torch.int8), requires_grad=False)
+        self.empty = nn.Parameter(torch.zeros(0, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lazy(self.quantised(self.served(x)))
+
+
+def test_what_is_not_predicted_is_written_as_it_is_or_said_to_be_left_out(tmp_path, generator):
+    report = weightgen.write_init(Odd(), tmp_path / "out", source=generator)
+    found = load_state(tmp_path / "out" / "model.safetensors")
+    assert set(found) == {"served.weight", "served.bias", "quantised.weight", "quantised.bias", "empty"}
+    assert found["quantised.weight"].shape == (1100, 1000) and bool((found["quantised.weight"] == 1).all())
+    rows = {row.name: row for row in report.rows}
+    assert set(rows) == {*found, "lazy.weight", "lazy.bias"}
+    assert rows["served.weight"].source == "predicted"
+    assert rows["lazy.weight"].how == "not written" and "run one batch" in rows["lazy.weight"].why
+    assert rows["quantised.weight"].shape == (1100, 1000) and "quantised" in rows["quantised.weight"].why
+    assert rows["empty"].why == "it has no numbers"
+
+
+def test_what_is_not_known_on_the_meta_device_is_named(generator):
+    module = Odd()
+    with torch.device("meta"):
+        module.quantised.weight = nn.Parameter(torch.ones(1100, 1000, dtype=torch.int8), requires_grad=False)
+        module.empty = nn.Parameter(torch.zeros(0, 3))
+    assert init.find_undrawn(init.plan_init(module, generator)) == ["quantised.weight"]
+
+
+class Loop(nn.Module):
+    """A module whose child holds the module itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.child = nn.Linear(6, 6), nn.Sequential(nn.Linear(6, 6))
+        self.child.append(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.child[0](self.first(x))
+
+
+def test_a_module_that_holds_itself_is_served_and_left_whole(tmp_path, generator):
+    loop = Loop()
+    report = weightgen.init_(loop, generator)
+    assert [row.name for row in report.predicted] == ["first.weight", "first.bias", "child.0.weight", "child.0.bias"]
+    assert "contains itself as 'child.1'" in report.notes[0]
+    assert loop.child[1] is loop
+    weightgen.write_init(Loop(), tmp_path / "out", source=generator)
+    found = load_state(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(t, found[name]) for name, t in loop.named_parameters()) and len(found) == 4
+
+
+def test_the_dtype_of_files_changes_no_weight_but_by_rounding(tmp_path, generator):
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    planned = init.plan_init(module, generator, dtype=torch.bfloat16)
+    (tmp_path / "out").mkdir()
+    init.fill_folder(tmp_path / "out", planned)
+    found = load_state(tmp_path / "out" / "model.safetensors")
+    weightgen.init_(module, generator)
+    assert {name for name, t in found.items() if t.dtype != torch.bfloat16} == {"1.num_batches_tracked"}
+    assert all(torch.equal(t.to(found[name].dtype), found[name]) for name, t in module.state_dict().items())
+    assert planned.num_bytes == sum(t.nbytes for t in found.values())
+
+
+class Large(nn.Sequential):
+    """Ten billion parameters, in 128 layers of 79 million."""
+
+    def __init__(self) -> None:
+        super().__init__(*(nn.TransformerEncoderLayer(2560, 40, 10240, batch_first=True) for _ in range(128)))
+
+
+def count_resident() -> int:
+    """Bytes of memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says how much memory is held")
+def test_ten_billion_parameters_are_planned_and_streamed_without_being_held(generator):
+    with torch.device("meta"):
+        module = Large()
+    before = count_resident()
+    planned = init.plan_init(module, generator)
+    assert planned.report.number_coverage == 1
+    assert planned.num_bytes > 4e10
+    made = itertools.islice(generator.predict(planned.graph), 36)
+    seen = [(tensor.nbytes, count_resident() - before) for _, tensor in made]
+    sizes, held = zip(*seen, strict=True)
+    assert sum(sizes) > 9e8 and max(sizes) < 1.1e8
+    assert max(held) < 5e8
 
 
 def test_importing_weightgen_imports_no_torch():
