@@ -1,6 +1,6 @@
 """The command line, an application on top of weightgen and model_zoo (docs/decisions/0001-cli-on-top.md).
 
-    weightgen generate | compare | tokenize | inspect | score | doctor
+    weightgen generate | init | compare | tokenize | inspect | score | doctor
 
 stdout is data: a short table, or JSON with --json. stderr is progress and errors, one sentence each. Exit codes: 0 ok,
 1 failed, 2 usage, 3 verification failed, 4 unsupported, 5 not found, 130 interrupted. Commands import torch only when
@@ -18,6 +18,7 @@ import typer
 from weightgen import __version__
 from weightgen.cli.doctor import doctor
 from weightgen.cli.files import inspect, score, tokenize
+from weightgen.cli.init import init
 from weightgen.cli.weights import compare, generate
 from weightgen.errors import WeightgenError
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (generate, compare, tokenize, inspect, score, doctor):
+for command in (generate, init, compare, tokenize, inspect, score, doctor):
     app.command()(command)
 
 
