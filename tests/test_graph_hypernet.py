@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from model_zoo.architectures import build_target
+from tests.standins import make_request, make_support
 from weightgen.checkpoint import encode_state, save_state
 from weightgen.condition import Condition, SupportSet
 from weightgen.diffusion import Sampling
@@ -94,6 +95,52 @@ def test_init_gives_what_predict_yields_and_forward_makes(generator):
     for name, tensor in predicted.items():
         assert torch.equal(tensor, state[name]), name
         assert torch.allclose(tensor, made[name], atol=1e-5), name
+
+
+TOLD = LogahConfig(rank=4, num_layers=1, dim=16, num_heads=4, encoding_dim=8, refinement_rates=(0.1,))
+
+
+def test_what_it_is_told_changes_the_trunk_once_it_has_learnt_to_listen():
+    generator, target = new_graph_hypernet(TOLD, seed=0), build_target("cnn-w8-d2", num_classes=3)
+    support, other = make_support(), make_support(seed=1)
+    graph = build_graph(target.skeleton, torch.zeros(1, 1, 28, 28))
+    plain, told = dict(generator.predict(graph)), dict(generator.predict(graph, support=support))
+    assert all(torch.equal(plain[name], told[name]) for name in plain)  # zero before training
+    torch.nn.init.normal_(generator.of_support.weight, generator=torch.Generator().manual_seed(0))
+    told, elsewhere = (dict(generator.predict(graph, support=s)) for s in (support, other))
+    assert not torch.equal(told["blocks.0.conv.weight"], plain["blocks.0.conv.weight"])
+    assert not torch.equal(told["blocks.0.conv.weight"], elsewhere["blocks.0.conv.weight"])
+
+
+def test_it_embeds_support_sets_if_it_was_told_any(generator):
+    told = new_graph_hypernet(TOLD, seed=0)
+    embedded = told.embed(make_support(), arch="cnn")
+    assert embedded.shape == (8,) and embedded.norm() == pytest.approx(1, abs=1e-5)
+    assert told.digest_of("cnn") == told.digest_of("mlp") != new_graph_hypernet(TOLD, seed=1).digest_of("cnn")
+    with pytest.raises(UnsupportedTask, match="embeds none"):
+        generator.embed(make_support(), arch="cnn")
+
+
+def test_without_its_condition_it_is_neither_told_nor_refined():
+    generator, target = new_graph_hypernet(TOLD, seed=0), build_target("cnn-w8-d2", num_classes=3)
+    request = make_request(target, make_support())
+    (refined,), (plain,) = generator.generate(request), generator.without_condition().generate(request)
+    graph = build_graph(target.skeleton, torch.zeros(1, 1, 28, 28))
+    first = dict(generator.predict(graph))["blocks.0.conv.weight"]
+    assert torch.equal(plain["blocks.0.conv.weight"], first) and not torch.equal(refined["blocks.0.conv.weight"], first)
+    target.spec.check(refined)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encoding_dim": 8, "as_published": True}, "knows no support sets"),
+        ({"refinement_rates": (0.1, 1.0)}, "refinement_rates"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(BadOption, match=message):
+        LogahConfig(**settings)
 
 
 def test_the_report_covers_every_tensor(generator):

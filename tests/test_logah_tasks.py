@@ -20,6 +20,13 @@ def test_every_class_of_a_task_has_two_examples_or_more(rng):
         assert float(batch.inputs.min()) >= 0 and float(batch.inputs.max()) <= 1
 
 
+def test_untransformed_tasks_are_as_large_as_fits(rng):
+    shared_path("images/mnist.npz")
+    tasks = Tasks(["mnist"], most=60, is_transformed=False)
+    for _ in range(5):
+        assert torch.bincount(tasks.draw(1, rng=rng).answers).tolist() == [7] * 10
+
+
 def test_the_classes_of_one_set_keep_their_numbers(rng):
     shared_path("images/mnist.npz")
     classes = Classes("mnist")

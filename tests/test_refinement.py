@@ -1,7 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from weightgen.refinement import refine, shots_scale
+from model_zoo.architectures import build_target
+from tests.standins import make_support
+from weightgen.head import ridge_head, trunk_features
+from weightgen.reference_zoo import refit, take_trunk
+from weightgen.refinement import refine, refine_trunk, shots_scale
 
 RATES = torch.tensor([0.1, 0.2])
 
@@ -46,6 +52,28 @@ def test_trunk_and_rates_learn_through_a_step_and_it_works_without_gradients():
     assert trunk["a"].grad is not None and torch.equal(trunk["a"].grad, torch.ones(4, 3))
     with torch.no_grad():
         assert not refine(trunk, loss_of, RATES)["a"].requires_grad
+
+
+@pytest.mark.parametrize("arch", ["cnn-w8-d2", "cnn-tiny"])
+def test_a_refined_trunk_suits_its_support_set_better(arch):
+    support, target = make_support(num_classes=4, shots=5), build_target(arch, num_classes=4)
+    rng = torch.Generator().manual_seed(0)  # labels in disorder: squares in their places would leave nothing to gain
+    support = replace(support, labels=support.labels[torch.randperm(20, generator=rng)])
+    state = target.init_state(0)
+    refined = refine_trunk(target, state, support, rates=(0.1, 0.05))
+
+    def left_out_loss(trunk):
+        solved = refit(target, take_trunk(trunk, target.spec), support)
+        features = trunk_features(target, solved, support.inputs)
+        logits = ridge_head(features, support.labels, num_classes=4).left_out_logits
+        return float(torch.nn.functional.cross_entropy(logits, support.labels))
+
+    assert left_out_loss(refined) < left_out_loss(state)
+    assert refined.keys() == state.keys() and not any(t.requires_grad for t in refined.values())
+    changed = {name for name in state if not torch.equal(state[name], refined[name])}
+    parameters = {name for name, _ in target.skeleton.named_parameters()}
+    assert changed == parameters - set(target.spec.head)
+    assert not target.skeleton.training and not refine_trunk(target, state, support, rates=()).keys() - state.keys()
 
 
 def test_the_scale_of_shots_is_zero_at_about_twelve_a_class():

@@ -37,6 +37,8 @@ class EpisodeConfig:
     max_ways: int = 40
     min_ways: int = 2
     max_shots: int = 50
+    many_shots: float = 0.6
+    """Share of episodes with a dozen or more examples a class, or all that fit; the others have any number."""
     mixed: float = 0.25
     """Share of episodes whose classes come from several data sets."""
     transform: bool = True
@@ -171,7 +173,7 @@ def _draw_ways(limit: int, config: EpisodeConfig, rng: torch.Generator) -> int:
 
 def _draw_shots(config: EpisodeConfig, ways: int, rng: torch.Generator) -> int:
     most = max(1, min(config.max_shots, config.max_support // ways))
-    if _chance(0.6, rng):
+    if _chance(config.many_shots, rng):
         return min(most, int(torch.randint(12, 24, (1,), generator=rng)))
     return int(torch.randint(1, most + 1, (1,), generator=rng))
 

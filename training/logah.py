@@ -43,7 +43,7 @@ from weightgen.checkpoint import load_state, read_manifest, save_state
 from weightgen.errors import BadOption, UnknownName
 from weightgen.generators.graph_hypernet import LogahConfig, new_graph_hypernet
 from weightgen.head import ridge_head
-from weightgen.interventions import head_inputs
+from weightgen.interventions import head_inputs, normalise_by_batch
 from weightgen.spec import State
 from weightgen.weight_plan import WeightScale
 
@@ -102,6 +102,7 @@ class LogahTraining:
         """What `to_json` gave."""
         model = dict(saved["model"])
         model["scale"] = WeightScale(**model["scale"])
+        model["refinement_rates"] = tuple(model.get("refinement_rates", ()))
         plain = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
         return cls(**{**plain, "model": LogahConfig(**model)})
 
@@ -134,7 +135,7 @@ def release() -> LogahTraining:
 
 def spaces() -> LogahTraining:
     """The paper's recipe, size T, on all spaces."""
-    counts = {"cnns": 300, "mlps": 100, "resnets": 30, "vits": 300, "gpts": 200}
+    counts = {"cnns": 300, "mlps": 100, "resnets": 14, "vits": 300, "gpts": 200}
     return LogahTraining(spaces=counts, data=("mnist",), text=("banking77",))
 
 
@@ -239,10 +240,7 @@ class Run:
     def _skeleton(self, index: int, member: Member, predicted: State) -> tuple[nn.Module, State]:
         """The member's structure on the meta device, and its own values of the parameters that are not predicted."""
         if index not in self.skeletons:
-            module = make_meta(member.build).train()
-            for part in module.modules():
-                if isinstance(part, nn.modules.batchnorm._BatchNorm):
-                    part.track_running_stats = False  # else it would write to statistics that have no storage
+            module = normalise_by_batch(make_meta(member.build))
             kept = [name for name, _ in module.named_parameters() if name not in predicted]
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.config.seed)

@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,13 +31,15 @@ class Tasks:
     """Labelled images of few-shot tasks: every class has two or more, so that each can be judged by the others."""
 
     def __init__(self, data: Sequence[str], *, most: int, is_transformed: bool) -> None:
-        """At most about `most` images a task; transformed ones are turned, inverted, coloured … without end."""
+        """At most about `most` images a task; transformed ones are turned, inverted, coloured … without end.
+
+        Untransformed ones have ten classes or more where a set has them, and as many examples of each as fit.
+        """
         self.pool: ClassPool = load_pool(list(data), "train")
-        mixed = 0.25 if is_transformed else 0.0
         ways = min(40, most // 3)
-        self.config = EpisodeConfig(
-            max_support=most, num_query=1, max_ways=ways, mixed=mixed, transform=is_transformed
-        )  # fmt: skip
+        self.config = EpisodeConfig(max_support=most, num_query=1, max_ways=ways)
+        if not is_transformed:
+            self.config = replace(self.config, min_ways=min(10, ways), many_shots=1.0, mixed=0.0, transform=False)
 
     def draw(self, in_channels: int, *, rng: torch.Generator) -> Batch:
         task = self.pool.draw(self.config, rng=rng)

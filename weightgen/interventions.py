@@ -25,6 +25,15 @@ def replaced_forwards(module: nn.Module, forwards: Mapping[str, Callable[[Tensor
             del layer.forward
 
 
+def normalise_by_batch(module: nn.Module) -> nn.Module:
+    """The module, in eval mode but for its BatchNorms, which use the statistics of the batch and keep none."""
+    module.eval()
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.train().track_running_stats = False
+    return module
+
+
 @contextmanager
 def hooked(module: nn.Module, hooks: Mapping[str, Callable[..., Tensor | None]]) -> Iterator[None]:
     handles = [module.get_submodule(name).register_forward_hook(hook) for name, hook in hooks.items()]

@@ -5,11 +5,20 @@ whatever the magnitude of weights (after Ortiz et al. 2024, arXiv:2304.07645). T
 taken as a constant, as in first-order MAML (Finn et al. 2017, arXiv:1703.03400, section 5.2).
 """
 
+import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call
+
+from weightgen.condition import SupportSet
+from weightgen.head import ridge_head
+from weightgen.interventions import head_inputs, normalise_by_batch
+from weightgen.spec import State
+from weightgen.target import Target
 
 SMALLEST_SIZE = 0.02
 """Root mean square below which a tensor counts as of this size: zeros could never move."""
@@ -32,6 +41,29 @@ def refine(
             tensor = tensor - rate * size * slope / (slope.square().mean().sqrt() + 1e-8)
         refined[name] = tensor
     return refined
+
+
+def refine_trunk(target: Target, state: State, support: SupportSet, *, rates: Sequence[float]) -> State:
+    """A full state of any classifier, its trunk's parameters moved by a step for each of `rates`, all tensors alike.
+
+    The loss is the cross-entropy of a ridge head's leave-one-out predictions on the support set; BatchNorms use the
+    statistics of the batch meanwhile. Statistics and class head come back as they were: they are to be solved again.
+    """
+    # Hooks are set on the skeleton while it runs: a copy, so that requests may run side by side.
+    skeleton = normalise_by_batch(copy.deepcopy(target.skeleton))
+    learnt = {name for name, _ in skeleton.named_parameters()} - set(target.spec.head)
+    trunk = {t.name: state[t.name] for t in target.spec.generated if t.name in learnt}
+
+    def left_out(leaves: Mapping[str, Tensor]) -> Tensor:
+        seen: list[Tensor] = []
+        with head_inputs(skeleton, target.spec.head[0], seen):
+            functional_call(skeleton, {**state, **leaves}, (support.inputs,))
+        head = ridge_head(seen[0], support.labels, num_classes=support.num_classes)
+        return F.cross_entropy(head.left_out_logits, support.labels)
+
+    for rate in rates:
+        trunk = refine(trunk, left_out, torch.full((len(trunk),), rate))
+    return target.spec.complete({**state, **{name: t.detach() for name, t in trunk.items()}})
 
 
 def shots_scale(labels: Tensor, num_classes: int) -> float:

@@ -6,7 +6,8 @@ predicted keeps the module's own initialisation and stands in the report.
 
 For a classifier with a support set, `generate` goes trunk first, head second: an encoding of the set, made of class
 prototypes, shifts every token (zero before training), so that the trunk depends on the data as well as on the graph;
-the class head is solved on the trunk's activations. So one generator serves any data set with any number of classes.
+the trunk is refined on the set by a few steps (`weightgen.refinement`); the class head is solved on the trunk's
+activations. So one generator serves any data set with any number of classes.
 """
 
 import hashlib
@@ -31,6 +32,7 @@ from weightgen.layers.graphormer import GraphEncoder, GraphInputs
 from weightgen.layers.low_rank_decoder import Factors, LowRankDecoder, multiply, multiply_into
 from weightgen.layers.published_logah import MAX_ROWS, PRIMITIVES, PublishedDecoder, PublishedEncoder
 from weightgen.reference_zoo import check_support, refit, take_trunk
+from weightgen.refinement import refine_trunk
 from weightgen.spec import State
 from weightgen.weight_plan import Kept, Predicted, WeightScale, graph_inputs, plan_weights
 
@@ -59,12 +61,16 @@ class LogahConfig:
     """The paper's own encoder and decoder, with their dead rows, for comparison."""
     encoding_dim: int | None = None
     """Size of the encoding of a support set; None: weights depend on the graph alone."""
+    refinement_rates: tuple[float, ...] = ()
+    """Steps that `generate` takes on a support set, each a share of a tensor's size."""
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads or self.dim % 4:
             raise BadOption(f"dim is {self.dim}, expected a multiple of 4 and of num_heads, {self.num_heads}")
         if self.as_published and self.encoding_dim is not None:
             raise BadOption("the published generator knows no support sets: encoding_dim must be None")
+        if not all(0 < rate < 1 for rate in self.refinement_rates):
+            raise BadOption(f"refinement_rates are {self.refinement_rates}, expected shares above 0 and below 1")
 
 
 def size_t(*, as_published: bool = False) -> LogahConfig:
@@ -205,7 +211,7 @@ class GraphHypernet(nn.Module):
         return [self._generate(request, conditioned=True)]
 
     def without_condition(self) -> "Unconditioned":
-        """The same route with a trunk that depends on the graph alone; the head is still solved on the support set."""
+        """A trunk that depends on the graph alone, not refined; the head is still solved on the support set."""
         return Unconditioned(self)
 
     def embed(self, support: SupportSet, *, arch: str) -> Tensor:
@@ -228,8 +234,10 @@ class GraphHypernet(nn.Module):
         support, target = check_support(request), request.target
         graph = build_graph(target.skeleton, torch.zeros(1, *target.input_shape))
         made = dict(self.predict(graph, support=support if conditioned else None))
-        state = target.init_state(request.seed) | made
-        return refit(target, take_trunk(target.spec.complete(state), target.spec), support)
+        state = target.spec.complete(target.init_state(request.seed) | made)
+        if conditioned:
+            state = refine_trunk(target, state, support, rates=self.config.refinement_rates)
+        return refit(target, take_trunk(state, target.spec), support)
 
     def _read(self, support: SupportSet | None) -> Tensor | None:
         """The encoding of a support set of images as the encoder takes them; None of any other."""
@@ -309,6 +317,7 @@ class GraphHypernet(nn.Module):
         try:
             config = dict(manifest["config"])
             config["scale"] = WeightScale(**config["scale"])
+            config["refinement_rates"] = tuple(config.get("refinement_rates", ()))
             with torch.device("meta"):
                 generator = cls(LogahConfig(**config), training=manifest["training"])
             generator.load_state_dict(tensors, assign=True)
