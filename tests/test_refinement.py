@@ -60,7 +60,7 @@ def test_a_refined_trunk_suits_its_support_set_better(arch):
     rng = torch.Generator().manual_seed(0)  # much noise: clear squares would leave nothing to gain
     support = replace(support, inputs=0.3 * support.inputs + 0.7 * torch.rand(20, 1, 28, 28, generator=rng))
     state = target.init_state(0)
-    refined = refine_trunk(target, state, support, rates=(0.02, 0.02, 0.02))
+    refined = refine_trunk(target, state, support, rates=(0.005,) * 4)
 
     def left_out_loss(trunk):
         solved = refit(target, take_trunk(trunk, target.spec), support)
