@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.logah_table import (
     ARMS,
+    GENERATED,
     PREDICTED,
     PUBLISHED,
     TableConfig,
@@ -34,7 +35,8 @@ NAME = "cnn 24-48-40 no norm fc32"
 
 @pytest.fixture
 def generator(tmp_path):
-    hypernet = new_graph_hypernet(LogahConfig(rank=4, dim=8, num_layers=1, num_heads=2), seed=0)
+    config = LogahConfig(rank=4, dim=8, num_layers=1, num_heads=2, refinement_rates=(0.1,))
+    hypernet = new_graph_hypernet(config, seed=0)
     hypernet.save(tmp_path / "generator.safetensors")
     return read_generator(tmp_path / "generator.safetensors")
 
@@ -67,7 +69,12 @@ def test_a_prediction_is_ahead_when_its_first_steps_beat_the_last_of_others():
     row = {PREDICTED: {"accuracy": [1, 50, 60]}, "default": {"accuracy": [0, 9, 49]}}
     assert compare(row, TINY) == {}
     row |= {"default, support head": {"accuracy": [0, 9, 99]}, "orthogonal": {"accuracy": [0, 9, 51]}}
-    assert compare(row, TINY) == {"is_ahead_of_default": True, "is_ahead_of_orthogonal": False}
+    assert compare({**row, GENERATED: {"accuracy": [1, 52, 60]}}, TINY) == {
+        "predicted, support head is ahead of default": True,
+        "predicted, support head is ahead of orthogonal": False,
+        "generated is ahead of default": True,
+        "generated is ahead of orthogonal": True,
+    }
 
 
 def test_arms_begin_as_they_say(generator, rng):
@@ -82,6 +89,7 @@ def test_arms_begin_as_they_say(generator, rng):
     for name in ("convs.0.weight", "norms.1.bias"):
         assert torch.allclose(states[PREDICTED][name], predicted[name], atol=1e-6)
         assert torch.equal(states["default, support head"][name], states["default"][name])
+        assert not torch.equal(states[GENERATED][name], states[PREDICTED][name])
     assert not torch.equal(states[PREDICTED]["head.weight"], states["default, support head"]["head.weight"])
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
+import training.logah
+import training.logah_scores
 from model_zoo.spaces import CnnMember, draw_member
 from tests.shared import shared_path
 from training.logah import (
@@ -20,6 +22,7 @@ from training.logah import (
     load_sources,
     rate_share,
     release,
+    released,
     table,
     train,
     train_run,
@@ -214,8 +217,30 @@ def test_parameters_that_are_not_predicted_keep_their_own_values(members):
     assert all(not value.is_meta and value.shape == module.get_parameter(name).shape for name, value in own.items())
 
 
+def test_a_release_chooses_refinements_and_says_how_it_does(tmp_path, monkeypatch, capsys):
+    shared_path("images/bccd_cells.npz")
+    monkeypatch.setitem(PRESETS, "release", lambda: replace(SOLVED, data=("bccd_cells",), spaces={"cnns": 1}))
+    monkeypatch.setattr(training.logah, "CHOICE_NETWORKS", ("cnn-tiny",))
+    monkeypatch.setattr(training.logah_scores, "NETWORKS", {"cnn-tiny": training.logah_scores.NETWORKS["cnn-tiny"]})
+    graphs(out=tmp_path, preset="release", steps=1)
+    train(out=tmp_path)
+    release(tmp_path, out=tmp_path / "released.safetensors")
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    generator: Any = load_generator(tmp_path / "released.safetensors")
+    assert generator.config.refinement_rates == training.logah_scores.SCHEDULES[told["chosen"]]
+    assert told["accuracy"][told["chosen"]] == max(told["accuracy"].values())
+    scores = generator.training_record["held_out"]["cnn-tiny"]
+    assert set(scores) == {"generated", "unrefined", "unconditioned", "random trunk"}
+    monkeypatch.setitem(PRESETS, "release", lambda: replace(SOLVED, data=("fashion_mnist",), spaces={"cnns": 1}))
+    shared_path("images/fashion_mnist.npz")
+    graphs(out=tmp_path / "other", preset="release", steps=1)
+    train(out=tmp_path / "other")
+    with pytest.raises(BadOption, match="has learnt from an evaluation set"):
+        release(tmp_path / "other", out=tmp_path / "never.safetensors")
+
+
 def test_the_release_learns_from_training_sets_alone_and_the_table_from_one_evaluation_set():
-    assert "fashion_mnist" not in release().data and "mnist" in release().data
+    assert "fashion_mnist" not in released().data and "mnist" in released().data
     assert table().data == ("fashion_mnist",)
 
 

@@ -99,6 +99,13 @@ def load_pool(names: list[str], part: str, *, most: int = 1500) -> ClassPool:
     return ClassPool(pools)
 
 
+def draw_tasks(pool: ClassPool, *, each: int, seed: int) -> dict[str, list[Episode]]:
+    """`each` tasks on every data set of the pool, images as they are; the same for the same seed."""
+    rng = torch.Generator().manual_seed(seed)
+    config = EpisodeConfig(transform=False, mixed=0.0, num_query=200)
+    return {name: [pool.draw(config, rng=rng, name=name) for _ in range(each)] for name in pool.names}
+
+
 def transform_episode(images: Tensor, pool: ClassPool, *, rng: torch.Generator) -> Tensor:
     """One task's images (n, 3, h, w) under transformations drawn for the task and for each image; the same shape."""
     n, _, size, _ = images.shape

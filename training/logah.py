@@ -2,6 +2,7 @@
 
     python -m training.logah graphs --preset release --out runs/logah/release   # draw architectures, store their graphs
     python -m training.logah train --out runs/logah/release                     # goes on where it was interrupted
+    python -m training.logah release runs/logah/release --out model_zoo/released/logah.safetensors
     torchrun --nproc-per-node 2 -m training.logah train --out runs/logah/release
 
 Every step draws architectures from the stored ones, predicts all their parameters, runs them with those on a batch and
@@ -37,16 +38,20 @@ from model_zoo.architectures import make_meta
 from model_zoo.data import EVALUATION_SETS, TRAIN_SETS, data_licence, load_data
 from model_zoo.spaces import Member
 from training.command import run_command
+from training.episodes import ClassPool, Episode, draw_tasks, load_pool
 from training.logah_members import StoredMember, draw_members, load_members, save_members
+from training.logah_scores import SCHEDULES, choose_schedule, held_out_scores, with_rates
 from training.logah_tasks import Batch, Classes, Sources, Tasks, Texts
 from weightgen.checkpoint import load_state, read_manifest, save_state
 from weightgen.errors import BadOption, UnknownName
-from weightgen.generators.graph_hypernet import LogahConfig, new_graph_hypernet
+from weightgen.generators.graph_hypernet import GraphHypernet, LogahConfig, new_graph_hypernet
 from weightgen.head import ridge_head
 from weightgen.interventions import head_inputs, normalise_by_batch
 from weightgen.spec import State
 from weightgen.weight_plan import WeightScale
 
+CHOICE_NETWORKS = ("cnn-tiny", "cnn", "vit-tiny", "cnn 26-34-42")
+"""What refinements are chosen on."""
 Say = Callable[[str], None]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -110,7 +115,7 @@ class LogahTraining:
         return json.loads(json.dumps(asdict(self)))
 
 
-def release() -> LogahTraining:
+def released() -> LogahTraining:
     """The released generator: solved heads, told support sets; about an hour of one CPU thread."""
     return LogahTraining(
         spaces={
@@ -144,7 +149,7 @@ def table() -> LogahTraining:
     return LogahTraining(
         spaces={"narrow_cnns": 140, "wide_cnns": 30, "cnns": 30, "small_vits": 80},
         data=("fashion_mnist",),
-        model=LogahConfig(rank=24, dim=64, num_layers=3),
+        model=LogahConfig(rank=24, dim=64, num_layers=3, refinement_rates=SCHEDULES["8 from 0.1"]),
         is_head_solved=True,
         steps=4200,
         batch_size=60,
@@ -154,7 +159,7 @@ def table() -> LogahTraining:
     )
 
 
-PRESETS = {"release": release, "spaces": spaces, "table": table}
+PRESETS = {"release": released, "spaces": spaces, "table": table}
 
 
 def load_sources(config: LogahTraining) -> Sources:
@@ -363,6 +368,31 @@ def train(
             dist.destroy_process_group()
     if not rank:
         typer.echo(json.dumps({"step": run.step, "seconds": round(run.seconds, 1), "file": str(_generator_of(out))}))
+
+
+@app.command()
+def release(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    out: Annotated[Path, typer.Option(help="The generator file to write.")],
+    tasks_each: Annotated[int, typer.Option(help="Held-out tasks on each training set to choose and to score by.")] = 1,
+) -> None:
+    """Choose the refinements of a trained hypernetwork on held-out tasks, score it on others, write its file."""
+    hypernet = GraphHypernet.load(_generator_of(run))
+    if hypernet.training_record["for_evaluation_only"]:
+        raise BadOption(f"{run} has learnt from an evaluation set: not for release")
+    pool = load_pool(sorted(hypernet.training_record["data"]), "test")
+    chosen, found = choose_schedule(hypernet, _tasks(pool, tasks_each, seed=20_000), CHOICE_NETWORKS)
+    generator = with_rates(hypernet, SCHEDULES[chosen])
+    generator.training_record |= {
+        "refinements": {"chosen": chosen, "accuracy": found, "networks": list(CHOICE_NETWORKS)},
+        "held_out": held_out_scores(generator, _tasks(pool, tasks_each, seed=30_000)),
+    }
+    generator.save(out)
+    typer.echo(json.dumps({"file": str(out), "bytes": out.stat().st_size, **generator.training_record["refinements"]}))
+
+
+def _tasks(pool: ClassPool, each: int, *, seed: int) -> list[Episode]:
+    return [task for tasks in draw_tasks(pool, each=each, seed=seed).values() for task in tasks]
 
 
 def train_run(

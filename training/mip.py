@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from model_zoo.architectures import build_target
 from model_zoo.data import TRAIN_SETS, data_licence
 from training.command import run_command
-from training.episodes import ClassPool, Episode, EpisodeConfig, load_pool
+from training.episodes import ClassPool, Episode, EpisodeConfig, draw_tasks, load_pool
 from weightgen.checkpoint import load_state, read_manifest, save_state
 from weightgen.errors import BadOption
 from weightgen.generators.mip_hypernet import ArchHypernet, MipConfig, MipHypernet, new_hypernet
@@ -213,13 +213,6 @@ def fit(config: MipTraining, out: Path, *, device: torch.device, start: Path | N
                 trainer.save("best.safetensors")
             trainer.save("last.safetensors")
     return result
-
-
-def draw_tasks(pool: ClassPool, *, each: int, seed: int) -> dict[str, list[Episode]]:
-    """`each` tasks on every data set of the pool, images as they are; the same for the same seed."""
-    rng = torch.Generator().manual_seed(seed)
-    config = EpisodeConfig(transform=False, mixed=0.0, num_query=200)
-    return {name: [pool.draw(config, rng=rng, name=name) for _ in range(each)] for name in pool.names}
 
 
 @app.command()
