@@ -271,6 +271,7 @@ class Loop(nn.Module):
 def test_a_module_that_holds_itself_is_served_and_left_whole(tmp_path, generator):
     loop = Loop()
     report = weightgen.init_(loop, generator)
+    assert report == generator.init_(Loop()) and report.tensor_coverage == 1
     assert [row.name for row in report.predicted] == ["first.weight", "first.bias", "child.0.weight", "child.0.bias"]
     assert "contains itself as 'child.1'" in report.notes[0]
     assert loop.child[1] is loop

@@ -51,9 +51,7 @@ def init_(
     """
     generator = load_source(source)
     check_draw(seed, noise)
-    graph = build_graph(module)
-    with _loops_cut(module):
-        return generator.init_(module, graph=graph, seed=seed, noise=noise)
+    return generator.init_(module, seed=seed, noise=noise)
 
 
 def write_init(
@@ -103,8 +101,8 @@ def plan_init(module: nn.Module, generator: GraphHypernet, *, dtype: torch.dtype
     plan = generator.plan(graph)
     with _loops_cut(module):
         tensors = module.state_dict(keep_vars=True)
-        own = {p.tensor.name: _origin(module, p.tensor, tensors) for p in plan if isinstance(p, Kept)}
-        report = report_of(graph, plan, module, own=own)
+    own = {p.tensor.name: _origin(module, p.tensor, tensors) for p in plan if isinstance(p, Kept)}
+    report = report_of(graph, plan, module, own=own)
     left_out = {name: tensors[name] for name in graph.left_out}
     rows = tuple(_describe_left_out(r, left_out[r.name]) if r.name in left_out else r for r in report.rows)
     slots = {p.tensor.name: Slot(_cast(p.tensor.torch_dtype, dtype), p.tensor.shape) for p in plan}

@@ -27,6 +27,7 @@ from weightgen.errors import BadOption, CorruptFile, UnsupportedTask
 from weightgen.generator import GenerationRequest
 from weightgen.generator_file import FORMAT, read_generator_manifest
 from weightgen.graph import OPS, ROLES, ArchGraph, build_graph
+from weightgen.graph_entries import read_entries
 from weightgen.init_report import InitReport, TensorReport
 from weightgen.layers.graphormer import GraphEncoder, GraphInputs
 from weightgen.layers.low_rank_decoder import Factors, LowRankDecoder, multiply, multiply_into
@@ -185,7 +186,7 @@ class GraphHypernet(nn.Module):
         """
         graph = build_graph(module) if graph is None else graph
         plan = self.plan(graph)
-        tensors = module.state_dict(keep_vars=True)
+        tensors, _, _ = read_entries(module)
         if any(tensors[p.tensor.name].is_meta for p in plan):
             raise BadOption("the module is on the meta device and has no place for numbers; give write_init a folder")
         chosen = _predicted(plan)
@@ -353,7 +354,8 @@ def report_of(
 ) -> InitReport:
     """A row for every entry of the module's state_dict; `own` says how the tensors it names got their numbers."""
     own = own or {}
-    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    parameters = {name for name, tensor in graph.owned.items() if not tensor.is_buffer}
+    parameters |= {name for name, _ in module.named_parameters()}  # those that were left out too
     found: dict[str, TensorReport] = {}
     for p in plan:
         name, shape = p.tensor.name, p.tensor.shape
