@@ -127,3 +127,30 @@ def test_buffers_are_kept_whatever_reads_them():
         p for p in plan_weights(build_graph(Positions(), torch.zeros(1, 3, 4)), WeightScale()) if isinstance(p, Kept)
     ]
     assert [(p.tensor.name, p.why) for p in kept] == [("table", "a buffer: training does not change it")]
+
+
+class Decaying(nn.Module):
+    """A state that decays at rates of its own, as in Mamba, beside a gate and positions of the same shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.rate_log, self.gate, self.position = (nn.Parameter(torch.zeros(3, 4)) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x) + self.position
+        return torch.exp(x * -torch.exp(self.rate_log)) * torch.sigmoid(self.gate)
+
+
+def test_matrices_that_scale_are_kept_and_those_that_are_added_are_not():
+    plan = planned(build_graph(Decaying(), torch.zeros(1, 3, 4)))
+    kept = {name: p.why for name, p in plan.items() if isinstance(p, Kept)}
+    assert kept == dict.fromkeys(["rate_log", "gate"], "a raw matrix that scales something element by element")
+
+
+def test_rates_of_a_mamba_are_kept():
+    transformers = pytest.importorskip("transformers", reason="needs transformers (the extra 'clip')")
+    config = transformers.MambaConfig(vocab_size=20, hidden_size=8, state_size=4, num_hidden_layers=1)
+    plan = planned(build_graph(transformers.MambaForCausalLM(config)))
+    mixer = "backbone.layers.0.mixer"
+    assert {name for name, p in plan.items() if isinstance(p, Kept)} == {f"{mixer}.A_log", f"{mixer}.D"}

@@ -18,7 +18,9 @@ from weightgen.layers.graphormer import GraphInputs
 from weightgen.layers.low_rank_decoder import WeightShape
 from weightgen.spec import TensorSpec
 
-_ADDED = ("sum", "concat")
+_ADDED = frozenset(("sum", "concat"))
+_SCALED = frozenset(("product", "activation"))
+"""A parameter that is multiplied as a matrix is no node of its own but the weight of a linear one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,12 @@ def _plan(graph: ArchGraph, tensor: TensorSpec, scale: WeightScale) -> Predicted
         return Predicted(tensor, "norm weight", vector)
     if owned.role in ("bias", "norm bias"):
         return Predicted(tensor, "bias", vector)
-    is_added = owned.role == "raw" and op == "parameter" and _is_added(graph, node)
+    readers = _find_readers(graph, node) if owned.role == "raw" and op == "parameter" else set()
+    is_added = bool(readers) and readers <= _ADDED
     if sum(size > 1 for size in tensor.shape) < 2 and owned.role == "raw" and not is_added:
         return Kept(tensor, "a raw vector that scales something, or that may")
+    if readers and readers <= _SCALED:
+        return Kept(tensor, "a raw matrix that scales something element by element")
     if len(tensor.shape) < 2:
         return Predicted(tensor, "bias", vector)
     table = scale.position if is_added else scale.table
@@ -97,10 +102,9 @@ def _plan(graph: ArchGraph, tensor: TensorSpec, scale: WeightScale) -> Predicted
     return Predicted(tensor, "weight", unfolded)
 
 
-def _is_added(graph: ArchGraph, node: int) -> bool:
-    """Whether all that reads a node adds it to something, or joins it to something."""
-    readers = {graph.nodes[target].op for source, target in graph.edges.tolist() if source == node}
-    return bool(readers) and readers <= set(_ADDED)
+def _find_readers(graph: ArchGraph, node: int) -> set[str]:
+    """What the nodes do that read a node."""
+    return {graph.nodes[target].op for source, target in graph.edges.tolist() if source == node}
 
 
 def _unfold(
