@@ -1,7 +1,7 @@
 """Numbers that a forward pass asks of tensors on the meta device, which have none: guesses that let it go on.
 
-A condition is met, a search finds one row per place, `==` does not hold. A mixture of experts that sends rows by the
-data therefore runs each of its experts once.
+A condition is met, a search finds one row per place, `==` does not hold, elements are all alike. A mixture of experts
+that sends rows by the data therefore runs each of its experts once.
 """
 
 from collections.abc import Callable
@@ -125,6 +125,16 @@ class Guesser:
         self._count("numbers")
         return args[0].clone()
 
+    def guess_distinct(self, args: Any, kwargs: dict[str, Any]) -> Any:
+        """unique, and unique_consecutive: all are alike, so that there is one."""
+        self._count("numbers")
+        x, dim = args[0], kwargs["dim"]
+        inverse = torch.empty(x.shape if dim is None else x.shape[dim], dtype=torch.long, device="meta")
+        found = [x.flatten()[:1] if dim is None else x.narrow(dim, 0, 1)]
+        found += [inverse] * kwargs["return_inverse"]
+        found += [torch.empty(1, dtype=torch.long, device="meta")] * kwargs["return_counts"]
+        return tuple(found) if len(found) > 1 else found[0]
+
     def guess_counts(self, args: Any, kwargs: dict[str, Any]) -> Any:
         self._count("numbers")
         size = max(kwargs.get("minlength", 1), kwargs.get("bins", 1))
@@ -149,6 +159,8 @@ GUESSES: dict[str, Callable[[Guesser, Any, dict[str, Any]], Any]] = {
     "unbind": Guesser.mark_rows,
     "__getitem__": Guesser.index,
     "repeat_interleave": Guesser.repeat,
+    "unique": Guesser.guess_distinct,
+    "unique_consecutive": Guesser.guess_distinct,
     "bincount": Guesser.guess_counts,
     "histc": Guesser.guess_counts,
 }
