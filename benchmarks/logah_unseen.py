@@ -1,14 +1,16 @@
 """Networks never seen in training, on data never trained on; writes docs/results/logah/unseen.json.
 
     python -m benchmarks.logah_unseen --arms "random trunk" "default, 100 steps"
-    python -m benchmarks.logah_unseen --generator FILE --arms generated "condition off"
+    python -m benchmarks.logah_unseen --generator FILE --arms generated "condition off" "random trunk, refined"
 
 For networks of `model_zoo.spaces.HELD_OUT` and all evaluation sets, with a support set of 20 examples a class, accuracy
 on the set's test part of
 
-- `generated`: what a graph hypernetwork makes, the class head solved on the support set, without any training step;
-- `condition off`: the same, the trunk told nothing of the data;
-- `random trunk`: a trunk at default initialisation and a head solved in the same way, mean of three;
+- `generated`: what a graph hypernetwork makes: a trunk from the graph and the support set, refined on the set by the
+  steps that its settings name, and a class head solved on it;
+- `condition off`: a trunk from the graph alone, not refined, and such a head: no training step of any kind;
+- `random trunk`: a trunk at default initialisation and such a head, mean of three;
+- `random trunk, refined`: one of these, refined in the same steps as `generated`;
 - `default, 100 steps`: default initialisation after 100 steps of AdamW on the support set, at the best of three
   learning rates as the test part judges, which leans towards it.
 
@@ -36,11 +38,14 @@ from weightgen.generator import GenerationRequest, WeightGenerator
 from weightgen.generators.default_init import RandomTrunkRidge
 from weightgen.generators.graph_hypernet import GraphHypernet
 from weightgen.labelled_data import LabelledData, draw_support, match_channels
+from weightgen.reference_zoo import refit, take_trunk
+from weightgen.refinement import refine_trunk
+from weightgen.spec import State
 from weightgen.storage import read_json, write_json
 from weightgen.target import Target
 
 REFERENCES = ("random trunk", "default, 100 steps")
-ARMS = ("generated", "condition off", *REFERENCES)
+ARMS = ("generated", "condition off", "random trunk, refined", *REFERENCES)
 NETWORKS = (
     *("cnn 32-32-32", "cnn 32-48x5", "cnn 24-48-40 no norm fc32", "cnn 64-80-96 no norm", "cnn 24-32-48 kernel 7"),
     *("resnet8 16", "vit 48 x 2", "vit 64 x 6"),
@@ -62,7 +67,7 @@ class UnseenConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--generator", type=Path, help="file of a graph hypernetwork, for the first two arms")
+    parser.add_argument("--generator", type=Path, help="file of a graph hypernetwork, for the first three arms")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="names in model_zoo.spaces.HELD_OUT")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--data", nargs="+", default=list(DATA))
@@ -130,6 +135,8 @@ def score_arm(
         seeds = range(config.seed, config.seed + config.random_trunks)
         return statistics.fmean(_generate(RandomTrunkRidge(), target, support, data, seed) for seed in seeds)
     assert hypernet is not None
+    if arm == "random trunk, refined":
+        return _percent(accuracy(target, _refine_random(target, support, hypernet, config), data.x_test, data.y_test))
     generator = hypernet if arm == "generated" else hypernet.without_condition()
     return _generate(generator, target, support, data, config.seed)
 
@@ -149,6 +156,13 @@ def summarise(networks: dict[str, dict[str, dict[str, float]]]) -> dict[str, dic
 def _generate(generator: WeightGenerator, target: Target, support: SupportSet, data: LabelledData, seed: int) -> float:
     (state,) = generator.generate(GenerationRequest(target, Condition(support=support), seed=seed))
     return _percent(accuracy(target, state, data.x_test, data.y_test))
+
+
+def _refine_random(target: Target, support: SupportSet, hypernet: GraphHypernet, config: UnseenConfig) -> State:
+    rng = torch.Generator().manual_seed(config.seed) if hypernet.config.is_refined_on_augmented else None
+    rates = hypernet.config.refinement_rates
+    state = refine_trunk(target, target.init_state(config.seed), support, rates=rates, rng=rng)
+    return refit(target, take_trunk(state, target.spec), support)
 
 
 def _train(target: Target, support: SupportSet, data: LabelledData, config: UnseenConfig, rate: float) -> float:

@@ -76,5 +76,17 @@ def test_a_refined_trunk_suits_its_support_set_better(arch):
     assert not target.skeleton.training and not refine_trunk(target, state, support, rates=()).keys() - state.keys()
 
 
+def test_augmented_steps_are_those_of_their_seed():
+    support, target = make_support(num_classes=4, shots=5), build_target("cnn-tiny", num_classes=4)
+    state = target.init_state(0)
+
+    def moved(seed: int | None) -> torch.Tensor:
+        rng = None if seed is None else torch.Generator().manual_seed(seed)
+        return refine_trunk(target, state, support, rates=(0.05,), rng=rng)["conv1.weight"]
+
+    assert torch.equal(moved(1), moved(1))
+    assert not torch.equal(moved(1), moved(2)) and not torch.equal(moved(1), moved(None))
+
+
 def test_the_scale_of_shots_is_zero_at_about_twelve_a_class():
     assert shots_scale(torch.arange(5).repeat(12), 5) == pytest.approx(0, abs=0.02)

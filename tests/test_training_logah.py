@@ -227,7 +227,8 @@ def test_a_release_chooses_refinements_and_says_how_it_does(tmp_path, monkeypatc
     release(tmp_path, out=tmp_path / "released.safetensors")
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     generator: Any = load_generator(tmp_path / "released.safetensors")
-    assert generator.config.refinement_rates == training.logah_scores.SCHEDULES[told["chosen"]]
+    chosen = training.logah_scores.SCHEDULES[told["chosen"]]
+    assert generator.config.refinement_rates == chosen["refinement_rates"]
     assert told["accuracy"][told["chosen"]] == max(told["accuracy"].values())
     scores = generator.training_record["held_out"]["cnn-tiny"]
     assert set(scores) == {"generated", "unrefined", "unconditioned", "random trunk"}

@@ -40,7 +40,7 @@ from model_zoo.spaces import Member
 from training.command import run_command
 from training.episodes import ClassPool, Episode, draw_tasks, load_pool
 from training.logah_members import StoredMember, draw_members, load_members, save_members
-from training.logah_scores import SCHEDULES, choose_schedule, held_out_scores, with_rates
+from training.logah_scores import SCHEDULES, choose_schedule, held_out_scores, with_refinement
 from training.logah_tasks import Batch, Classes, Sources, Tasks, Texts
 from weightgen.checkpoint import load_state, read_manifest, save_state
 from weightgen.errors import BadOption, UnknownName
@@ -149,7 +149,7 @@ def table() -> LogahTraining:
     return LogahTraining(
         spaces={"narrow_cnns": 140, "wide_cnns": 30, "cnns": 30, "small_vits": 80},
         data=("fashion_mnist",),
-        model=LogahConfig(rank=24, dim=64, num_layers=3, refinement_rates=SCHEDULES["8 from 0.1"]),
+        model=LogahConfig(rank=24, dim=64, num_layers=3),
         is_head_solved=True,
         steps=4200,
         batch_size=60,
@@ -274,7 +274,7 @@ class Run:
     def load(self, path: Path) -> None:
         """Go on from a saved run of the same settings and number of processes."""
         manifest, tensors = read_manifest(path), load_state(path)
-        if manifest["config"] != self.config.to_json():
+        if LogahTraining.from_json(manifest["config"]) != self.config:
             raise BadOption(f"{path} was begun with other settings; give another folder")
         if f"rng.{self.world_size}" in tensors or f"rng.{self.world_size - 1}" not in tensors:
             raise BadOption(f"{path} was begun with another number of processes than {self.world_size}")
@@ -382,7 +382,7 @@ def release(
         raise BadOption(f"{run} has learnt from an evaluation set: not for release")
     pool = load_pool(sorted(hypernet.training_record["data"]), "test")
     chosen, found = choose_schedule(hypernet, _tasks(pool, tasks_each, seed=20_000), CHOICE_NETWORKS)
-    generator = with_rates(hypernet, SCHEDULES[chosen])
+    generator = with_refinement(hypernet, SCHEDULES[chosen])
     generator.training_record |= {
         "refinements": {"chosen": chosen, "accuracy": found, "networks": list(CHOICE_NETWORKS)},
         "held_out": held_out_scores(generator, _tasks(pool, tasks_each, seed=30_000)),

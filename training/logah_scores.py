@@ -1,5 +1,6 @@
 """How a graph hypernetwork does on held-out tasks of its training sets, and which steps of refinement suit it."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,14 +14,14 @@ from weightgen.generator import GenerationRequest, WeightGenerator
 from weightgen.generators.default_init import RandomTrunkRidge
 from weightgen.generators.graph_hypernet import GraphHypernet
 
-SCHEDULES: dict[str, tuple[float, ...]] = {
-    "none": (),
-    "3 of 0.05": (0.05,) * 3,
-    "8 from 0.05": tuple(round(0.05 * 0.85**i, 4) for i in range(8)),
-    "8 from 0.1": tuple(round(0.1 * 0.85**i, 4) for i in range(8)),
-    "15 from 0.1": tuple(round(0.1 * 0.9**i, 4) for i in range(15)),
+_COSINE = tuple(round(0.05 * (1 + math.cos(math.pi * i / 15)), 4) for i in range(15))
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "none": {"refinement_rates": ()},
+    "8 steps": {"refinement_rates": tuple(round(0.1 * 0.85**i, 4) for i in range(8))},
+    "15 steps": {"refinement_rates": _COSINE},
+    "15 steps, augmented": {"refinement_rates": _COSINE, "is_refined_on_augmented": True},
 }
-"""Refinements to choose among: how many steps, and shares of a tensor's size."""
+"""Refinements to choose among, as settings of the generator: shares of a tensor's size, from 0.1 down."""
 NETWORKS: dict[str, Member] = {
     "cnn-tiny": RegisteredMember("cnn-tiny"),
     "cnn": RegisteredMember("cnn"),
@@ -39,8 +40,8 @@ def choose_schedule(
 ) -> tuple[str, dict[str, float]]:
     """The schedule of the highest mean accuracy over networks and tasks, and that of each."""
     found = {}
-    for name, rates in SCHEDULES.items():
-        refined = with_rates(hypernet, rates)
+    for name, schedule in SCHEDULES.items():
+        refined = with_refinement(hypernet, schedule)
         found[name] = statistics.fmean(score(refined, NETWORKS[network], tasks) for network in networks)
     return max(found, key=lambda name: found[name]), {name: round(value, 4) for name, value in found.items()}
 
@@ -49,7 +50,7 @@ def held_out_scores(hypernet: GraphHypernet, tasks: Sequence[Episode]) -> dict[s
     """Of every network the mean accuracy over tasks, a fraction: as generated, unrefined, told nothing, random."""
     arms: Mapping[str, WeightGenerator] = {
         "generated": hypernet,
-        "unrefined": with_rates(hypernet, ()),
+        "unrefined": with_refinement(hypernet, SCHEDULES["none"]),
         "unconditioned": hypernet.without_condition(),
         "random trunk": RandomTrunkRidge(),
     }
@@ -59,9 +60,9 @@ def held_out_scores(hypernet: GraphHypernet, tasks: Sequence[Episode]) -> dict[s
     }
 
 
-def with_rates(hypernet: GraphHypernet, rates: tuple[float, ...]) -> GraphHypernet:
+def with_refinement(hypernet: GraphHypernet, schedule: Mapping[str, Any]) -> GraphHypernet:
     """The same generator with other refinements."""
-    config = replace(hypernet.config, refinement_rates=rates)
+    config = replace(hypernet.config, **schedule)
     other = GraphHypernet(config, training=hypernet.training_record)
     other.load_state_dict(hypernet.state_dict())
     return other.requires_grad_(False).eval()

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from weightgen.condition import SupportSet
+from weightgen.evaluate import augment_images
 from weightgen.head import ridge_head
 from weightgen.interventions import head_inputs, normalise_by_batch
 from weightgen.spec import State
@@ -43,11 +44,19 @@ def refine(
     return refined
 
 
-def refine_trunk(target: Target, state: State, support: SupportSet, *, rates: Sequence[float]) -> State:
+def refine_trunk(
+    target: Target,
+    state: State,
+    support: SupportSet,
+    *,
+    rates: Sequence[float],
+    rng: torch.Generator | None = None,
+) -> State:
     """A full state of any classifier, its trunk's parameters moved by a step for each of `rates`, all tensors alike.
 
-    The loss is the cross-entropy of a ridge head's leave-one-out predictions on the support set; BatchNorms use the
-    statistics of the batch meanwhile. Statistics and class head come back as they were: they are to be solved again.
+    The loss is the cross-entropy of a ridge head's leave-one-out predictions on the whole support set, whose images are
+    shifted, turned and scaled a little anew for every step where an `rng` is given; BatchNorms use the statistics of
+    the batch meanwhile. Statistics and class head come back as they were: they are to be solved again.
     """
     # Hooks are set on the skeleton while it runs: a copy, so that requests may run side by side.
     skeleton = normalise_by_batch(copy.deepcopy(target.skeleton))
@@ -56,8 +65,9 @@ def refine_trunk(target: Target, state: State, support: SupportSet, *, rates: Se
 
     def left_out(leaves: Mapping[str, Tensor]) -> Tensor:
         seen: list[Tensor] = []
+        inputs = support.inputs if rng is None else augment_images(support.inputs, rng=rng)
         with head_inputs(skeleton, target.spec.head[0], seen):
-            functional_call(skeleton, {**state, **leaves}, (support.inputs,))
+            functional_call(skeleton, {**state, **leaves}, (inputs,))
         head = ridge_head(seen[0], support.labels, num_classes=support.num_classes)
         return F.cross_entropy(head.left_out_logits, support.labels)
 

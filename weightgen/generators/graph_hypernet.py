@@ -64,6 +64,8 @@ class LogahConfig:
     """Size of the encoding of a support set; None: weights depend on the graph alone."""
     refinement_rates: tuple[float, ...] = ()
     """Steps that `generate` takes on a support set, each a share of a tensor's size."""
+    is_refined_on_augmented: bool = False
+    """Whether each of these steps sees the images shifted, turned and scaled a little, with the request's seed."""
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads or self.dim % 4:
@@ -237,7 +239,9 @@ class GraphHypernet(nn.Module):
         made = dict(self.predict(graph, support=support if conditioned else None))
         state = target.spec.complete(target.init_state(request.seed) | made)
         if conditioned:
-            state = refine_trunk(target, state, support, rates=self.config.refinement_rates)
+            augments = self.config.is_refined_on_augmented and support.inputs.ndim == 4
+            rng = torch.Generator().manual_seed(request.seed) if augments else None
+            state = refine_trunk(target, state, support, rates=self.config.refinement_rates, rng=rng)
         return refit(target, take_trunk(state, target.spec), support)
 
     def _read(self, support: SupportSet | None) -> Tensor | None:
