@@ -40,3 +40,19 @@ def test_what_cannot_be_copied_follows_in_the_order_of_registration():
     graph = build_graph(script)
     assert_whole(graph, script)
     assert graph.notes == ("the module could not be traced: RecursiveScriptModule is compiled to TorchScript",)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 30 * 30, 10)),
+        nn.LSTM(4, 5),
+        nn.Linear(4, 3),
+    ],
+)
+def test_inputs_are_guessed_in_the_dtype_of_the_module(module, dtype):
+    graph = build_graph(copy.deepcopy(module).to(dtype))
+    assert graph.notes == ()
+    assert ops_of(graph) == ops_of(build_graph(module))

@@ -6,9 +6,10 @@ copied but Python objects, so that a module of any size has a twin in millisecon
 
 import functools
 import inspect
+import itertools
 import types
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -116,12 +117,13 @@ def _wrapped(module: nn.Module) -> nn.Module | None:
 
 
 def guess_inputs(module: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Arguments for forward on the meta device, the likeliest first."""
+    """Arguments for forward on the meta device, the likeliest first; floats are of the module's own dtype."""
     module = _wrapped(module) or module
+    floats = functools.partial(torch.empty, dtype=_find_dtype(module), device="meta")
     parameters = inspect.signature(module.forward).parameters
     config = getattr(module, "config", None)
     if hasattr(module, "main_input_name") and config is not None:
-        given = _model_arguments(module, config, parameters)
+        given = _model_arguments(module, config, parameters, floats)
         yield (), given
         images = given.get("pixel_values")
         if images is not None:
@@ -140,14 +142,22 @@ def guess_inputs(module: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str,
     ]
     takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
     count = max(len(required), 1 if takes_any or parameters else 0)
-    for tensor in _guess_tensors(module):
+    for tensor in _guess_tensors(module, floats):
         yield (tensor,) * count, {}
         if count == 2:
-            yield (tensor, torch.empty(2, device="meta")), {}  # a diffusion time step
+            yield (tensor, floats(2)), {}  # a diffusion time step
             yield (tensor, torch.zeros(2, dtype=torch.long, device="meta")), {}
 
 
-def _model_arguments(module: nn.Module, config: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _find_dtype(module: nn.Module) -> torch.dtype:
+    """Of the first tensor of floats that is computed with: those of one byte only store weights."""
+    dtypes = (t.dtype for t in itertools.chain(module.parameters(), module.buffers()))
+    return next((dtype for dtype in dtypes if dtype.is_floating_point and dtype.itemsize > 1), torch.float32)
+
+
+def _model_arguments(
+    module: nn.Module, config: Any, parameters: Mapping[str, Any], floats: Callable[..., Tensor]
+) -> dict[str, Any]:
     """Arguments of a Hugging Face model, by the name of its main input and its config."""
     name = str(module.main_input_name)
     if name not in parameters:
@@ -162,13 +172,13 @@ def _model_arguments(module: nn.Module, config: Any, parameters: Mapping[str, An
         given[name] = ids()
     elif name == "input_features":
         length = 2 * getattr(config, "max_source_positions", 50)
-        given[name] = torch.empty(1, getattr(config, "num_mel_bins", 80), length, device="meta")
+        given[name] = floats(1, getattr(config, "num_mel_bins", 80), length)
     elif name == "input_values":
-        given[name] = torch.empty(1, 4000, device="meta")
+        given[name] = floats(1, 4000)
     if "pixel_values" in parameters:
         size = getattr(vision, "image_size", 224)
         height, width = size if isinstance(size, (tuple, list)) else (size, size)
-        given["pixel_values"] = torch.empty(1, getattr(vision, "num_channels", 3), height, width, device="meta")
+        given["pixel_values"] = floats(1, getattr(vision, "num_channels", 3), height, width)
     if "decoder_input_ids" in parameters and getattr(config, "is_encoder_decoder", False):
         given["decoder_input_ids"] = ids()
     if "use_cache" in parameters:
@@ -176,7 +186,7 @@ def _model_arguments(module: nn.Module, config: Any, parameters: Mapping[str, An
     return given
 
 
-def _guess_tensors(module: nn.Module) -> Iterator[Tensor]:
+def _guess_tensors(module: nn.Module, floats: Callable[..., Tensor]) -> Iterator[Tensor]:
     """Inputs (2, ...) for the first submodule that takes a number of channels, features or ids."""
     first = next((m for m in module.modules() if _taken(m)), None)
     widths = [t.shape[-1] for t in module.parameters() if t.dim()]
@@ -188,24 +198,24 @@ def _guess_tensors(module: nn.Module) -> Iterator[Tensor]:
         kind, width = next((_taken(m) for m in module.modules() if _taken(m)[:1] not in ((), ("ids",))), ("", 0))
     if kind == "image" or kind == "channels":
         for size in dict.fromkeys(sizes):
-            yield torch.empty(2, width, size, size, device="meta")
+            yield floats(2, width, size, size)
     if kind == "features":
-        yield torch.empty(2, width, device="meta")
+        yield floats(2, width)
         for channels in (1, 3):
             side = round((width / channels) ** 0.5)
             if side > 1 and channels * side * side == width:
-                yield torch.empty(2, channels, side, side, device="meta")
-        yield torch.empty(2, SEQUENCE_LENGTH, width, device="meta")
-        yield torch.empty(2, 4, 4, width, device="meta")
+                yield floats(2, channels, side, side)
+        yield floats(2, SEQUENCE_LENGTH, width)
+        yield floats(2, 4, 4, width)
     if kind == "sequence":
-        yield torch.empty(2, SEQUENCE_LENGTH, width, device="meta")
+        yield floats(2, SEQUENCE_LENGTH, width)
     if kind == "signal" or kind == "channels":
-        yield from (torch.empty(2, width, length, device="meta") for length in (64, 1024, 16000))
+        yield from (floats(2, width, length) for length in (64, 1024, 16000))
     if kind == "volume" or kind == "channels":
         for depth, size in ((16, 16), (16, 224), (32, 32), (64, 64)):
-            yield torch.empty(2, width, depth, size, size, device="meta")
+            yield floats(2, width, depth, size, size)
     if kind == "channels":
-        yield torch.empty(2, width, device="meta")
+        yield floats(2, width)
 
 
 def _taken(module: nn.Module) -> tuple[Any, ...]:
