@@ -1,0 +1,96 @@
+"""The database behind the jobs: how it is opened, locked and brought up to date, on SQLite and on PostgreSQL."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+
+from weightgen.errors import BadOption, StorageFailed, UnsupportedTask
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_SECONDS = 30.0
+"""How long a writer waits for another process's transaction on SQLite."""
+_LOCK = 0x77656967  # any number that nobody else takes as an advisory lock in this database
+
+
+def open_database(url: str) -> sa.Engine:
+    """An engine whose transactions read, or, with the execution option `writes`, take SQLite's write lock at once.
+
+    Raises BadOption for a URL that cannot be used. Nothing is connected yet.
+    """
+    try:
+        parsed = sa.make_url(url)
+        kind = parsed.get_backend_name()
+        if kind == "sqlite" and parsed.database in (None, "", ":memory:"):
+            raise BadOption(
+                "database_url names a database in memory; processes share a file: sqlite:////path/jobs.sqlite"
+            )
+        if kind == "sqlite":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+        elif kind == "postgresql":
+            engine = sa.create_engine(parsed, pool_pre_ping=True)
+        else:
+            raise BadOption(f"database_url is of kind {kind!r}, expected sqlite:///FILE or postgresql+psycopg://…")
+    except ArgumentError as error:
+        raise BadOption("database_url is not a URL; expected sqlite:///FILE or postgresql+psycopg://…") from error
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise BadOption(f"database_url {_hide(url)!r} needs a driver that is not installed: {error}") from error
+    except OSError as error:
+        raise StorageFailed(f"the folder of {_hide(url)!r} cannot be made: {error.strerror}") from error
+    if kind == "sqlite":
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def exclude_others(connection: sa.Connection) -> None:
+    """Wait until no other writer that excludes others is at work, until this transaction ends.
+
+    On SQLite a transaction that writes does so already.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+
+
+def upgrade(engine: sa.Engine) -> None:
+    """Bring the tables to this version's form, in one transaction; other processes that try wait for its end.
+
+    Raises UnsupportedTask for a database that a newer version wrote, StorageFailed if it cannot be reached.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    where = _hide(engine.url.render_as_string(hide_password=True))
+    try:
+        with engine.execution_options(writes=True).begin() as connection:
+            exclude_others(connection)
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except CommandError as error:
+        raise UnsupportedTask(
+            f"the database {where!r} was written by another version of weightgen: {error}; use that version or another "
+            "database"
+        ) from error
+    except OperationalError as error:
+        raise StorageFailed(f"the database {where!r} cannot be used: {error.orig}") from error
+
+
+def _set_up_sqlite(connection: Any, record: Any) -> None:
+    connection.isolation_level = None  # the driver begins no transactions of its own: `_begin_sqlite` does
+    for pragma in ("journal_mode=WAL", "synchronous=FULL"):  # FULL: an accepted job survives a power cut
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A transaction that reads first and writes later would fail, not wait, when another wrote in between.
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+
+
+def _hide(url: str) -> str:
+    """The URL without its password."""
+    return re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", url)
