@@ -1,0 +1,175 @@
+"""What goes wrong, told as application/problem+json (RFC 9457): one table of kinds, one of errors.
+
+A `type` is `urn:weightgen:problem:<kind>` and stays; titles and details may change. Nothing of the server's inside
+(paths, tracebacks) is told: what is the server's own fault has a fixed sentence, and the log has the rest.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import HTTPException, RequestValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import Response
+
+from service.jobs import Conflict, QueueFull
+from weightgen.errors import (
+    BadData,
+    BadOption,
+    CorruptFile,
+    NotFound,
+    SpecMismatch,
+    StorageFailed,
+    UnknownName,
+    UnsupportedTask,
+    VerificationFailed,
+    WeightgenError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_SECONDS = 2
+"""What Retry-After says where asking again may help."""
+
+KINDS: dict[str, tuple[int, str]] = {
+    "malformed-request": (400, "The request cannot be read"),
+    "not-found": (404, "There is no such thing"),
+    "method-not-allowed": (405, "This method does nothing here"),
+    "conflict": (409, "The request does not fit what is known"),
+    "body-too-large": (413, "The body is too large"),
+    "wrong-content-type": (415, "The body is not of a type that is read here"),
+    "range-not-satisfiable": (416, "The file has no such bytes"),
+    "invalid-request": (422, "The request says something that cannot be asked"),
+    "unknown-name": (422, "Nothing has this name"),
+    "unsupported": (422, "The generator cannot serve this request"),
+    "verification-failed": (422, "The generated weights did not pass the gate"),
+    "cancelled": (409, "The job was cancelled"),
+    "queue-full": (429, "Too many jobs wait"),
+    "internal": (500, "The server failed"),
+    "storage-failed": (503, "The server cannot store or read its files"),
+    "not-ready": (503, "The server is not ready"),
+    "still-generating": (503, "The weights are being made"),
+}
+"""Kind -> status and title."""
+
+ERRORS: dict[type[WeightgenError], str] = {
+    BadOption: "invalid-request",
+    BadData: "unsupported",
+    CorruptFile: "storage-failed",
+    SpecMismatch: "unsupported",
+    StorageFailed: "storage-failed",
+    VerificationFailed: "verification-failed",
+    UnsupportedTask: "unsupported",
+    NotFound: "not-found",
+    UnknownName: "unknown-name",
+    Conflict: "conflict",
+    QueueFull: "queue-full",
+    WeightgenError: "unsupported",
+}
+"""Error -> kind; the nearest ancestor of an error decides."""
+
+_OF_STATUS = {400: "malformed-request", 404: "not-found", 405: "method-not-allowed"}
+_OWN_FAULT = {
+    "internal": "something went wrong that is not the request's fault; the server's log says what",
+    "storage-failed": "a file of the server cannot be written or read; the server's log says which",
+}
+
+
+class Problem(HTTPException):
+    """A request that is answered with a problem of one of KINDS."""
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str,
+        *,
+        errors: Sequence[dict[str, Any]] = (),
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """`errors` are the parts of a ProblemBody: {detail, pointer | parameter, supported}."""
+        super().__init__(status_code=KINDS[kind][0], detail=detail, headers=headers)
+        self.kind, self.errors = kind, list(errors)
+
+    def body(self) -> dict[str, Any]:
+        """The ProblemBody, JSON values."""
+        status, title = KINDS[self.kind]
+        body = {"type": type_of(self.kind), "title": title, "status": status, "detail": self.detail}
+        return {**body, "errors": self.errors} if self.errors else body
+
+
+def type_of(kind: str) -> str:
+    """The `type` of a kind of problem."""
+    return f"urn:weightgen:problem:{kind}"
+
+
+def problem_of(error: WeightgenError) -> Problem:
+    """The problem that an error of the library or of the jobs is told as."""
+    kind = next(ERRORS[ancestor] for ancestor in type(error).__mro__ if ancestor in ERRORS)
+    headers = {"Retry-After": str(RETRY_SECONDS)} if KINDS[kind][0] in (429, 503) else None
+    return Problem(kind, _OWN_FAULT.get(kind, str(error)), headers=headers)
+
+
+def describe_problem(error: WeightgenError) -> dict[str, Any]:
+    """The ProblemBody of a job that ended with this error, JSON values."""
+    return problem_of(error).body()
+
+
+def raise_described(body: dict[str, Any]) -> NoReturn:
+    """Raise the problem that `describe_problem` described."""
+    kind = str(body.get("type", "")).rpartition(":")[2]
+    raise Problem(kind if kind in KINDS else "internal", str(body.get("detail", "")), errors=body.get("errors", ()))
+
+
+def reply(problem: Problem) -> Response:
+    """The answer that tells a problem; ASCII, for a name may hold what UTF-8 cannot."""
+    content = json.dumps(problem.body(), allow_nan=False)
+    return Response(content, status_code=problem.status_code, headers=problem.headers, media_type=MEDIA_TYPE)
+
+
+def tell_problems(app: FastAPI) -> None:
+    """Let every error of the app be answered with a problem."""
+    app.add_exception_handler(WeightgenError, _tell_error)
+    app.add_exception_handler(RequestValidationError, _tell_invalid)
+    app.add_exception_handler(StarletteHTTPException, _tell_http)
+    app.add_exception_handler(Exception, _tell_bug)
+
+
+def _tell_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, WeightgenError)
+    return reply(problem_of(error))
+
+
+def _tell_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if any(part["type"] == "json_invalid" for part in found):
+        return reply(Problem("malformed-request", "the body is not valid JSON"))
+    parts = [_describe_part(part["loc"], part["msg"]) for part in found]
+    count = f"{len(parts)} things are" if len(parts) > 1 else "one thing is"
+    return reply(Problem("invalid-request", f"{count} wrong with the request; errors says what", errors=parts))
+
+
+def _describe_part(place: Sequence[str | int], detail: str) -> dict[str, str]:
+    source, *path = place
+    if source != "body":
+        return {"detail": detail, "parameter": "/".join(map(str, path))}
+    escaped = (str(step).replace("~", "~0").replace("/", "~1") for step in path)
+    return {"detail": detail, "pointer": "#" + "".join(f"/{step}" for step in escaped)}
+
+
+def _tell_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    if isinstance(error, Problem):
+        return reply(error)
+    kind = _OF_STATUS.get(error.status_code, "internal")
+    details = {
+        "malformed-request": "the request cannot be read",
+        "not-found": "nothing is served under this path; /docs lists what is",
+        "method-not-allowed": f"{request.method} does nothing here; the header Allow says what does",
+    }
+    headers = dict(error.headers) if error.headers else None
+    return reply(Problem(kind, details.get(kind, _OWN_FAULT["internal"]), headers=headers))
+
+
+def _tell_bug(request: Request, error: Exception) -> Response:
+    return reply(Problem("internal", _OWN_FAULT["internal"]))

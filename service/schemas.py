@@ -1,0 +1,164 @@
+"""What is asked and answered over HTTP, in pydantic; unknown fields and values of another type are refused."""
+
+import hashlib
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.jobs import Job, State
+from weightgen import __version__
+from weightgen.storage import encode_json
+
+MAX_SEED = 2**63 - 1
+MAX_SHOTS = 50
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+"""Of something registered; a path or a URL is none."""
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Answered(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GenerationRequestBody(_Asked):
+    """Weights of one architecture for the classes of one data set, from one generator."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits"}]}
+    )
+
+    generator: Name = Field(description="A generator that GET /v1/generators lists.")
+    architecture: Name = Field(
+        description="An architecture that GET /v1/architectures lists; cnn and mlp take sizes, as in cnn-w16-d3."
+    )
+    dataset: Name = Field(description="A data set that GET /v1/datasets lists.")
+    support_per_class: int = Field(20, ge=1, le=MAX_SHOTS, description="Labelled examples of each class.")
+    seed: int = Field(
+        0, ge=0, le=MAX_SEED, description="Decides which examples are drawn, and every other random number."
+    )
+    num_samples: int = Field(1, ge=1, le=1, description="Sets of weights to make; one for now.")
+    fallback: bool = Field(
+        True, description="Whether a reference that does better than the generated weights is returned in their place."
+    )
+
+    def canonical(self) -> dict[str, Any]:
+        """The request as a job keeps it, every field present."""
+        return self.model_dump(mode="json")
+
+    def digest(self, *, generator_sha256: str) -> str:
+        """sha256 of everything that decides the answer, hex: requests with one digest share one job."""
+        parts = [self.canonical(), generator_sha256, __version__]
+        return hashlib.sha256(encode_json(parts, name="the request")).hexdigest()
+
+
+class FileBody(_Answered):
+    """One file of an artifact."""
+
+    name: str
+    sha256: Sha256
+    size: int = Field(description="Bytes.")
+
+
+class ArtifactBody(_Answered):
+    """The files of an artifact; its name is the sha256 of their canonical list."""
+
+    artifact: Sha256
+    repository: str = Field(description="Its name for Hub clients with HF_ENDPOINT=<this server>/hf.")
+    files: list[FileBody]
+
+
+class ResultBody(ArtifactBody):
+    """What a job made."""
+
+    report: dict[str, Any] = Field(description="Where the weights come from, how they were verified, their accuracy.")
+
+
+class ProblemPart(_Answered):
+    """One thing that is wrong with a request."""
+
+    detail: str
+    pointer: str | None = Field(None, description="JSON pointer to the part of the body, as a URL fragment.")
+    parameter: str | None = Field(None, description="The header, query or path parameter.")
+    supported: list[str] | None = Field(None, description="What could be asked for instead.")
+
+
+class ProblemBody(_Answered):
+    """What went wrong, as application/problem+json (RFC 9457)."""
+
+    type: str = Field(
+        description="Stable; urn:weightgen:problem:<kind>.", examples=["urn:weightgen:problem:queue-full"]
+    )
+    title: str
+    status: int
+    detail: str
+    errors: list[ProblemPart] = []
+
+
+class ProgressBody(_Answered):
+    """How far a job is."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class JobBody(_Answered):
+    """One accepted request and what became of it."""
+
+    id: str
+    state: State
+    request: dict[str, Any]
+    progress: ProgressBody | None = Field(None, description="null before a runner said anything.")
+    result: ResultBody | None = Field(None, description="null unless the job has succeeded.")
+    problem: ProblemBody | None = Field(None, description="null unless the job has failed.")
+    attempt: int = Field(description="How often the job was begun.")
+    created: float = Field(description="Seconds since the epoch.")
+    updated: float = Field(description="Seconds since the epoch.")
+
+    @classmethod
+    def of(cls, job: Job) -> "JobBody":
+        """The job as it is told."""
+        told = {name: getattr(job, name) for name in cls.model_fields}
+        return cls.model_validate({**told, "progress": job.progress or None})
+
+
+class GeneratorBody(_Answered):
+    """A released generator."""
+
+    name: str
+    sha256: Sha256 = Field(description="Of its file.")
+
+
+class GeneratorsBody(_Answered):
+    """What can be asked for as `generator`."""
+
+    generators: list[GeneratorBody]
+
+
+class ArchitecturesBody(_Answered):
+    """What can be asked for as `architecture`."""
+
+    architectures: list[str]
+
+
+class DatasetsBody(_Answered):
+    """What can be asked for as `dataset`."""
+
+    datasets: list[str]
+
+
+class StatusBody(_Answered):
+    """Whether the server is well."""
+
+    status: str
+
+
+class VersionBody(_Answered):
+    """Which version answers."""
+
+    weightgen: str
