@@ -20,7 +20,6 @@ with other settings the file begins anew. The picture docs/images/logah-curves.p
 """
 
 import argparse
-import gzip
 import json
 import math
 import statistics
@@ -39,10 +38,11 @@ from torch import Tensor, nn
 
 from benchmarks.logah_table import begin, read_generator
 from benchmarks.report import ROOT
-from model_zoo.data import load_data, shared_folder
+from model_zoo.data import load_data
+from model_zoo.data.text import load_text
 from model_zoo.spaces import GptMember, ViTMember
 from weightgen.condition import Condition
-from weightgen.errors import BadOption, NotFound, UnknownName, WeightgenError
+from weightgen.errors import BadOption, UnknownName, WeightgenError
 from weightgen.generator import GenerationRequest
 from weightgen.generators.graph_hypernet import GraphHypernet
 from weightgen.graph import build_graph
@@ -240,14 +240,7 @@ def fill_curves(
 def load_task(course: Course) -> Task:
     if isinstance(course.member, ViTMember):
         return ImageTask(load_data(course.data))
-    folder = shared_folder()
-    path = folder / "text" / f"{course.data}.jsonl.gz" if folder else None
-    if path is None or not path.is_file():
-        raise NotFound(f"text set {course.data!r} is not there; set WEIGHTGEN_SHARED to the shared data folder")
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    parts = ("\n".join(row["text"] for row in rows if row["split"] == split) for split in ("train", "test"))
-    learnt, tested = (torch.frombuffer(bytearray(p.encode()), dtype=torch.uint8).long() for p in parts)
+    learnt, tested = (load_text(course.data, part) for part in ("train", "test"))
     return TextTask(learnt, tested, course.member.context)
 
 

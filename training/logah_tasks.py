@@ -1,18 +1,17 @@
 """What architectures of spaces learn from: tasks of labelled images, the classes of one data set, texts as bytes."""
 
-import gzip
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from model_zoo.data import load_data, shared_folder
+from model_zoo.data import load_data
+from model_zoo.data.text import load_text
 from model_zoo.spaces import GptMember, Member
 from training.episodes import ClassPool, EpisodeConfig, load_pool
 from training.logah_members import channels_of
-from weightgen.errors import BadOption, NotFound
+from weightgen.errors import BadOption
 from weightgen.labelled_data import match_channels
 
 
@@ -66,7 +65,7 @@ class Texts:
     """The training parts of shared text sets as one string of bytes."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.ids = torch.cat([_load_text(name) for name in names]) if names else torch.empty(0, dtype=torch.long)
+        self.ids = torch.cat([load_text(name) for name in names]) if names else torch.empty(0, dtype=torch.long)
 
     def draw(self, context: int, size: int, *, rng: torch.Generator) -> Batch:
         if len(self.ids) <= context:
@@ -91,15 +90,3 @@ class Sources:
         if isinstance(self.images, Tasks):
             return self.images.draw(channels, rng=rng)
         return self.images.draw(channels, size, rng=rng)
-
-
-def _load_text(name: str) -> Tensor:
-    """The texts of the training part of a shared set as bytes, a line each, (n,)."""
-    folder = shared_folder()
-    path = folder / "text" / f"{name}.jsonl.gz" if folder else None
-    if path is None or not path.is_file():
-        raise NotFound(f"text set {name!r} is not there; set WEIGHTGEN_SHARED to the shared data folder")
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    text = "\n".join(row["text"] for row in rows if row.get("split", "train") == "train")
-    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).long()
