@@ -4,10 +4,11 @@
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import render_table, render_titled
 from weightgen.diffusion import Sampling
 
 Section = Mapping[str, Any]
@@ -31,7 +32,7 @@ def render_study(study: Study) -> str:
         return "Not measured yet."
     aims = list_aims(study)
     tables = [render(study[section]) for section, render in RENDERED.items() if section in study]
-    return "\n\n".join([_table(("aim", "found", ""), aims), *tables] if aims else tables)
+    return "\n\n".join([render_table(("aim", "found", ""), aims), *tables] if aims else tables)
 
 
 def list_aims(study: Study) -> list[tuple[str, str, str]]:
@@ -131,7 +132,7 @@ def _render_tasks(members: Section) -> str:
         (m, s["tasks"], *(_percent(s.get(arm)) for arm in arms), _points(s["generated"] - s["retrieval"]))
         for m, s in members.items()
     ]
-    return _titled(
+    return render_titled(
         "Held-out tasks of the zoo's data sets", "accuracy in %; the difference is to retrieval",
         ("member", "tasks", *arms.values(), "difference"), rows,
     )  # fmt: skip
@@ -144,7 +145,7 @@ def _render_reconstruction(members: Section) -> str:
         error, latents = r["codecs"]["vae"]["weight_error"], r["codecs"]["vae"]["latents"]
         shown = (_percent(original), _percent(learnt), _points(learnt - original), f"{error:.2f}")
         rows.append((m, r["networks"], f"{r['weights']:,}", latents, *shown))
-    return _titled(
+    return render_titled(
         "Reconstruction of held-out networks",
         "accuracy in % under a solved head; error of the weights in units of their variance",
         ("member", "networks", "weights", "latents", "original", "decoded", "difference", "weight error"), rows,
@@ -160,7 +161,7 @@ def _render_published(sets: Section) -> str:
         )
         for name, s in sorted(sets.items(), reverse=True)
     ]  # fmt: skip
-    return _titled(
+    return render_titled(
         "The published tiny network", "accuracy in % by support images a class; references from 20; the zoo's networks",
         (
             "data set", *(shots.split()[0] for shots in SHOTS), "unrefined", "retrieval", "soup", "zoo's mean",
@@ -176,7 +177,7 @@ def _render_novelty(members: Section) -> str:
         best = s["best_of_16_on_held_back"]
         chosen = (_percent(best["mean_sample"]), _percent(best["chosen"]))
         rows.append((m, s["samples"], *shares, f"{s['z_u']:+.1f}", *chosen))
-    return _titled(
+    return render_titled(
         "Novelty", "% of samples no nearer to a trunk of the zoo than 95 in 100 of these to each other, no worse than "
         "retrieval, and both; then accuracy in % of 16 samples, and of the one that is best on held-back examples",
         ("member", "samples", "novel", "accurate", "both", "Z_U", "mean of 16", "chosen"), rows,
@@ -186,7 +187,7 @@ def _render_novelty(members: Section) -> str:
 def _render_steps(steps: Section) -> str:
     rows = [(name, *(_percent(curve[s]) for s in STEPS)) for name, curve in steps["accuracy"].items()]
     title = f"Steps of sampling, {steps['member']}"
-    return _titled(title, "accuracy in % by scheduler", ("scheduler", *STEPS), rows)
+    return render_titled(title, "accuracy in % by scheduler", ("scheduler", *STEPS), rows)
 
 
 def _render_speed(speed: Section) -> str:
@@ -206,7 +207,7 @@ def _render_diversity(members: Section) -> str:
                  for kind in ("samples", "zoo")]  # fmt: skip
         rows.append((m, *cells))
     size = max(s["networks"] for s in members.values())
-    return _titled(
+    return render_titled(
         "Diversity", f"{size} samples for each held-out task, and as many trunks of the zoo finished alike: test "
         "images in % on which two disagree, points that a vote gains over their mean, overlap of two error sets",
         ("member", "disagree", "…zoo", "vote", "…zoo", "error overlap", "…zoo"), rows,
@@ -219,7 +220,7 @@ def _render_aim(members: Section) -> str:
         (m, *(_percent(s["asked"][aim]["accuracy"]) for aim in asked), f"{s['rank_correlation']:+.2f}")
         for m, s in members.items()
     ]
-    return _titled(
+    return render_titled(
         "The accuracy asked for", "accuracy in % of samples by the accuracy asked for, rank correlation of both",
         ("member", *(f"asked {aim}" for aim in asked), "correlation"), rows,
     )  # fmt: skip
@@ -240,15 +241,6 @@ RENDERED = {
 
 def _codec(reconstruction: Section, name: str) -> float:
     return reconstruction["codecs"][name]["accuracy"]
-
-
-def _titled(title: str, legend: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    return f"**{title}**: {legend}.\n\n{_table(heads, rows)}"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [f"| {' | '.join(map(str, line))} |" for line in (heads, *rows)]
-    return "\n".join([lines[0], "|---" * len(heads) + "|", *lines[1:]])
 
 
 def _percent(fraction: float | None) -> str:

@@ -6,8 +6,8 @@
 The question is a search's: which of 50 architectures will be the most accurate, before any of them is trained? A proxy
 answers with a number for each; Kendall's tau compares its order with that of the accuracies after training. Proxies
 are the number of parameters, the floating-point operations of one image, and the accuracy of a network whose trunk is
-predicted, or random, under a class head solved on a support set. What no generator has a part in is kept in
-ranking_truth.json, so that another generator is ranked without training again.
+predicted, generated (refined on the support set as well) or random, under a class head solved on a support set. What
+no generator has a part in is kept in ranking_truth.json, so that another generator is ranked without training again.
 
 Architectures are drawn from `model_zoo.spaces` and their sizes moved half a step off those that the spaces have: no
 recipe that learns from the spaces can have seen one of them.
@@ -46,7 +46,7 @@ from weightgen.storage import read_json, write_json
 from weightgen.target import Target
 
 FOLDER = ROOT / "docs" / "results" / "logah"
-PROXIES = ("predicted", "random trunk", "flops", "parameters")
+PROXIES = ("predicted", "generated", "random trunk", "flops", "parameters")
 KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (CnnMember, MlpMember, ResNetMember, ViTMember)}
 RESAMPLES = 1000
 """Draws of the bootstrap over architectures."""
@@ -133,16 +133,15 @@ def rank_all(path: Path, config: TruthConfig, generator: tuple[GraphHypernet, Ma
     for row in rows:
         row["digest"] = digest_graph(build_ranked(row).skeleton)
     hypernet, about = generator
-    check_unseen(about["training"], rows, config)
+    check_unseen(hypernet.training_record, rows, config)
     data = load_data(config.data)
     for row in rows:
-        row["predicted"] = score_trunks(build_ranked(row), hypernet, data, config)
+        row["predicted"] = score_trunks(build_ranked(row), hypernet.without_condition(), data, config)
+        row["generated"] = score_trunks(build_ranked(row), hypernet, data, config)
         print(row["name"], row["predicted"]["accuracy"], row["trained"]["accuracy"], file=sys.stderr, flush=True)
-    training = dict(about["training"])
-    num_members = len(training.pop("member_digests", []))
     return {
         "settings": truth["settings"],
-        "generator": {**about, "training": training, "member_digests": num_members},
+        "generator": dict(about),
         "resamples": RESAMPLES,
         "tau": {
             group: compare_proxies([row for row in rows if group in ("all", row["space"])])

@@ -15,6 +15,7 @@ What the file already holds for other networks and arms stays, as long as the se
 """
 
 import argparse
+import json
 import math
 import statistics
 import sys
@@ -99,12 +100,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_generator(path: Path | None) -> tuple[GraphHypernet, dict[str, Any]]:
-    """A hypernetwork and what the table says of it; BadOption without a file."""
+    """A hypernetwork and what results say of it; BadOption without a file."""
     if path is None:
         raise BadOption("predicted weights need a generator: give --generator FILE, or --arms default orthogonal")
     hypernet = GraphHypernet.load(path)
     parameters = sum(p.numel() for p in hypernet.parameters())
-    return hypernet, {"sha256": sha256_file(path), "parameters": parameters, "training": hypernet.training_record}
+    training = {key: value for key, value in hypernet.training_record.items() if key != "member_digests"}
+    config = json.loads(json.dumps(asdict(hypernet.config)))
+    about = {"sha256": sha256_file(path), "parameters": parameters, "config": config, "training": training}
+    return hypernet, about
 
 
 def fill_table(

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.diffusion_report import read_study, render_study
+from benchmarks.logah_report import read_figures, render_figures
+from benchmarks.markdown import render_table
 from model_zoo.released import FOLDER, RELEASED
 from model_zoo.training_zoo import summarize
 from weightgen.checkpoint import read_manifest
@@ -62,8 +64,8 @@ def written() -> dict[Path, str]:
             own = [[r for r in group if r["generator"]["name"] == name] for group in (results, few_way)]
             training = render_training(read_manifest(FOLDER / file)["training"])
             files[FOLDER / f"{name}.md"] = {"results": render(*own), "training": training}
-            if study := read_study(ROOT / "docs" / "results" / name):
-                files[FOLDER / f"{name}.md"]["study"] = render_study(study)
+            if study := render_study_of(name):
+                files[FOLDER / f"{name}.md"]["study"] = study
     if ZOO_INDEX.is_file():
         rows = [json.loads(line) for line in ZOO_INDEX.read_text().splitlines()]
         files[ZOO_INDEX.with_suffix(".md")] = {"zoo": render_zoo(summarize(rows))}
@@ -73,6 +75,15 @@ def written() -> dict[Path, str]:
         for marker, block in blocks.items():
             texts[path] = replace_block(texts[path], block, marker=marker)
     return texts
+
+
+def render_study_of(name: str) -> str | None:
+    """The study of a generator, of the kind that its method has; None where it has none."""
+    folder = ROOT / "docs" / "results" / name
+    if name == "logah":
+        return render_figures(read_figures(folder))
+    study = read_study(folder)
+    return render_study(study) if study else None
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -89,15 +100,16 @@ def render(results: list[dict[str, Any]], few_way: Sequence[dict[str, Any]] = ()
 
 def render_training(training: dict[str, Any]) -> str:
     """How long each architecture was trained, how it does on held-out tasks of its training sets, and those sets."""
-    lines = _render_runs(training["runs"]) if "runs" in training else _render_stages(training)
+    kinds = {"runs": _render_runs, "spent": _render_stages, "members": _render_members}
+    lines = next(render for key, render in kinds.items() if key in training)(training)
     lines += ["| training set | licence, as stated |", "|---|---|"]
     lines += [f"| {name} | {licence} |" for name, licence in sorted(training["data"].items())]
     return "\n".join(lines)
 
 
-def _render_runs(runs: dict[str, Any]) -> list[str]:
+def _render_runs(training: dict[str, Any]) -> list[str]:
     lines = ["| architecture | steps | minutes | held-out tasks, % | condition off, % |", "|---|---|---|---|---|"]
-    for arch, run in runs.items():
+    for arch, run in training["runs"].items():
         score = run["held_out"]
         lines.append(
             f"| {arch} | {run['steps']:,} | {run['minutes']:.0f} | {100 * score['accuracy']:.1f} "
@@ -122,6 +134,25 @@ def _render_stages(training: dict[str, Any]) -> list[str]:
     )
     measured = "Accuracy in % under a solved head on tasks of the zoo's `val` runs, from which nothing was learnt."
     return [*lines, "", f"{measured} CPU threads, one for each of {spent}.", ""]
+
+
+def _render_members(training: dict[str, Any]) -> list[str]:
+    heads = {"generated": "generated", "unrefined": "unrefined", "unconditioned": "condition off"}
+    heads["random trunk"] = "random trunk"
+    rows = [(name, *(f"{100 * s[key]:.1f}" for key in heads)) for name, s in training["held_out"].items()]
+    spaces = ", ".join(f"{count} {space}" for space, count in training["members"].items())
+    refined = ", ".join(f"{name}: {100 * value:.1f}" for name, value in training["refinements"]["accuracy"].items())
+    return [
+        f"Learnt from {sum(training['members'].values())} architectures: {spaces}. {training['steps']:,} steps, "
+        f"{training['cpu_seconds'] / 60:.0f} CPU minutes.",
+        "",
+        "Accuracy in % on tasks drawn from the test splits of the training sets:",
+        "",
+        render_table(("network", *heads.values()), rows),
+        "",
+        f"Refinements were chosen on others, for {', '.join(training['refinements']['networks'])}: {refined}.",
+        "",
+    ]
 
 
 def render_zoo(summary: dict[str, Any]) -> str:

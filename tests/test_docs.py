@@ -112,6 +112,21 @@ def test_report_shows_what_a_generator_learnt_in_stages_and_what_a_zoo_holds():
     assert "2 runs, 1 tasks, 2 checkpoints." in text and "| mnist | 2 | 50.0 |" in text
 
 
+def test_report_shows_which_architectures_a_generator_learnt_from():
+    held_out = {"cnn": {"generated": 0.8, "unrefined": 0.7, "unconditioned": 0.65, "random trunk": 0.5}}
+    training = {
+        "members": {"cnns": 30, "mlps": 10},
+        "steps": 1200,
+        "cpu_seconds": 90.0,
+        "held_out": held_out,
+        "refinements": {"networks": ["cnn"], "accuracy": {"none": 0.7, "8 steps": 0.8}},
+        "data": {"mnist": "free"},
+    }
+    text = render_training(training)
+    assert "40 architectures: 30 cnns, 10 mlps. 1,200 steps, 2 CPU minutes." in text
+    assert "| cnn | 80.0 | 70.0 | 65.0 | 50.0 |" in text and "none: 70.0, 8 steps: 80.0" in text
+
+
 def test_report_shows_every_data_set_with_the_best_in_bold_and_the_mean_below():
     scores = {"seconds": {"generate": 0.01, "scratch": 2.0}}
     result = {
