@@ -71,7 +71,7 @@ def initialise(run, tmp_path, generator):
 @pytest.fixture
 def model(tmp_path):
     """Writes the config of a tiny Hugging Face model to the folder `model`."""
-    pytest.importorskip("transformers", reason="needs transformers (the extra 'clip')")
+    pytest.importorskip("transformers", reason="needs the extra 'transformers'")
 
     def write(architecture, **options):
         (tmp_path / "model").mkdir()
@@ -293,7 +293,7 @@ def test_options_of_architectures_are_refused_elsewhere(initialise, option):
     ],
 )
 def test_a_config_that_describes_no_model_is_one_sentence(initialise, tmp_path, content, code, words):
-    pytest.importorskip("transformers", reason="needs transformers (the extra 'clip')")
+    pytest.importorskip("transformers", reason="needs the extra 'transformers'")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps(content))
     assert_refused(initialise("model"), code, *words)
@@ -303,9 +303,9 @@ def test_a_config_that_describes_no_model_is_one_sentence(initialise, tmp_path, 
 @pytest.mark.parametrize(
     ("module", "target", "install"),
     [
-        ("transformers", "model", "weightgen[clip]"),
-        ("torchvision.models", "torchvision:resnet50", "pip install torchvision"),
-        ("timm", "timm:vit_small_patch16_224", "pip install timm"),
+        ("transformers", "model", "weightgen[transformers]"),
+        ("torchvision.models", "torchvision:resnet50", "weightgen[vision]"),
+        ("timm", "timm:vit_small_patch16_224", "weightgen[vision]"),
     ],
 )
 def test_a_library_that_is_not_installed_is_named(initialise, tmp_path, monkeypatch, module, target, install):
@@ -317,7 +317,7 @@ def test_a_library_that_is_not_installed_is_named(initialise, tmp_path, monkeypa
 
 @pytest.mark.parametrize(("library", "model_name"), [("torchvision", "resnet18"), ("timm", "vit_tiny_patch16_224")])
 def test_models_of_other_libraries_are_built_without_their_weights(initialise, library, model_name):
-    pytest.importorskip(library, reason=f"needs {library}")
+    pytest.importorskip(library, reason="needs the extra 'vision'")
     assert initialise(f"{library}:{model_name}", "--dry-run", "--json").json["tensor_coverage"] > 0.9
     assert_refused(initialise(f"{library}:{model_name}x", "--dry-run"), 5, f"did you mean {model_name!r}?")
 

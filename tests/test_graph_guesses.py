@@ -42,7 +42,7 @@ def test_elements_are_counted_as_if_they_were_alike(count):
 
 
 def test_a_classifier_that_counts_the_ends_of_its_sequences_is_traced():
-    transformers = pytest.importorskip("transformers", reason="needs transformers (the extra 'clip')")
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'transformers'")
     config = transformers.T5Config(
         vocab_size=20, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
     )

@@ -149,7 +149,7 @@ def test_matrices_that_scale_are_kept_and_those_that_are_added_are_not():
 
 
 def test_rates_of_a_mamba_are_kept():
-    transformers = pytest.importorskip("transformers", reason="needs transformers (the extra 'clip')")
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'transformers'")
     config = transformers.MambaConfig(vocab_size=20, hidden_size=8, state_size=4, num_hidden_layers=1)
     plan = planned(build_graph(transformers.MambaForCausalLM(config)))
     mixer = "backbone.layers.0.mixer"

@@ -15,6 +15,8 @@ EXTRAS = {
     "images": ("PIL",),
     "hf": ("datasets",),
     "clip": ("transformers",),
+    "transformers": ("transformers",),
+    "vision": ("torchvision", "timm"),
     "plot": ("matplotlib",),
 }
 """Extra of pyproject.toml -> the modules it brings."""

@@ -221,7 +221,9 @@ def _find_in_library(library: str, model: str, config: Mapping[str, Any]) -> Rec
     try:
         models: Any = importlib.import_module("torchvision.models" if library == "torchvision" else "timm")
     except ImportError as error:
-        raise WeightgenError(f"'{library}:{model}' needs {library}; install it with: pip install {library}") from error
+        raise WeightgenError(
+            f"'{library}:{model}' needs {library}; install it with: pip install 'weightgen[vision]'"
+        ) from error
     known = models.list_models()
     if model.partition(".")[0] not in known:
         raise _unknown(f"model of {library}", model, known)
@@ -243,7 +245,7 @@ def _find_hugging_face(name: str) -> Recipe:
         import transformers
     except ImportError as error:
         raise WeightgenError(
-            f"{path}: a Hugging Face model needs transformers; install it with: pip install 'weightgen[clip]'"
+            f"{path}: a Hugging Face model needs transformers; install it with: pip install 'weightgen[transformers]'"
         ) from error
     kinds = transformers.CONFIG_MAPPING
     if content["model_type"] not in kinds:
