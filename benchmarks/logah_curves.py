@@ -1,13 +1,14 @@
 """Training curves of transformers from predicted weights and from usual beginnings; docs/results/logah/curves.json.
 
     python -m benchmarks.logah_curves --arms default orthogonal "default, support head" "normal 0.02"
-    python -m benchmarks.logah_curves --generator FILE --arms predicted "predicted, support head"
+    python -m benchmarks.logah_curves --generator FILE --arms predicted generated
 
 Vision transformers learn CIFAR-10 and are scored by test accuracy; a GPT learns the bytes of AG News' training texts
 and is scored by the bits that a byte of its test texts takes. Arms are what a network begins from:
 
 - `predicted`: what a graph hypernetwork makes of the architecture alone;
-- `predicted, support head`: its trunk, and a class head solved on 50 examples of every class (images only);
+- `generated`: its trunk refined on 50 examples of every class, and a class head solved on them (images only), as
+  `generate` gives it;
 - `default`: the module's own initialisation;
 - `default, support head`: that trunk and a head solved in the same way, to tell the head's share (images only);
 - `orthogonal`: orthogonal weights and no biases in linear layers and convolutions, the rest as in `default`;
@@ -53,7 +54,7 @@ from weightgen.target import Target
 
 COLOURS = {
     "predicted": "#c0392b",
-    "predicted, support head": "#e67e22",
+    "generated": "#e67e22",
     "default": "#7f8c8d",
     "default, support head": "#8e44ad",
     "orthogonal": "#2980b9",
@@ -85,8 +86,8 @@ class Course:
 
     @property
     def arms(self) -> list[str]:
-        absent = ", support head" if isinstance(self.member, GptMember) else "normal 0.02"
-        return [arm for arm in COLOURS if not arm.endswith(absent)]
+        absent = ("generated", "default, support head") if isinstance(self.member, GptMember) else ("normal 0.02",)
+        return [arm for arm in COLOURS if arm not in absent]
 
 
 _VIT_RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
@@ -380,7 +381,7 @@ def draw_curves(figure: Figure, networks: Mapping[str, Mapping[str, Any]]) -> No
 
 
 def _is_predicted(arm: str) -> bool:
-    return arm.startswith("predicted")
+    return arm in ("predicted", "generated")
 
 
 def _reached_at(score: float, others: Sequence[float], steps: Sequence[int], *, better: int) -> int | None:
