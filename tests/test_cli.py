@@ -103,7 +103,7 @@ def test_version_is_data(run):
     assert (done.code, done.out, done.err) == (0, f"weightgen {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["generate", "compare", "tokenize", "inspect", "score", "doctor"])
+@pytest.mark.parametrize("command", ["generate", "init", "compare", "tokenize", "inspect", "score", "doctor"])
 def test_every_command_has_help_and_a_sentence_about_itself(run, command):
     done = run(command, "--help")
     assert done.code == 0
