@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
+from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
 from weightgen.errors import BadOption, StorageFailed, UnsupportedTask
@@ -26,11 +27,9 @@ def open_database(url: str) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
         kind = parsed.get_backend_name()
-        if kind == "sqlite" and parsed.database in (None, "", ":memory:"):
-            raise BadOption(
-                "database_url names a database in memory; processes share a file: sqlite:////path/jobs.sqlite"
-            )
         if kind == "sqlite":
+            if not parsed.database or parsed.database == ":memory:":
+                raise BadOption("database_url names no file, which processes could share; expected sqlite:///FILE")
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
         elif kind == "postgresql":
@@ -44,8 +43,8 @@ def open_database(url: str) -> sa.Engine:
     except OSError as error:
         raise StorageFailed(f"the folder of {_hide(url)!r} cannot be made: {error.strerror}") from error
     if kind == "sqlite":
-        sa.event.listen(engine, "connect", _set_up_sqlite)
-        sa.event.listen(engine, "begin", _begin_sqlite)
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -82,7 +81,8 @@ def upgrade(engine: sa.Engine) -> None:
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # the driver begins no transactions of its own: `_begin_sqlite` does
-    for pragma in ("journal_mode=WAL", "synchronous=FULL"):  # FULL: an accepted job survives a power cut
+    # NORMAL: what is committed survives any death of a process; a power cut may take the last commits, never the file.
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

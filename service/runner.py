@@ -1,10 +1,171 @@
-"""Runs jobs in threads of the server's own processes: every process of the service is a runner."""
+"""Runs jobs in threads of the server's own processes: every process of the service is a runner.
 
+A thread claims a job and runs it while one more thread, the heartbeat, renews the leases of all jobs in hand and writes
+down how far they are. Exactly once in effect: what a job makes is content-addressed, so that making it twice leaves one
+artifact, and only the holder of the lease can finish it. A job that takes its process with it is begun `MAX_ATTEMPTS`
+times in all, then fails.
+"""
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.jobs import Job, JobStore
+from service.problems import Problem, describe_problem
+from weightgen.errors import WeightgenError
+
 Progress = Callable[[str, int, int], None]
-"""(stage, done, total): tells how far a job is; raises where the job is no longer this runner's."""
+"""(stage, done, total): tells how far a job is; raises JobLost where the job is no longer this runner's."""
 
 Run = Callable[[dict[str, Any], Progress], dict[str, Any]]
-"""Request -> result; what it raises of WeightgenError becomes the job's problem."""
+"""Request -> result; a WeightgenError that it raises becomes the job's problem."""
+
+MAX_ATTEMPTS = 3
+IDLE_SECONDS = 0.25
+"""How soon a job is seen that another process accepted."""
+BEAT_SECONDS = 0.5
+"""Between two writings of progress; leases are renewed as often as they need."""
+_RETRY_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class JobLost(Exception):
+    """The job in hand was cancelled, or belongs to another runner by now."""
+
+
+@dataclass(eq=False)
+class _Held:
+    """A job in hand."""
+
+    job: Job
+    runner: str
+    progress: dict[str, Any] | None = None
+    """Told by the job, not yet written down."""
+    renewed: float = field(default_factory=time.monotonic)
+    is_lost: bool = False
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        if self.is_lost:
+            raise JobLost
+        self.progress = {"stage": stage, "done": done, "total": total}
+
+
+class Runner:
+    """Threads that run the jobs of a store with `run`."""
+
+    def __init__(self, store: JobStore, run: Run, *, threads: int, lease_seconds: float) -> None:
+        self._store, self._run, self._lease_seconds = store, run, lease_seconds
+        self._name = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._held: dict[str, _Held] = {}
+        self._lock = threading.Lock()
+        self._work, self._stopping, self._done = threading.Event(), threading.Event(), threading.Event()
+        # Daemons, or a job that outlasts `stop` would keep the process from leaving.
+        self._threads = [
+            threading.Thread(target=self._claim_and_run, args=(f"{self._name}-{i}",), name=f"job-{i}", daemon=True)
+            for i in range(threads)
+        ]
+        self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to claim and run jobs."""
+        for thread in (*self._threads, self._heartbeat):
+            thread.start()
+
+    def wake(self) -> None:
+        """Look for a job now: one was just accepted."""
+        self._work.set()
+
+    def stop(self, timeout: float) -> None:
+        """Claim nothing more, let the jobs in hand finish for `timeout` seconds, and hand back those that have not."""
+        with self._lock:
+            self._stopping.set()
+        self._work.set()
+        end = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        with self._lock:
+            left = list(self._held.values())
+        for held in left:
+            held.is_lost = True
+            if self._store.release(held.job.id, held.runner):
+                _log.info("job handed back", extra={"job": held.job.id})
+        self._done.set()
+        self._heartbeat.join()
+
+    def _claim_and_run(self, runner: str) -> None:
+        while not self._stopping.is_set():
+            self._work.clear()
+            try:
+                job = self._store.claim(runner, lease_seconds=self._lease_seconds)
+                if job is not None:
+                    self._finish(job, runner)
+                    continue
+            except SQLAlchemyError:  # locked or away for a while: what was in hand is claimed again when its lease ends
+                _log.exception("the job database does not answer")
+                self._stopping.wait(_RETRY_SECONDS)
+            self._work.wait(IDLE_SECONDS)
+
+    def _finish(self, job: Job, runner: str) -> None:
+        """Run a job and write down how it ended."""
+        _log.info("job begun", extra={"job": job.id, "attempt": job.attempt})
+        if job.attempt > MAX_ATTEMPTS:
+            reason = f"the server died {MAX_ATTEMPTS} times while it ran this job, which is not begun again"
+            self._store.fail(job.id, runner, Problem("internal", reason).body())
+            return
+        held = _Held(job, runner)
+        with self._lock:  # `stop` hands back what is in hand, so nothing may come into a hand behind its back
+            if not self._stopping.is_set():
+                self._held[job.id] = held
+        if job.id not in self._held:
+            self._store.release(job.id, runner)
+            return
+        try:
+            ended = self._run_held(held)
+        finally:
+            with self._lock:
+                del self._held[job.id]
+        _log.info("job ended" if ended else "job lost", extra={"job": job.id})
+
+    def _run_held(self, held: _Held) -> bool:
+        """Whether the job ended by this runner's word."""
+        job, runner = held.job, held.runner
+        try:
+            result = self._run(job.request, held.tell)
+        except JobLost:
+            return False
+        except WeightgenError as error:
+            return self._store.fail(job.id, runner, describe_problem(error))
+        except Exception:  # a bug in one job must not end the thread that runs all others
+            _log.exception("job failed by a fault of the server", extra={"job": job.id})
+            problem = Problem("internal", "the server failed while it ran this job; its log says why")
+            return self._store.fail(job.id, runner, problem.body())
+        return self._store.finish(job.id, runner, result)
+
+    def _beat(self) -> None:
+        while not self._done.wait(min(BEAT_SECONDS, self._lease_seconds / 4)):
+            with self._lock:
+                in_hand = list(self._held.values())
+            try:
+                for held in in_hand:
+                    self._renew(held)
+            except SQLAlchemyError:
+                _log.exception("the job database does not answer")
+
+    def _renew(self, held: _Held) -> None:
+        progress, held.progress = held.progress, None
+        now = time.monotonic()
+        if held.is_lost or (progress is None and now - held.renewed < self._lease_seconds / 3):
+            return
+        if self._store.renew(held.job.id, held.runner, lease_seconds=self._lease_seconds, progress=progress):
+            held.renewed = now
+        else:
+            held.is_lost = True
