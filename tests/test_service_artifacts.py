@@ -1,0 +1,99 @@
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from service.artifacts import ArtifactFile, ArtifactStore
+from weightgen.errors import BadData, NotFound, UnsupportedTask
+
+CONTENT = {"model.safetensors": b"\0" * 100, "config.json": b"{}"}
+
+
+@pytest.fixture
+def store(tmp_path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "artifacts", max_bytes=1000)
+
+
+def fill(folder: Path, content: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True)
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_what_is_added_is_read_back_and_the_folder_is_gone(store, tmp_path):
+    folder = fill(tmp_path / "made", CONTENT)
+    sha = store.add(folder)
+    assert not folder.exists() and store.exists(sha)
+    read = {}
+    for file in store.files(sha):
+        with store.open(sha, file.name) as stream:
+            read[file.name] = stream.read()
+        assert file == ArtifactFile(file.name, hashlib.sha256(read[file.name]).hexdigest(), len(read[file.name]))
+    assert read == CONTENT
+
+
+def test_an_artifact_is_named_by_the_sha256_of_its_list(store, tmp_path):
+    sha = store.add(fill(tmp_path / "made", CONTENT))
+    assert hashlib.sha256(next(store.root.rglob("*.json")).read_bytes()).hexdigest() == sha
+
+
+def test_the_same_content_is_one_artifact_in_whatever_order_it_was_written(store, tmp_path):
+    first = store.add(fill(tmp_path / "first", CONTENT))
+    second = store.add(fill(tmp_path / "second", dict(reversed(CONTENT.items()))))
+    assert first == second and not (tmp_path / "second").exists()
+    assert len(list(store.root.glob("*/*/"))) == 1
+
+
+@pytest.mark.parametrize("change", [{"config.json": b"[]"}, {"more.json": b"{}"}, {"Config.json": b"{}"}])
+def test_other_content_is_another_artifact(store, tmp_path, change):
+    first = store.add(fill(tmp_path / "first", CONTENT))
+    assert store.add(fill(tmp_path / "second", {**CONTENT, **change})) != first
+
+
+def test_many_that_add_the_same_content_at_once_all_succeed(store, tmp_path):
+    folders = [fill(tmp_path / f"made-{i}", CONTENT) for i in range(16)]
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(store.add, folders))) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["artifacts"]
+
+
+@pytest.mark.parametrize("name", [".hidden", "a b", "ä", "-rf", "a\nb", "x" * 97])
+def test_odd_names_are_refused_and_the_folder_stays(store, tmp_path, name):
+    folder = fill(tmp_path / "made", {name: b""})
+    with pytest.raises(BadData, match="plain names"):
+        store.add(folder)
+    assert folder.exists() and not store.root.exists()
+
+
+def test_folders_links_and_nothing_at_all_are_refused(store, tmp_path):
+    nested = fill(tmp_path / "nested", CONTENT)
+    (nested / "more").mkdir()
+    linked = fill(tmp_path / "linked", CONTENT)
+    (linked / "link").symlink_to("/etc/passwd")
+    for folder in (nested, linked):
+        with pytest.raises(BadData, match="no folders"):
+            store.add(folder)
+    with pytest.raises(BadData, match="empty"):
+        store.add(fill(tmp_path / "empty", {}))
+
+
+def test_an_artifact_that_is_too_large_is_refused(store, tmp_path):
+    with pytest.raises(UnsupportedTask, match="1001 bytes, at most 1000"):
+        store.add(fill(tmp_path / "made", {"a": b"\0" * 1001}))
+
+
+@pytest.mark.parametrize("sha", ["", "..", "0" * 64, "0" * 63 + "\n", "../" * 20, "A" * 64])
+def test_what_is_no_artifact_is_not_found(store, tmp_path, sha):
+    store.add(fill(tmp_path / "made", CONTENT))
+    assert not store.exists(sha)
+    with pytest.raises(NotFound, match="no artifact"):
+        store.files(sha)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../config.json", "/etc/passwd", "./config.json", "config.json/", "none"])
+def test_only_names_of_the_list_are_opened(store, tmp_path, name):
+    sha = store.add(fill(tmp_path / "made", CONTENT))
+    with pytest.raises(NotFound, match=r"it has config.json, model.safetensors"):
+        store.open(sha, name)
