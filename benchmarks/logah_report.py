@@ -15,6 +15,7 @@ Section = Mapping[str, Any]
 
 SECTIONS = ("unseen", "table", "ranking", "curves", "coverage")
 PREDICTED, TRAINED = "predicted, solved head", "default, 100 steps"
+ARMS = ("generated", "condition off", "random trunk, refined", "random trunk", TRAINED)
 WIDER_OR_DEEPER = ("cnn 64-96-96-96 fc64", "cnn 32-48x5", "cnn 96-128-128", "cnn 24-32x3-48x4", "cnn 64-80-96 no norm")
 
 
@@ -34,8 +35,10 @@ def render_figures(figures: Mapping[str, Section]) -> str:
 
 
 def _aims_of_unseen(unseen: Section) -> list[tuple[str, str, str]]:
-    rows = [scores for row in unseen["networks"].values() for scores in row.values()]
+    rows = [scores for row in unseen["networks"].values() for scores in row.values() if set(ARMS) <= set(scores)]
     judged = []
+    if not rows:
+        return judged
     for arm, words in (("condition off", "without a training step"), ("generated", "refined")):
         ahead = sum(scores[arm] > scores[TRAINED] for scores in rows)
         means = statistics.fmean(s[arm] for s in rows), statistics.fmean(s[TRAINED] for s in rows)
@@ -68,10 +71,10 @@ def _judge_all(aim: str, scores: Mapping[str, float], least: float) -> tuple[str
 
 
 def _render_unseen(unseen: Section) -> str:
-    arms = ("generated", "condition off", "random trunk, refined", "random trunk", TRAINED)
     rows = [
-        (name, *(f"{means[arm]:.1f}" for arm in arms), f"{means['ahead_of_default_on']} of {means['of']}")
+        (name, *(f"{means[arm]:.1f}" for arm in ARMS), f"{means['ahead_of_default_on']} of {means['of']}")
         for name, means in unseen["mean"].items()
+        if set(ARMS) <= set(means)
     ]
     config = unseen["generator"]["config"]
     legend = (
@@ -80,7 +83,7 @@ def _render_unseen(unseen: Section) -> str:
         f"{len(config['refinement_rates'])} steps on the support set, `condition off` has taken no step, "
         f"`{TRAINED}` is at the best of three rates as the test part judges"
     )
-    return render_titled("Unseen", legend, ("network", *arms, "generated ahead of it"), rows)
+    return render_titled("Unseen", legend, ("network", *ARMS, "generated ahead of it"), rows)
 
 
 def _render_table(table: Section) -> str:

@@ -66,7 +66,7 @@ class TableConfig:
     data: str = "fashion_mnist"
     steps: tuple[int, ...] = (0, 20, 50, 100, 200)
     batch_size: int = 32
-    learning_rates: tuple[float, ...] = (5e-4, 2e-3, 8e-3)
+    learning_rates: tuple[float, ...] = (1e-4, 5e-4, 2e-3, 8e-3)
     choice_steps: tuple[int, ...] = (20, 60)
     """A learning rate is chosen by the mean accuracy after these steps."""
     choice_examples: int = 600
@@ -178,6 +178,7 @@ def score_arm(
     columns = list(zip(*curves, strict=True))
     return {
         "learning_rate": rate,
+        "choice": {str(r): round(score, 2) for r, score in rates.items()},
         "seeds": seeds,
         "accuracy": [round(statistics.mean(c), 2) for c in columns],
         "sd": [round(statistics.stdev(c), 2) if seeds > 1 else None for c in columns],

@@ -14,7 +14,7 @@ on the set's test part of
 - `default, 100 steps`: default initialisation after 100 steps of AdamW on the support set, at the best of three
   learning rates as the test part judges, which leans towards it.
 
-What the file already holds of other arms stays, as long as the settings are the same.
+What the file already holds of other arms stays, as long as the settings are the same; runs may fill it side by side.
 """
 
 import argparse
@@ -109,17 +109,21 @@ def score_unseen(
                 for arm in set(ARMS) - set(REFERENCES):
                     scores.pop(arm, None)
     loaded = {name: match_channels(load_data(name), 1) for name in data}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, found)
     for network in networks:
-        row = found["networks"].setdefault(network, {})
-        for name in data:
-            scores = row.setdefault(name, {})
-            for arm in arms:
-                if arm not in scores:
-                    scores[arm] = score_arm(HELD_OUT[network], arm, generator and generator[0], loaded[name], config)
+        there = found["networks"].get(network, {})
+        todo = [(name, arm) for name in data for arm in arms if arm not in there.get(name, {})]
+        scored = [
+            (name, arm, score_arm(HELD_OUT[network], arm, generator and generator[0], loaded[name], config))
+            for name, arm in todo
+        ]
+        found = read_json(path)  # another run may have filled in other arms meanwhile
+        for name, arm, score in scored:
+            found["networks"].setdefault(network, {}).setdefault(name, {})[arm] = score
         found["mean"] = summarise(found["networks"])
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, found)
-        print(network, found["mean"][network], file=sys.stderr, flush=True)
+        print(network, found["mean"].get(network), file=sys.stderr, flush=True)
     return found
 
 

@@ -15,8 +15,11 @@ def score(*values):
 UNSEEN = {
     "generator": GENERATOR,
     "settings": {"per_class": 20},
-    "networks": {"a": {"digits": score(80.0, 70.0, 60.0, 50.0, 75.0), "coil20": score(90.0, 60.0, 50.0, 40.0, 65.0)}},
-    "mean": {"a": {**score(85.0, 65.0, 55.0, 45.0, 70.0), "ahead_of_default_on": 2, "of": 2}},
+    "networks": {
+        "b": {"digits": {"generated": 9.0}},
+        "a": {"digits": score(80.0, 70.0, 60.0, 50.0, 75.0), "coil20": score(90.0, 60.0, 50.0, 40.0, 65.0)},
+    },
+    "mean": {"b": {"generated": 9.0}, "a": {**score(85.0, 65.0, 55.0, 45.0, 70.0), "ahead_of_default_on": 2, "of": 2}},
 }
 
 
@@ -82,7 +85,7 @@ def test_every_section_has_its_table():
     assert "| a | 85.0 | 65.0 | 55.0 | 45.0 | 70.0 | 2 of 2 |" in text and "refined in 2 steps" in text
     assert "| cnn 32-32-32 | 81.0 | 82.0 | 83.0 | 70.0 | 75.0 | 80.0 | 60.0 | 81.0 | 65.0 | 82.5 | 74.8 |" in text
     assert "| predicted | 0.50 (0.40 to 0.60) |" in text and "| lead" not in text
-    assert "| default | 0.001 | 10.00 | 15.25 |" in text and "gpt" not in text
+    assert "| default | 0.001 | 10.00 | 15.25 |" in text and "gpt" not in text and "| b |" not in text
     assert "| mamba | 23 | 20 | 1 | 2 it scales | 99.2 |" in text
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from weightgen.errors import CorruptFile, NotFound, UnknownName
 
-RELEASED: dict[str, str] = {"d2nwg": "d2nwg.safetensors", "mip": "mip.safetensors"}
+RELEASED: dict[str, str] = {name: f"{name}.safetensors" for name in ("d2nwg", "logah", "mip")}
 """Name of a released generator -> its file beside this one."""
 
 FOLDER = Path(__file__).parent
