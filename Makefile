@@ -13,6 +13,7 @@ help:
 	@echo "make test    the tests: seconds each, on CPU, offline"
 	@echo "make check   style, types, import contracts, and a pass of the tests with tensor shapes checked"
 	@echo "make bench   speed, as ratios measured side by side"
+	@echo "make serve   weights over HTTP, on this machine only (docs/service.md)"
 	@echo "make report  copy the figures of docs/results/*.json into README.md"
 	@echo "make setup   only install, into .venv"
 
@@ -70,6 +71,6 @@ bench: $(READY)
 report: $(READY)
 	@$(BIN)/python -m benchmarks.report
 
-serve:
-	@echo "There is no HTTP service yet: use the weightgen command or Python (see README.md)."
-	@exit 1
+serve: $(READY)
+	@echo "[serve] http://$${WEIGHTGEN_HOST:-127.0.0.1}:$${WEIGHTGEN_PORT:-8000}/docs"
+	@$(BIN)/python -m service

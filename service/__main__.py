@@ -1,0 +1,63 @@
+"""The server: python -m service. Settings are WEIGHTGEN_* in the environment; logs are JSON lines on stderr."""
+
+import ipaddress
+import os
+import sys
+import tempfile
+
+import uvicorn
+
+from service.jobs import JobStore
+from service.request_log import LOGGING
+from service.settings import Settings, read_settings
+from weightgen.errors import BadOption, WeightgenError
+
+CLOSE_SECONDS = 5
+"""How long answers that have begun may take to end when the server stops."""
+WORKER_ANSWER_SECONDS = 60
+"""A worker that says nothing for so long is replaced; loading generators on a busy machine takes a while."""
+
+
+def main() -> int:
+    """Serve until a signal ends it, and return the exit code."""
+    try:
+        settings = read_settings()
+        refuse_open_door(settings)
+        jobs = JobStore(settings.database_url)
+        jobs.migrate()  # once, before the workers open it
+        jobs.close()
+    except WeightgenError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201, what the user reads
+        return error.exit_code
+    with tempfile.TemporaryDirectory(prefix="weightgen-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where the workers add up their measurements
+        uvicorn.run(
+            "service.app:create_app",
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            log_config=LOGGING,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=CLOSE_SECONDS,
+            timeout_worker_healthcheck=WORKER_ANSWER_SECONDS,
+        )
+    return 0
+
+
+def refuse_open_door(settings: Settings) -> None:
+    """Raise BadOption for a host beyond loopback, unless the settings say `insecure`."""
+    try:
+        is_loopback = ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:
+        is_loopback = settings.host == "localhost"
+    if not is_loopback and not settings.insecure:
+        raise BadOption(
+            f"host is {settings.host!r}, which others can reach, and nobody is asked for a key; expected 127.0.0.1, or "
+            "WEIGHTGEN_INSECURE=1 if the network itself keeps others out"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

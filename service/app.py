@@ -1,0 +1,108 @@
+"""The application: routes, and the runner that works while it serves."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from service.artifacts import ArtifactStore
+from service.catalogue import Catalogue, registered
+from service.hub import hub_routes
+from service.intake import Intake
+from service.jobs import JobStore
+from service.problems import Problem, tell_problems
+from service.request_limits import RequestLimits
+from service.request_log import Measurements, RequestLog
+from service.routes_native import native_routes, tell
+from service.runner import Run, Runner
+from service.schemas import StatusBody, VersionBody
+from service.settings import Settings, read_settings
+from weightgen import __version__
+
+
+def create_app(
+    settings: Settings | None = None, *, run: Run | None = None, catalogue: Catalogue | None = None
+) -> FastAPI:
+    """The service by its settings, which the environment gives if the caller does not.
+
+    `run` and `catalogue` stand in for generation and for what is registered. The database has to be migrated already.
+    """
+    settings = settings or read_settings()
+    jobs = JobStore(settings.database_url)
+    artifacts = ArtifactStore(settings.data_dir / "artifacts", max_bytes=settings.max_artifact_bytes)
+    runner = Runner(
+        jobs,
+        run or _generation(settings, artifacts),
+        threads=settings.runner_threads,
+        lease_seconds=settings.lease_seconds,
+    )
+    intake = Intake(settings, jobs, artifacts, catalogue or registered(), runner.wake)
+    measurements = Measurements()
+
+    @asynccontextmanager
+    async def work(app: FastAPI) -> AsyncIterator[None]:
+        runner.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(runner.stop, settings.drain_seconds)
+            jobs.close()
+
+    app = FastAPI(
+        title="weightgen",
+        version=__version__,
+        description="Weights for small networks, generated from labelled examples and verified before they are handed "
+        "over. Hub clients load them with HF_ENDPOINT=<this server>/hf.",
+        lifespan=work,
+    )
+    tell_problems(app)
+    app.add_middleware(RequestLimits, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestLog, measurements=measurements)  # the last one added is the first one asked
+    app.include_router(native_routes(intake))
+    app.include_router(hub_routes(intake))
+    app.include_router(_health_routes(jobs, measurements))
+    return app
+
+
+def _generation(settings: Settings, artifacts: ArtifactStore) -> Run:
+    from service.generation import Generation
+
+    return Generation(
+        artifacts,
+        scratch=settings.data_dir / "scratch",
+        max_generators=settings.max_loaded_generators,
+        max_datasets=settings.max_loaded_datasets,
+    )
+
+
+def _health_routes(jobs: JobStore, measurements: Measurements) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/healthz")
+    def is_alive() -> StatusBody:
+        """Whether the server answers."""
+        return StatusBody(status="ok")
+
+    @routes.get("/readyz", responses=tell("not-ready"))
+    def is_ready() -> StatusBody:
+        """Whether the server can take requests: its database answers."""
+        try:
+            jobs.count()
+        except SQLAlchemyError as error:
+            raise Problem("not-ready", "the job database does not answer") from error
+        return StatusBody(status="ok")
+
+    @routes.get("/version")
+    def read_version() -> VersionBody:
+        """Which version answers."""
+        return VersionBody(weightgen=__version__)
+
+    @routes.get("/metrics", response_class=Response)
+    def read_metrics() -> Response:
+        """Counts and times of requests, and jobs by state, as Prometheus reads them."""
+        return Response(measurements.render(jobs), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return routes

@@ -1,0 +1,49 @@
+"""How a request becomes a job, and how its result is waited for: the same for every front end of the service."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.concurrency import run_in_threadpool
+
+from service.artifacts import ArtifactStore
+from service.catalogue import Catalogue
+from service.jobs import FINAL, Job, JobStore
+from service.schemas import GenerationRequestBody
+from service.settings import Settings
+
+FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.002, 0.1
+"""How long is slept between two looks at a job that is waited for: it grows from the one to the other."""
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What every route needs."""
+
+    settings: Settings
+    jobs: JobStore
+    artifacts: ArtifactStore
+    catalogue: Catalogue
+    wake: Callable[[], None]
+    """Tells this process's runner that there is work."""
+
+    def accept(self, body: GenerationRequestBody, *, idempotency_key: str | None = None) -> Job:
+        """The job of a request; Problem for unknown names, Conflict and QueueFull as JobStore.submit."""
+        request = body.canonical()
+        digest = body.digest(generator_sha256=self.catalogue.check(request))
+        job, is_new = self.jobs.submit(
+            request, digest=digest, idempotency_key=idempotency_key, max_queued=self.settings.max_queued_jobs
+        )
+        if is_new:
+            self.wake()
+        return job
+
+    async def wait(self, job: Job) -> Job:
+        """The job once it has ended, or as it is after `inline_seconds`."""
+        end, pause = time.monotonic() + self.settings.inline_seconds, FIRST_LOOK_SECONDS
+        while job.state not in FINAL and time.monotonic() < end:
+            await asyncio.sleep(pause)
+            pause = min(1.5 * pause, LONGEST_LOOK_SECONDS)
+            job = await run_in_threadpool(self.jobs.get, job.id)
+        return job

@@ -1,0 +1,49 @@
+import subprocess
+import sys
+
+import pytest
+
+from model_zoo.architectures import ARCHITECTURES
+from model_zoo.data.sklearn import SKLEARN_SETS
+from model_zoo.released import RELEASED
+from service.catalogue import registered
+from service.problems import Problem
+from tests.service_standins import ASKED, stand_in_catalogue
+from weightgen.errors import BadOption
+
+
+def test_what_is_registered_can_be_asked_for():
+    catalogue = registered()
+    assert set(catalogue.generators()) == set(RELEASED)
+    assert catalogue.architectures() == sorted(ARCHITECTURES)
+    assert set(SKLEARN_SETS) <= set(catalogue.datasets())
+    for generator in RELEASED:
+        assert catalogue.check({**ASKED, "generator": generator}) == catalogue.generators()[generator]
+
+
+@pytest.mark.parametrize(
+    ("field", "name"), [("generator", "mop"), ("architecture", "cnn-tony"), ("dataset", "digit"), ("dataset", ".")]
+)
+def test_what_is_not_registered_is_refused_with_what_is(field, name):
+    catalogue = registered()
+    with pytest.raises(Problem, match=repr(name)) as refused:
+        catalogue.check({**ASKED, field: name})
+    [part] = refused.value.errors
+    assert part["pointer"] == f"#/{field}" and ASKED[field] in part["supported"]
+
+
+def test_a_size_out_of_its_range_is_refused_at_the_architecture():
+    def check_names(request):
+        raise BadOption("width of 'cnn-w9999' is 9999, expected 1 to 4096")
+
+    stand_in = stand_in_catalogue()
+    catalogue = type(stand_in)(stand_in.generators, stand_in.architectures, stand_in.datasets, check_names)
+    with pytest.raises(Problem, match="expected 1 to 4096") as refused:
+        catalogue.check(dict(ASKED))
+    assert refused.value.kind == "invalid-request" and refused.value.errors[0]["pointer"] == "#/architecture"
+
+
+def test_importing_the_service_loads_no_torch():
+    code = "import sys, service.app, service.__main__; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

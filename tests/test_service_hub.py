@@ -1,0 +1,206 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+from starlette.testclient import TestClient
+
+from service.hub import parse_generation
+from service.schemas import MAX_SEED
+from tests.service_standins import ASKED, REPOSITORY, stand_in_app
+from weightgen.errors import NotFound, UnsupportedTask
+
+
+@pytest.fixture
+def service(tmp_path):
+    app, run = stand_in_app(tmp_path, inline_seconds=5.0)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client, run
+        run.go_on.set()
+
+
+def resolve(name: str, path: str = "config.json", revision: str = "main") -> str:
+    return f"/hf/{name}/resolve/{revision}/{path}"
+
+
+@pytest.mark.parametrize(
+    "name", ["cnn-tiny.fashion_mnist.d2nwg-layerwise.s7", "cnn-tiny--fashion_mnist--d2nwg-layerwise--s7"]
+)
+def test_a_name_is_a_request(name):
+    request = parse_generation(name)
+    assert (request.architecture, request.dataset, request.generator, request.seed) == (
+        "cnn-tiny", "fashion_mnist", "d2nwg-layerwise", 7
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cnn-tiny.digits.mip",
+        "cnn-tiny.digits.mip.0",
+        "cnn-tiny.digits.mip.s-1",
+        "cnn-tiny.digits.mip.s01",
+        "cnn-tiny.digits--mip.s0",
+        "cnn-tiny.digits.mip.s0.s0",
+        ".digits.mip.s0",
+        "..digits.mip.s0",
+        "cnn tiny.digits.mip.s0",
+        "cnn-tiny.digits.mip.s0\n",
+        f"cnn-tiny.digits.mip.s{MAX_SEED + 1}",
+        f"{'c' * 70}.digits.mip.s0",
+        f"{'c' * 90}.digits.mip.s0",
+    ],
+)
+def test_a_name_of_another_form_is_no_repository(name):
+    with pytest.raises(NotFound, match="no repository is called"):
+        parse_generation(name)
+
+
+def test_the_first_read_makes_the_weights_and_the_next_ones_read_them(service):
+    client, run = service
+    head = client.head(resolve(REPOSITORY, "model.safetensors"))
+    assert head.status_code == 200 and len(head.headers["x-repo-commit"]) == 40
+    data = client.get(resolve(REPOSITORY, "model.safetensors"))
+    assert head.headers["etag"] == data.headers["etag"] and int(head.headers["content-length"]) == len(data.content)
+    assert len(run.runs) == 1 and run.runs[0]["seed"] == 0
+
+
+def test_a_commit_is_kept_for_ever_and_main_is_asked_for_again(service):
+    client, _ = service
+    main = client.get(resolve(REPOSITORY))
+    commit = client.get(resolve(REPOSITORY, revision=main.headers["x-repo-commit"]))
+    assert commit.content == main.content and "immutable" in commit.headers["cache-control"]
+    assert main.headers["cache-control"] == "no-cache"
+
+
+def test_a_job_and_an_artifact_are_repositories_of_the_same_commit(service):
+    client, _ = service
+    job = client.post("/v1/generations", json=ASKED).json()
+    names = [REPOSITORY, f"job/{job['id']}", job["result"]["repository"]]
+    described = [client.get(f"/hf/api/models/{name}").json() for name in names]
+    assert {d["sha"] for d in described} == {job["result"]["artifact"][:40]}
+    assert [d["id"] for d in described] == names
+    assert [s["rfilename"] for s in described[0]["siblings"]] == ["config.json", "model.safetensors"]
+
+
+def test_the_tree_lists_every_file_with_its_sha256(service):
+    client, _ = service
+    tree = client.get(f"/hf/api/models/{REPOSITORY}/tree/main?recursive=true").json()
+    etags = {f["path"]: client.head(resolve(REPOSITORY, f["path"])).headers["etag"] for f in tree}
+    assert {f["path"]: f'"{f["lfs"]["oid"]}"' for f in tree} == etags
+    assert {f["path"] for f in tree} == {"config.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        (resolve("gen/cnn-tiny.digits.mop.s0"), "RepoNotFound"),
+        (resolve("gen/cnn-tiny.nothing.mip.s0"), "RepoNotFound"),
+        (resolve("gen/nothing"), "RepoNotFound"),
+        (resolve("someone/something"), "RepoNotFound"),
+        (resolve("sha/" + "0" * 64), "RepoNotFound"),
+        (resolve("sha/%2e%2e"), "RepoNotFound"),
+        (resolve("job/" + "0" * 32), "RepoNotFound"),
+        (resolve(REPOSITORY, revision="0" * 40), "RevisionNotFound"),
+        (f"/hf/api/models/{REPOSITORY}/revision/v1", "RevisionNotFound"),
+        (resolve(REPOSITORY, "none.json"), "EntryNotFound"),
+        (resolve(REPOSITORY, "%2e%2e/config.json"), "EntryNotFound"),
+        (resolve(REPOSITORY, "%2fetc%2fpasswd"), "EntryNotFound"),
+        (f"/hf/api/models/{REPOSITORY}/tree/main/folder", "EntryNotFound"),
+    ],
+)
+def test_what_is_not_there_is_told_as_hub_clients_expect_it(service, path, code):
+    client, _ = service
+    answer = client.get(path)
+    assert (answer.status_code, answer.headers["x-error-code"]) == (404, code)
+    assert answer.headers["x-error-message"] == answer.json()["detail"]
+    assert ("x-repo-commit" in answer.headers) == (code == "EntryNotFound")
+
+
+def test_weights_that_take_longer_are_asked_for_again(tmp_path):
+    app, run = stand_in_app(tmp_path, inline_seconds=0.05)
+    run.go_on.clear()
+    with TestClient(app) as client:
+        answer = client.head(resolve(REPOSITORY))
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+        run.go_on.set()
+        while client.head(resolve(REPOSITORY)).status_code == 503:
+            time.sleep(0.02)
+        assert client.get(resolve(REPOSITORY)).status_code == 200 and len(run.runs) == 1
+
+
+def test_weights_that_cannot_be_made_are_told_with_the_reason(service):
+    client, run = service
+    run.error = UnsupportedTask("'mip' takes 2 to 64 classes")
+    answer = client.head(resolve(REPOSITORY))
+    assert (answer.status_code, answer.headers["x-error-message"]) == (422, "'mip' takes 2 to 64 classes")
+
+
+def test_a_cancelled_job_is_no_repository(tmp_path):
+    app, run = stand_in_app(tmp_path, inline_seconds=0)
+    run.go_on.clear()
+    with TestClient(app) as client:
+        job = client.post("/v1/generations", json=ASKED).json()
+        client.delete(f"/v1/jobs/{job['id']}")
+        answer = client.get(resolve(f"job/{job['id']}"))
+        assert (answer.status_code, answer.headers["x-error-code"]) == (404, "RepoNotFound")
+        run.go_on.set()
+
+
+@pytest.fixture
+def address(tmp_path) -> Iterator[str]:
+    """A real server, for clients that are real too."""
+    app, _ = stand_in_app(tmp_path / "data")
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+CLIENT = """
+import json, sys
+from pathlib import Path
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+name, absent = sys.argv[1:]
+api, told = HfApi(), {}
+told["info"] = api.model_info(name).sha
+told["files"] = sorted(api.list_repo_files(name))
+told["config"] = json.loads(Path(hf_hub_download(name, "config.json")).read_text())
+told["snapshot"] = sorted(p.name for p in Path(snapshot_download(name)).iterdir())
+told["pinned"] = sorted(p.name for p in Path(snapshot_download(name, revision=told["info"])).iterdir())
+told["parameters"] = api.get_safetensors_metadata(name).parameter_count
+for error, arguments in [
+    (EntryNotFoundError, {"repo_id": name, "filename": "none"}),
+    (RevisionNotFoundError, {"repo_id": name, "filename": "config.json", "revision": "v1"}),
+    (RepositoryNotFoundError, {"repo_id": absent, "filename": "config.json"}),
+]:
+    try:
+        hf_hub_download(**arguments)
+    except error as raised:
+        told[error.__name__] = str(raised)
+print(json.dumps(told))
+"""
+
+
+def test_the_hub_client_loads_generated_weights(address, tmp_path):
+    chosen = {"HF_ENDPOINT": f"{address}/hf", "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-c", CLIENT, REPOSITORY, "gen/cnn-tiny.digits.mop.s0"]
+    done = subprocess.run(command, env=os.environ | chosen, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["files"] == told["snapshot"] == told["pinned"] == ["config.json", "model.safetensors"]
+    assert told["config"] == {"num_classes": 10} and told["parameters"] == {"F32": 300}
+    assert "it has config.json, model.safetensors" in told["EntryNotFoundError"]
+    assert "did you mean 'mip'?" in told["RepositoryNotFoundError"]
+    assert "expected 'main'" in told["RevisionNotFoundError"]
