@@ -1,17 +1,40 @@
 """What can be set about the service: environment variables `WEIGHTGEN_<NAME>`, read when a Settings is made."""
 
+import os
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from weightgen.errors import BadOption, UnknownName
+
+PREFIX = "WEIGHTGEN_"
+OTHERS = ("WEIGHTGEN_SHARED",)
+"""Variables of the prefix that are read elsewhere."""
 MIB = 2**20
+
+
+def read_settings(**given: Any) -> "Settings":
+    """The settings of the environment, with those `given` in place of its own.
+
+    Raises UnknownName for a variable WEIGHTGEN_<NAME> that means nothing, BadOption that tells every bad value.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for variable in sorted(os.environ):
+        if variable.startswith(PREFIX) and variable not in known and variable not in OTHERS:
+            raise UnknownName("setting", variable, known)
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        faults = (f"{PREFIX}{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors())
+        raise BadOption("; ".join(faults)) from error
 
 
 class Settings(BaseSettings):
     """The service's settings; a limit is refused when it is passed, never clamped, and its name ends in its unit."""
 
-    model_config = SettingsConfigDict(env_prefix="WEIGHTGEN_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
