@@ -48,9 +48,9 @@ def check_names(request: Mapping[str, Any]) -> None:
 class Generation:
     """Runs canonical requests (`GenerationRequestBody.canonical`): a `service.runner.Run`."""
 
-    def __init__(self, artifacts: ArtifactStore, *, scratch: Scratch, max_generators: int, max_datasets: int) -> None:
-        """`scratch` lies on the file system of the artifacts."""
-        self._artifacts, self._scratch = artifacts, scratch
+    def __init__(self, artifacts: ArtifactStore, *, scratch: Path, max_generators: int, max_datasets: int) -> None:
+        """`scratch`, a folder for unfinished work, has to lie on the file system of the artifacts."""
+        self._artifacts, self._scratch = artifacts, Scratch(scratch)
         self._generators: Loaded[tuple[Path, int], _Generator] = Loaded(_load_generator, max_generators)
         self._datasets: Loaded[str, LabelledData] = Loaded(_load_data, max_datasets)
         self._references: Loaded[Path, ReferenceZoo] = Loaded(_load_references, max_generators)

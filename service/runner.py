@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -32,7 +32,9 @@ MAX_ATTEMPTS = 3
 IDLE_SECONDS = 0.25
 """How soon a job is seen that another process accepted."""
 BEAT_SECONDS = 0.5
-"""Between two writings of progress; leases are renewed as often as they need."""
+"""Between two renewals of a lease, which tell how far the job is and learn whether it was cancelled."""
+PRUNE_SECONDS = 3600.0
+"""Between two looks for jobs that ended long ago."""
 _RETRY_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -50,7 +52,6 @@ class _Held:
     runner: str
     progress: dict[str, Any] | None = None
     """Told by the job, not yet written down."""
-    renewed: float = field(default_factory=time.monotonic)
     is_lost: bool = False
 
     def tell(self, stage: str, done: int, total: int) -> None:
@@ -62,10 +63,13 @@ class _Held:
 class Runner:
     """Threads that run the jobs of a store with `run`."""
 
-    def __init__(self, store: JobStore, run: Run, *, threads: int, lease_seconds: float) -> None:
-        self._store, self._run, self._lease_seconds = store, run, lease_seconds
+    def __init__(
+        self, store: JobStore, run: Run, *, threads: int, lease_seconds: float, keep_seconds: float = float("inf")
+    ) -> None:
+        """`keep_seconds` is how long a job that ended is remembered."""
+        self._store, self._run, self._lease_seconds, self._keep_seconds = store, run, lease_seconds, keep_seconds
         self._name = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._held: dict[str, _Held] = {}
+        self._held: set[_Held] = set()
         self._lock = threading.Lock()
         self._work, self._stopping, self._done = threading.Event(), threading.Event(), threading.Event()
         # Daemons, or a job that outlasts `stop` would keep the process from leaving.
@@ -93,7 +97,7 @@ class Runner:
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
         with self._lock:
-            left = list(self._held.values())
+            left = list(self._held)
         for held in left:
             held.is_lost = True
             if self._store.release(held.job.id, held.runner):
@@ -116,7 +120,6 @@ class Runner:
 
     def _finish(self, job: Job, runner: str) -> None:
         """Run a job and write down how it ended."""
-        _log.info("job begun", extra={"job": job.id, "attempt": job.attempt})
         if job.attempt > MAX_ATTEMPTS:
             reason = f"the server died {MAX_ATTEMPTS} times while it ran this job, which is not begun again"
             self._store.fail(job.id, runner, Problem("internal", reason).body())
@@ -124,15 +127,16 @@ class Runner:
         held = _Held(job, runner)
         with self._lock:  # `stop` hands back what is in hand, so nothing may come into a hand behind its back
             if not self._stopping.is_set():
-                self._held[job.id] = held
-        if job.id not in self._held:
+                self._held.add(held)
+        if held not in self._held:
             self._store.release(job.id, runner)
             return
+        _log.info("job begun", extra={"job": job.id, "attempt": job.attempt})
         try:
             ended = self._run_held(held)
         finally:
             with self._lock:
-                del self._held[job.id]
+                self._held.remove(held)
         _log.info("job ended" if ended else "job lost", extra={"job": job.id})
 
     def _run_held(self, held: _Held) -> bool:
@@ -151,21 +155,22 @@ class Runner:
         return self._store.finish(job.id, runner, result)
 
     def _beat(self) -> None:
+        pruned = float("-inf")
         while not self._done.wait(min(BEAT_SECONDS, self._lease_seconds / 4)):
             with self._lock:
-                in_hand = list(self._held.values())
+                in_hand = list(self._held)
             try:
                 for held in in_hand:
                     self._renew(held)
+                if time.monotonic() - pruned >= PRUNE_SECONDS:
+                    pruned = time.monotonic()
+                    self._store.prune(older_than=self._keep_seconds)
             except SQLAlchemyError:
                 _log.exception("the job database does not answer")
 
     def _renew(self, held: _Held) -> None:
-        progress, held.progress = held.progress, None
-        now = time.monotonic()
-        if held.is_lost or (progress is None and now - held.renewed < self._lease_seconds / 3):
+        if held.is_lost:
             return
-        if self._store.renew(held.job.id, held.runner, lease_seconds=self._lease_seconds, progress=progress):
-            held.renewed = now
-        else:
+        progress, held.progress = held.progress, None
+        if not self._store.renew(held.job.id, held.runner, lease_seconds=self._lease_seconds, progress=progress):
             held.is_lost = True

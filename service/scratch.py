@@ -1,7 +1,9 @@
-"""A folder for unfinished work that leaves nothing behind, however its process ends.
+"""A folder for unfinished work that leaves nothing behind: it goes with its process, or with the next one's start.
 
-<root>/lock         held while a folder is made or swept
-<root>/<token>/     of one process, locked as long as that lives
+    <root>/lock         held while a folder is made or swept
+    <root>/<token>/     of one process, locked as long as that lives
+
+The lock goes with its process, so that what a dead one left can be told from work in progress.
 """
 
 import contextlib
@@ -10,6 +12,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,10 +30,11 @@ class Scratch:
                 fcntl.flock(guard, fcntl.LOCK_EX)
                 _sweep(self.folder.parent)
                 self.folder.mkdir()
-                self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
+                lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+                fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             raise StorageFailed(f"{root}: unfinished work cannot be kept there: {error.strerror}") from error
+        weakref.finalize(self, _remove, self.folder, lock)  # at the latest when the process ends
 
     @contextlib.contextmanager
     def new_place(self) -> Iterator[Path]:
@@ -40,11 +44,6 @@ class Scratch:
             yield parent / "work"
         finally:
             shutil.rmtree(parent, ignore_errors=True)
-
-    def close(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._lock)
 
 
 def _sweep(root: Path) -> None:
@@ -59,3 +58,8 @@ def _sweep(root: Path) -> None:
             pass  # its process lives
         finally:
             os.close(descriptor)
+
+
+def _remove(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
