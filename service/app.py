@@ -38,6 +38,7 @@ def create_app(
         run or _generation(settings, artifacts),
         threads=settings.runner_threads,
         lease_seconds=settings.lease_seconds,
+        keep_seconds=settings.keep_jobs_seconds,
     )
     intake = Intake(settings, jobs, artifacts, catalogue or registered(), runner.wake)
     measurements = Measurements()

@@ -36,7 +36,7 @@ def wait_for(client: TestClient, job: dict, *states: str) -> dict:
 
 def read_events(text: str) -> list[dict]:
     blocks = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.split("\n\n") if block]
-    return [{"id": int(block["id"]), **json.loads(block["data"])} for block in blocks if "data" in block]
+    return [{"version": int(block["id"]), **json.loads(block["data"])} for block in blocks if "data" in block]
 
 
 def test_a_quick_request_is_answered_with_its_result_whose_files_are_there(service):
@@ -160,8 +160,8 @@ def test_events_tell_every_change_until_the_end_and_resume_after_the_last_seen(s
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = read_events(answer.text)
     assert events[-1]["state"] == "succeeded" and events[-1]["result"]["report"] == {"seed": 0}
-    seen = client.get(f"/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": str(events[-1]["id"])})
-    before = client.get(f"/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": str(events[-1]["id"] - 1)})
+    seen = client.get(f"/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": str(events[-1]["version"])})
+    before = client.get(f"/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": str(events[-1]["version"] - 1)})
     assert read_events(seen.text) == [] and read_events(before.text) == events[-1:]
 
 
