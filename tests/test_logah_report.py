@@ -37,7 +37,7 @@ ROW = {
 }
 TABLE = {
     "generator": GENERATOR,
-    "settings": {"steps": [0, 20, 200]},
+    "settings": {"steps": [0, 20, 200], "learning_rates": [1e-3, 1e-2]},
     "published": {"networks": {"cnn 32-32-32": {"predicted": [74.8]}}},
     "networks": {
         "cnn 32-32-32": ROW,
