@@ -106,7 +106,8 @@ def _render_table(table: Section) -> str:
     legend = (
         f"a generator of its own, {table['generator']['parameters']:,} parameters, {training['cpu_seconds']:.0f} CPU "
         "seconds on Fashion-MNIST's training part, never released; accuracy in % on its test part, 3 seeds, each at "
-        f"the best of {len(table['settings']['learning_rates'])} rates; heads solved in closed form on the training part"
+        f"the best of {len(table['settings']['learning_rates'])} rates; heads solved in closed form on the training "
+        "part"
     )
     return render_titled("Fashion-MNIST, networks never seen", legend, ("network", *heads), rows)
 
