@@ -89,6 +89,11 @@ def test_every_section_has_its_table():
     assert "| mamba | 23 | 20 | 1 | 2 it scales | 99.2 |" in text
 
 
+def test_a_table_without_wider_networks_has_no_aim_for_them():
+    text = render_figures({"table": {**TABLE, "networks": {"cnn 32-32-32": ROW}}})
+    assert "80 at step 0" in text and "60 at step 0" not in text
+
+
 def test_what_is_not_measured_is_left_out(tmp_path):
     assert render_figures(read_figures(tmp_path)) == "Not measured yet."
     (tmp_path / "curves.json").write_text(json.dumps(CURVES))

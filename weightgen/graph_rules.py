@@ -28,7 +28,7 @@ COPIES = _words(
     "tril triu diag diag_embed sort argsort argmax argmin clamp clip clamp_min clamp_max pin_memory unflatten im2col "
     "col2im fold __neg__ positive zeros_ _to_copy lift_fresh gumbel_softmax one_hot cumsum identity deepcopy nonzero "
     "meshgrid trapezoid diff zero_ fill_ copysign logical_not __invert__ topk kthvalue conj bitwise_not isnan isinf "
-    "eq ne gt lt ge le searchsorted bucketize unique bincount histc"
+    "eq ne gt lt ge le searchsorted bucketize unique unique_consecutive bincount histc"
 )
 """The result holds the same numbers, or some of them, or integers found from them: no node."""
 
