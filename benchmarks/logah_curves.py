@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WeightgenError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    networks = {name: curves["networks"][name] for name in COURSES if name in curves["networks"]}
+    networks = {name: row for name, row in curves["networks"].items() if row["arms"]}
     figure = Figure(figsize=(4.2 * len(networks), 4.6), layout="constrained")
     draw_curves(figure, networks)
     figure.savefig(ROOT / "docs" / "images" / f"logah-{options.name}.png", dpi=110)
@@ -377,7 +377,7 @@ def draw_curves(figure: Figure, networks: Mapping[str, Mapping[str, Any]]) -> No
         if row.get("unit") == TextTask.unit:  # 8 bits say nothing; nn.Embedding's numbers begin far above
             axes.set_ylim(min(min(arm["score"]) for arm in row["arms"].values()) - 0.2, 8.3)
     ordered = [arm for arm in COLOURS if arm in shown]
-    figure.legend([shown[arm] for arm in ordered], ordered, loc="outside lower center", ncols=6, frameon=False)
+    figure.legend([shown[arm] for arm in ordered], ordered, loc="outside lower center", ncols=3, frameon=False)
 
 
 def _is_predicted(arm: str) -> bool:
