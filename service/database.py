@@ -1,6 +1,5 @@
 """The database behind the jobs: how it is opened, locked and brought up to date, on SQLite and on PostgreSQL."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
 from weightgen.errors import BadOption, StorageFailed, UnsupportedTask
 
@@ -26,22 +25,23 @@ def open_database(url: str) -> sa.Engine:
     """
     try:
         parsed = sa.make_url(url)
-        kind = parsed.get_backend_name()
+    except ArgumentError as error:
+        raise BadOption("database_url is not a URL; expected sqlite:///FILE or postgresql+psycopg://…") from error
+    kind, shown = parsed.get_backend_name(), parsed.render_as_string(hide_password=True)
+    if kind not in ("sqlite", "postgresql"):
+        raise BadOption(f"database_url is of kind {kind!r}, expected sqlite:///FILE or postgresql+psycopg://…")
+    try:
         if kind == "sqlite":
             if not parsed.database or parsed.database == ":memory:":
                 raise BadOption("database_url names no file, which processes could share; expected sqlite:///FILE")
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
-        elif kind == "postgresql":
-            engine = sa.create_engine(parsed, pool_pre_ping=True)
         else:
-            raise BadOption(f"database_url is of kind {kind!r}, expected sqlite:///FILE or postgresql+psycopg://…")
-    except ArgumentError as error:
-        raise BadOption("database_url is not a URL; expected sqlite:///FILE or postgresql+psycopg://…") from error
+            engine = sa.create_engine(parsed, pool_pre_ping=True)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
-        raise BadOption(f"database_url {_hide(url)!r} needs a driver that is not installed: {error}") from error
+        raise BadOption(f"database_url {shown!r} needs a driver that is not installed: {error}") from error
     except OSError as error:
-        raise StorageFailed(f"the folder of {_hide(url)!r} cannot be made: {error.strerror}") from error
+        raise StorageFailed(f"the folder of {shown!r} cannot be made: {error.strerror}") from error
     if kind == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -64,7 +64,7 @@ def upgrade(engine: sa.Engine) -> None:
     """
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    where = _hide(engine.url.render_as_string(hide_password=True))
+    where = engine.url.render_as_string(hide_password=True)
     try:
         with engine.execution_options(writes=True).begin() as connection:
             exclude_others(connection)
@@ -75,7 +75,7 @@ def upgrade(engine: sa.Engine) -> None:
             f"the database {where!r} was written by another version of weightgen: {error}; use that version or another "
             "database"
         ) from error
-    except OperationalError as error:
+    except DatabaseError as error:
         raise StorageFailed(f"the database {where!r} cannot be used: {error.orig}") from error
 
 
@@ -89,8 +89,3 @@ def _set_up_sqlite(connection: Any, record: Any) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     # A transaction that reads first and writes later would fail, not wait, when another wrote in between.
     connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
-
-
-def _hide(url: str) -> str:
-    """The URL without its password."""
-    return re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", url)

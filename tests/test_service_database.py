@@ -1,0 +1,98 @@
+"""The database of the jobs opens, upgrades once however many try, and refuses what it cannot be."""
+
+import threading
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from service.database import open_database, upgrade
+from service.jobs import METADATA
+from weightgen.errors import BadOption, StorageFailed, UnsupportedTask
+
+
+@pytest.fixture
+def engine(tmp_path):
+    engine = open_database(f"sqlite:///{tmp_path}/new/jobs.sqlite")
+    yield engine
+    engine.dispose()
+
+
+def test_the_migrations_make_the_tables_that_the_code_uses(engine):
+    upgrade(engine)
+    upgrade(engine)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+        made = sa.text("SELECT sql FROM sqlite_master WHERE name = 'jobs_digest_current'")
+        assert "WHERE state IN ('queued', 'running', 'succeeded')" in connection.execute(made).scalar_one()
+
+
+def test_processes_that_upgrade_at_once_wait_for_each_other(tmp_path):
+    engines = [open_database(f"sqlite:///{tmp_path}/jobs.sqlite") for _ in range(3)]
+    faults: list[Exception] = []
+
+    def try_upgrade(engine: sa.Engine) -> None:
+        try:
+            upgrade(engine)
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=try_upgrade, args=(engine,)) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for engine in engines:
+        engine.dispose()
+    assert faults == []
+
+
+def test_a_writing_transaction_excludes_another_from_its_begin(engine):
+    upgrade(engine)
+    with engine.execution_options(writes=True).begin(), engine.connect() as reader:
+        assert reader.execute(sa.text("SELECT count(*) FROM jobs")).scalar_one() == 0
+        reader.exec_driver_sql("PRAGMA busy_timeout = 1")
+        with pytest.raises(sa.exc.OperationalError, match="locked"):
+            reader.exec_driver_sql("DELETE FROM jobs")
+
+
+def test_a_database_of_a_newer_version_is_refused(engine):
+    upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(UnsupportedTask, match=r"was written by another version of weightgen: .*9999"):
+        upgrade(engine)
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("jobs.sqlite", "database_url is not a URL; expected sqlite:///FILE or postgresql"),
+        ("sqlite://", "names no file, which processes could share"),
+        ("sqlite:///:memory:", "names no file, which processes could share"),
+        ("mysql://root@localhost/jobs", "is of kind 'mysql', expected sqlite:///FILE or postgresql"),
+        (
+            "postgresql+nothing://me:secret@localhost/jobs",
+            "'postgresql.nothing://me:.*' needs a driver",
+        ),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_without_its_password(url, sentence):
+    with pytest.raises(BadOption, match=sentence) as caught:
+        open_database(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_told(tmp_path):
+    (tmp_path / "jobs.sqlite").write_bytes(b"this is no database, but long enough to be read as one" * 100)
+    engine = open_database(f"sqlite:///{tmp_path}/jobs.sqlite")
+    with pytest.raises(StorageFailed, match="cannot be used: file is not a database"):
+        upgrade(engine)
+    engine.dispose()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageFailed, match="cannot be made: .*"):
+        open_database(f"sqlite:///{tmp_path}/file/jobs.sqlite")
