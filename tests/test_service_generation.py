@@ -1,0 +1,113 @@
+"""Names become an artifact: the same request the same one, other names refused before anything is loaded."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from service.artifacts import ArtifactStore
+from service.generation import STAGES, Generation, Loaded, check_names
+from service.runner import JobLost
+from weightgen.artifact import read_artifact
+from weightgen.errors import BadOption, UnknownName, UnsupportedTask
+
+REQUEST = {"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits", "support_per_class": 5, "seed": 0,
+           "num_samples": 1, "fallback": True}  # fmt: skip
+
+
+@pytest.fixture
+def generation(tmp_path) -> Generation:
+    artifacts = ArtifactStore(tmp_path / "artifacts")
+    return Generation(artifacts, scratch=tmp_path / "scratch", max_generators=1, max_datasets=1)
+
+
+def test_a_request_becomes_an_artifact_and_the_same_one_again(generation, tmp_path):
+    told = []
+    result = generation(REQUEST, lambda *progress: told.append(progress))
+    assert told == [(stage, i, len(STAGES)) for i, stage in enumerate(STAGES)]
+    artifact = result["artifact"]
+    assert result["repository"] == f"sha/{artifact}"
+    assert [file["name"] for file in result["files"]] == ["README.md", "config.json", "manifest.json",
+                                                          "model.safetensors"]  # fmt: skip
+    assert result["report"]["data"] == "digits"
+    assert str(tmp_path) not in json.dumps(result)
+    manifest = read_artifact(tmp_path / "artifacts" / artifact[:2] / artifact).manifest
+    assert manifest["generator"] == result["report"]["generator"]
+    assert generation(REQUEST, lambda *_: None)["artifact"] == artifact
+    assert list((tmp_path / "scratch").glob("*/*")) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "sentence"),
+    [
+        ({"generator": "mpi"}, UnknownName, "no generator is called 'mpi'; did you mean 'mip'?"),
+        ({"generator": "model_zoo/released/mip.safetensors"}, UnknownName, "no generator is called 'model_zoo/"),
+        ({"architecture": "cnn-tny"}, UnknownName, "did you mean 'cnn-tiny'?"),
+        ({"architecture": "cnn-w99999"}, BadOption, "width of 'cnn-w99999' is 99999, expected 1 to"),
+        ({"dataset": "digit"}, UnknownName, "did you mean 'digits'?"),
+        ({"dataset": "hf:ylecun/mnist"}, UnknownName, "no data set is called"),
+    ],
+)
+def test_only_registered_names_are_looked_up(generation, names, error, sentence):
+    with pytest.raises(error, match=sentence.replace("?", r"\?")):
+        generation(REQUEST | names, lambda *_: None)
+
+
+def test_a_folder_or_file_is_no_data_set_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "own.npz").write_bytes(b"")
+    for name in ("pictures", "own.npz", str(tmp_path)):
+        with pytest.raises(UnknownName, match="no data set is called"):
+            check_names(REQUEST | {"dataset": name})
+
+
+def test_what_the_generator_cannot_serve_is_told(generation):
+    with pytest.raises(UnsupportedTask):
+        generation(REQUEST | {"architecture": "cnn-w7"}, lambda *_: None)
+
+
+def test_a_lost_job_is_given_up_before_anything_is_stored(generation, tmp_path):
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage == "generate":
+            raise JobLost
+
+    with pytest.raises(JobLost):
+        generation(REQUEST, progress)
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_the_least_recently_used_goes_first():
+    loads = []
+    loaded = Loaded(lambda key: loads.append(key) or key.upper(), 2)
+    assert [loaded.get(key) for key in "abacab"] == list("ABACAB")
+    assert loads == ["a", "b", "c", "b"]
+
+
+def test_one_thread_loads_and_the_others_wait():
+    loads, begun = [], threading.Barrier(4)
+
+    def ask(_: int) -> str:
+        begun.wait()
+        return loaded.get("a")
+
+    loaded = Loaded(lambda key: loads.append(key) or key, 2)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == ["a"] * 4
+    assert loads == ["a"]
+
+
+def test_what_fails_to_load_is_tried_again():
+    answers = iter([OSError("busy"), "there"])
+
+    def load(key: str) -> str:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    loaded = Loaded(load, 1)
+    with pytest.raises(OSError, match="busy"):
+        loaded.get("a")
+    assert loaded.get("a") == "there"
