@@ -2,8 +2,11 @@
 
 import ipaddress
 import os
+import signal
 import sys
 import tempfile
+from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 
@@ -29,6 +32,7 @@ def main() -> int:
     except WeightgenError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201, what the user reads
         return error.exit_code
+    signal.signal(signal.SIGTERM, _leave)
     with tempfile.TemporaryDirectory(prefix="weightgen-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where the workers add up their measurements
         uvicorn.run(
@@ -57,6 +61,11 @@ def refuse_open_door(settings: Settings) -> None:
             f"host is {settings.host!r}, which others can reach, and nobody is asked for a key; expected 127.0.0.1, or "
             "WEIGHTGEN_INSECURE=1 if the network itself keeps others out"
         )
+
+
+def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
+    """Leave by an exception: uvicorn, once it has stopped, raises the signal again, and that would end all at once."""
+    sys.exit(0)
 
 
 if __name__ == "__main__":

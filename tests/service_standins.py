@@ -68,9 +68,13 @@ def stand_in_catalogue() -> Catalogue:
     return Catalogue(lambda: {"mip": "a" * 64}, lambda: architectures, lambda: datasets, check_names)
 
 
-def stand_in_app(data_dir: Path, **settings: Any) -> tuple[FastAPI, StandInRun]:
-    """The app over a new database, and what runs its jobs."""
+def stand_in_app(data_dir: Path, *, inline_seconds: float = 600.0, **settings: Any) -> tuple[FastAPI, StandInRun]:
+    """The app over a migrated database, and what runs its jobs.
+
+    It waits for results as long as it takes, longer than a setting could say, so that no test is a matter of speed.
+    """
     chosen = Settings(**{"data_dir": data_dir, "drain_seconds": 0.5, **settings})
+    chosen = chosen.model_copy(update={"inline_seconds": inline_seconds})
     jobs = JobStore(chosen.database_url)
     jobs.migrate()
     jobs.close()

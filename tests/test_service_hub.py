@@ -18,7 +18,7 @@ from weightgen.errors import NotFound, UnsupportedTask
 
 @pytest.fixture
 def service(tmp_path):
-    app, run = stand_in_app(tmp_path, inline_seconds=5.0)
+    app, run = stand_in_app(tmp_path)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client, run
         run.go_on.set()

@@ -60,14 +60,18 @@ def ask(port: int, method: str, path: str, **given: Any) -> httpx.Response:
             time.sleep(0.05)
 
 
-def test_the_server_serves_until_it_is_told_to_end(start, port, tmp_path):
-    server = start("-m", "service", WEIGHTGEN_DATA_DIR=str(tmp_path), WEIGHTGEN_PORT=str(port))
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_server_serves_until_it_is_told_to_end_and_leaves_nothing_behind(start, port, tmp_path, workers):
+    (tmp_path / "tmp").mkdir()
+    settings = {"DATA_DIR": str(tmp_path / "data"), "PORT": str(port), "WORKERS": workers}
+    environment = {f"WEIGHTGEN_{name}": value for name, value in settings.items()}
+    server = start("-m", "service", TMPDIR=str(tmp_path / "tmp"), **environment)
     assert ask(port, "GET", "/readyz").json() == {"status": "ok"}
     assert b"weightgen_http_requests_total" in ask(port, "GET", "/metrics").content
     server.send_signal(signal.SIGTERM)
     _, log = server.communicate()
-    assert server.returncode in (0, -signal.SIGTERM), log.decode()
-    assert b"Traceback" not in log and (tmp_path / "jobs.sqlite").exists()
+    assert server.returncode == 0 and b"Traceback" not in log, log.decode()
+    assert (tmp_path / "data" / "jobs.sqlite").exists() and list((tmp_path / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize(
