@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy.exc import OperationalError
 
 from service.database import open_database, upgrade
 from service.jobs import METADATA
@@ -53,7 +54,7 @@ def test_a_writing_transaction_excludes_another_from_its_begin(engine):
     with engine.execution_options(writes=True).begin(), engine.connect() as reader:
         assert reader.execute(sa.text("SELECT count(*) FROM jobs")).scalar_one() == 0
         reader.exec_driver_sql("PRAGMA busy_timeout = 1")
-        with pytest.raises(sa.exc.OperationalError, match="locked"):
+        with pytest.raises(OperationalError, match="locked"):
             reader.exec_driver_sql("DELETE FROM jobs")
 
 

@@ -80,7 +80,12 @@ def test_a_lost_job_is_given_up_before_anything_is_stored(generation, tmp_path):
 
 def test_the_least_recently_used_goes_first():
     loads = []
-    loaded = Loaded(lambda key: loads.append(key) or key.upper(), 2)
+
+    def load(key: str) -> str:
+        loads.append(key)
+        return key.upper()
+
+    loaded = Loaded(load, 2)
     assert [loaded.get(key) for key in "abacab"] == list("ABACAB")
     assert loads == ["a", "b", "c", "b"]
 
