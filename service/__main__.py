@@ -34,7 +34,8 @@ def main() -> int:
         return error.exit_code
     signal.signal(signal.SIGTERM, _leave)
     with tempfile.TemporaryDirectory(prefix="weightgen-metrics-") as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where the workers add up their measurements
+        if settings.workers > 1:  # a single process has read already whether it is one of several
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where the workers add up their measurements
         uvicorn.run(
             "service.app:create_app",
             factory=True,

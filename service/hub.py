@@ -67,7 +67,8 @@ def hub_routes(intake: Intake) -> APIRouter:
     """The routes under /hf."""
     routes = APIRouter(prefix="/hf", include_in_schema=False)
 
-    @routes.api_route("/{org}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
+    @routes.head("/{org}/{name}/resolve/{revision}/{path:path}", include_in_schema=False)
+    @routes.get("/{org}/{name}/resolve/{revision}/{path:path}")
     async def resolve(org: str, name: str, revision: str, path: str, request: Request) -> Response:
         repository = await _find(intake, org, name, revision)
         file = next((f for f in repository.files if f.name == path), None)

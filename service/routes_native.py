@@ -96,9 +96,9 @@ def native_routes(intake: Intake) -> APIRouter:
         files = [FileBody(name=f.name, sha256=f.sha256, size=f.size) for f in intake.artifacts.files(artifact)]
         return ArtifactBody(artifact=artifact, repository=f"sha/{artifact}", files=files)
 
-    @routes.api_route(
+    @routes.head("/artifacts/{artifact}/files/{name:path}", include_in_schema=False)
+    @routes.get(
         "/artifacts/{artifact}/files/{name:path}",
-        methods=["GET", "HEAD"],
         response_class=Response,
         responses={
             200: {"description": "The file", "content": {"application/octet-stream": {}}},

@@ -37,13 +37,14 @@ class GenerationRequestBody(_Asked):
         description="An architecture that GET /v1/architectures lists; cnn and mlp take sizes, as in cnn-w16-d3."
     )
     dataset: Name = Field(description="A data set that GET /v1/datasets lists.")
-    support_per_class: int = Field(20, ge=1, le=MAX_SHOTS, description="Labelled examples of each class.")
+    support_per_class: int = Field(default=20, ge=1, le=MAX_SHOTS, description="Labelled examples of each class.")
     seed: int = Field(
-        0, ge=0, le=MAX_SEED, description="Decides which examples are drawn, and every other random number."
+        default=0, ge=0, le=MAX_SEED, description="Decides which examples are drawn, and every other random number."
     )
-    num_samples: int = Field(1, ge=1, le=1, description="Sets of weights to make; one for now.")
+    num_samples: int = Field(default=1, ge=1, le=1, description="Sets of weights to make; one for now.")
     fallback: bool = Field(
-        True, description="Whether a reference that does better than the generated weights is returned in their place."
+        default=True,
+        description="Whether a reference that does better than the generated weights is returned in their place.",
     )
 
     def canonical(self) -> dict[str, Any]:
@@ -82,9 +83,9 @@ class ProblemPart(_Answered):
     """One thing that is wrong with a request."""
 
     detail: str
-    pointer: str | None = Field(None, description="JSON pointer to the part of the body, as a URL fragment.")
-    parameter: str | None = Field(None, description="The header, query or path parameter.")
-    supported: list[str] | None = Field(None, description="What could be asked for instead.")
+    pointer: str | None = Field(default=None, description="JSON pointer to the part of the body, as a URL fragment.")
+    parameter: str | None = Field(default=None, description="The header, query or path parameter.")
+    supported: list[str] | None = Field(default=None, description="What could be asked for instead.")
 
 
 class ProblemBody(_Answered):
@@ -113,9 +114,9 @@ class JobBody(_Answered):
     id: str
     state: State
     request: dict[str, Any]
-    progress: ProgressBody | None = Field(None, description="null before a runner said anything.")
-    result: ResultBody | None = Field(None, description="null unless the job has succeeded.")
-    problem: ProblemBody | None = Field(None, description="null unless the job has failed.")
+    progress: ProgressBody | None = Field(default=None, description="null before a runner said anything.")
+    result: ResultBody | None = Field(default=None, description="null unless the job has succeeded.")
+    problem: ProblemBody | None = Field(default=None, description="null unless the job has failed.")
     attempt: int = Field(description="How often the job was begun.")
     created: float = Field(description="Seconds since the epoch.")
     updated: float = Field(description="Seconds since the epoch.")

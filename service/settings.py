@@ -36,34 +36,35 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    workers: int = Field(2, ge=1, le=64, description="Server processes; each serves requests and runs jobs.")
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(default=2, ge=1, le=64, description="Server processes; each serves requests and runs jobs.")
     data_dir: Path = Field(
-        Path("runs/service"), description="Folder of the database, the artifacts and unfinished work; made if missing."
+        default=Path("runs/service"),
+        description="Folder of the database, the artifacts and unfinished work; made if missing.",
     )
     database_url: str = Field(
-        "", description="SQLAlchemy URL of the job database; empty: the file jobs.sqlite in the data folder."
+        default="", description="SQLAlchemy URL of the job database; empty: the file jobs.sqlite in the data folder."
     )
-    insecure: bool = Field(False, description="Listen beyond loopback although nobody is asked who they are.")
+    insecure: bool = Field(default=False, description="Listen beyond loopback although nobody is asked who they are.")
 
-    max_queued_jobs: int = Field(256, ge=1, description="Jobs that may wait; the next one is refused.")
+    max_queued_jobs: int = Field(default=256, ge=1, description="Jobs that may wait; the next one is refused.")
     inline_seconds: float = Field(
-        5.0, ge=0, le=9, description="How long a request waits for its result before it is answered with a job."
+        default=5.0, ge=0, le=9, description="How long a request waits for its result before it is answered with a job."
     )
     lease_seconds: float = Field(
-        30.0, gt=0, description="How long a job stays with a process that gives no sign of life."
+        default=30.0, gt=0, description="How long a job stays with a process that gives no sign of life."
     )
-    runner_threads: int = Field(1, ge=0, le=64, description="Jobs that one process runs at a time; 0: none.")
-    drain_seconds: float = Field(20.0, ge=0, description="How long a stopping process lets its jobs finish.")
+    runner_threads: int = Field(default=1, ge=0, le=64, description="Jobs that one process runs at a time; 0: none.")
+    drain_seconds: float = Field(default=20.0, ge=0, description="How long a stopping process lets its jobs finish.")
     keep_jobs_seconds: float = Field(
-        30 * 86400.0, gt=0, description="How long a finished job is remembered after its last change."
+        default=30 * 86400.0, gt=0, description="How long a finished job is remembered after its last change."
     )
 
-    max_body_bytes: int = Field(1 * MIB, ge=1, description="Largest body of a request.")
-    max_artifact_bytes: int = Field(1024 * MIB, ge=1, description="Largest artifact, all its files together.")
-    max_loaded_generators: int = Field(4, ge=1, description="Generators that one process keeps in memory.")
-    max_loaded_datasets: int = Field(2, ge=1, description="Data sets that one process keeps in memory.")
+    max_body_bytes: int = Field(default=1 * MIB, ge=1, description="Largest body of a request.")
+    max_artifact_bytes: int = Field(default=1024 * MIB, ge=1, description="Largest artifact, all its files together.")
+    max_loaded_generators: int = Field(default=4, ge=1, description="Generators that one process keeps in memory.")
+    max_loaded_datasets: int = Field(default=2, ge=1, description="Data sets that one process keeps in memory.")
 
     @model_validator(mode="before")
     @classmethod

@@ -329,6 +329,15 @@ def test_a_folder_that_is_not_empty_is_left_alone(initialise, tmp_path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["precious"]
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts, even where the tests run in the background of a shell, which lets it be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_leaves_nothing(initialise, tmp_path, monkeypatch):
     predict = GraphHypernet.predict
 

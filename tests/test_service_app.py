@@ -8,7 +8,7 @@ from service.__main__ import refuse_open_door
 from service.app import create_app
 from service.jobs import JobStore
 from service.problems import KINDS
-from service.settings import Settings
+from service.settings import read_settings
 from tests.service_standins import ASKED, stand_in_app
 from weightgen import __version__
 from weightgen.artifact import read_artifact
@@ -64,18 +64,18 @@ def test_a_job_that_was_accepted_before_is_run_after_a_restart(tmp_path):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_is_listened_on(host, tmp_path):
-    refuse_open_door(Settings(host=host, data_dir=tmp_path))
+    refuse_open_door(read_settings(host=host, data_dir=tmp_path))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org", "127.0.0.1.example.org"])
 def test_beyond_loopback_only_who_says_insecure_listens(host, tmp_path):
     with pytest.raises(BadOption, match="WEIGHTGEN_INSECURE=1"):
-        refuse_open_door(Settings(host=host, data_dir=tmp_path))
-    refuse_open_door(Settings(host=host, data_dir=tmp_path, insecure=True))
+        refuse_open_door(read_settings(host=host, data_dir=tmp_path))
+    refuse_open_door(read_settings(host=host, data_dir=tmp_path, insecure=True))
 
 
 def test_real_weights_are_made_and_their_artifact_reads_back(tmp_path):
-    settings = Settings(data_dir=tmp_path / "data", inline_seconds=9)
+    settings = read_settings(data_dir=tmp_path / "data", inline_seconds=9)
     jobs = JobStore(settings.database_url)
     jobs.migrate()
     folder = tmp_path / "loaded"

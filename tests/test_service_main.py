@@ -48,7 +48,9 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
 
 
 def ask(port: int, method: str, path: str, **given: Any) -> httpx.Response:
