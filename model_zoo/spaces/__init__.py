@@ -132,8 +132,8 @@ class RegisteredMember:
         return make_module(self.arch, num_classes=self.num_classes, in_channels=self.in_channels)()
 
 
-def target_of(member: Any, *, num_classes: int | None = None) -> Target:
-    """The target network of a member that classifies, for another number of classes if given.
+def target_of(member: Any, *, num_classes: int | None = None, in_channels: int | None = None) -> Target:
+    """The target network of a member that classifies, for another number of classes or channels if given.
 
     BadOption for a language model.
     """
@@ -141,6 +141,8 @@ def target_of(member: Any, *, num_classes: int | None = None) -> Target:
         raise BadOption(f"{member} has no class head")
     if num_classes is not None:
         member = replace(member, num_classes=num_classes)
+    if in_channels is not None:
+        member = replace(member, in_channels=in_channels)
     module: Any = make_meta(member.build)
     axes = {"head.weight": f"CLASSES {module.head.in_features}", "head.bias": "CLASSES"}
     config = asdict(member)
@@ -166,20 +168,23 @@ def draw_cnn(rng: torch.Generator) -> CnnMember:
 def draw_narrow_cnn(rng: torch.Generator) -> CnnMember:
     """2 to 5 convolutions of 3 x 3 and 16 to 64 channels, never fewer than before."""
     widths = sorted(_draw_size(16, 64, 4, rng) for _ in range(_draw_int(2, 5, rng)))
-    return CnnMember(
-        widths=tuple(widths),
-        batch_norm=_chance(0.75, rng),
-        hidden=_draw_size(32, 64, 8, rng) if _chance(0.25, rng) else None,
-    )
+    return _draw_above(widths, rng, batch_norm=0.75, hidden=(32, 64, 8))
 
 
 def draw_wide_cnn(rng: torch.Generator) -> CnnMember:
     """2 to 4 convolutions of 3 x 3 and 48 to 128 channels, never fewer than before."""
     widths = sorted(_draw_size(48, 128, 8, rng) for _ in range(_draw_int(2, 4, rng)))
+    return _draw_above(widths, rng, batch_norm=0.7, hidden=(32, 128, 16))
+
+
+def _draw_above(
+    widths: list[int], rng: torch.Generator, *, batch_norm: float, hidden: tuple[int, int, int]
+) -> CnnMember:
+    """Convolutions of these widths, BatchNorm at a probability, in a quarter of the cases a hidden layer above."""
     return CnnMember(
         widths=tuple(widths),
-        batch_norm=_chance(0.7, rng),
-        hidden=_draw_size(32, 128, 16, rng) if _chance(0.25, rng) else None,
+        batch_norm=_chance(batch_norm, rng),
+        hidden=_draw_size(*hidden, rng) if _chance(0.25, rng) else None,
     )
 
 
