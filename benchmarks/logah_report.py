@@ -35,7 +35,8 @@ def render_figures(figures: Mapping[str, Section]) -> str:
 
 
 def _aims_of_unseen(unseen: Section) -> list[tuple[str, str, str]]:
-    rows = [scores for row in unseen["networks"].values() for scores in row.values() if set(ARMS) <= set(scores)]
+    networks = [row for name, row in unseen["networks"].items() if name not in unseen["learnt_from"]]
+    rows = [scores for row in networks for scores in row.values() if set(ARMS) <= set(scores)]
     judged = []
     if not rows:
         return judged
@@ -68,14 +69,18 @@ def _judge_all(aim: str, scores: Mapping[str, float], least: float) -> tuple[str
 
 def _render_unseen(unseen: Section) -> str:
     rows = [
-        (name, *(f"{means[arm]:.1f}" for arm in ARMS), f"{means['ahead_of_default_on']} of {means['of']}")
+        (
+            name + (" (learnt from at other classes)" if name in unseen["learnt_from"] else ""),
+            *(f"{means[arm]:.1f}" for arm in ARMS),
+            f"{means['ahead_of_default_on']} of {means['of']}",
+        )
         for name, means in unseen["mean"].items()
         if set(ARMS) <= set(means)
     ]
     config = unseen["generator"]["config"]
     legend = (
-        f"networks never seen, mean over {len(next(iter(unseen['networks'].values())))} data sets never seen, "
-        f"{unseen['settings']['per_class']} examples a class, accuracy in %; `generated` is refined in "
+        "networks never seen but where noted, mean over "
+        f"{len(next(iter(unseen['networks'].values())))} data sets never seen, {unseen['settings']['per_class']} examples a class, accuracy in %; `generated` is refined in "
         f"{len(config['refinement_rates'])} steps on the support set, `condition off` has taken no step, "
         f"`{TRAINED}` is at the best of three rates as the test part judges"
     )

@@ -14,6 +14,9 @@ on the set's test part of
 - `default, 100 steps`: default initialisation after 100 steps of AdamW on the support set, at the best of three
   learning rates as the test part judges, which leans towards it.
 
+`learnt_from` names those of the networks that the generator has learnt from at another number of classes or channels:
+their trunks are not unseen.
+
 What the file already holds of other arms stays, as long as the settings are the same; runs may fill it side by side.
 """
 
@@ -37,6 +40,7 @@ from weightgen.evaluate import FinetuneConfig, accuracy, finetune
 from weightgen.generator import GenerationRequest, WeightGenerator
 from weightgen.generators.default_init import RandomTrunkRidge
 from weightgen.generators.graph_hypernet import GraphHypernet
+from weightgen.graph import build_graph
 from weightgen.labelled_data import LabelledData, draw_support, match_channels
 from weightgen.reference_zoo import refit, take_trunk
 from weightgen.refinement import refine_trunk
@@ -50,6 +54,7 @@ NETWORKS = (
     *("cnn 32-32-32", "cnn 32-48x5", "cnn 24-48-40 no norm fc32", "cnn 64-80-96 no norm", "cnn 24-32-48 kernel 7"),
     *("resnet8 16", "vit 48 x 2", "vit 64 x 6"),
 )
+MAX_KNOWN_CLASSES = 40
 DATA = tuple(sorted(EVALUATION_SETS))
 
 
@@ -104,6 +109,7 @@ def score_unseen(
         found = {"settings": settings, "networks": {}}
     if generator is not None and found.get("generator") != generator[1]:
         found["generator"] = generator[1]
+        found["learnt_from"] = find_known(set(generator[0].training_record.get("member_digests", ())))
         for row in found["networks"].values():
             for scores in row.values():
                 for arm in set(ARMS) - set(REFERENCES):
@@ -125,6 +131,17 @@ def score_unseen(
         write_json(path, found)
         print(network, found["mean"].get(network), file=sys.stderr, flush=True)
     return found
+
+
+def find_known(digests: set[str]) -> list[str]:
+    """The networks whose graph, at any number of classes that recipes use and 1 or 3 channels, is among these."""
+
+    def is_known(name: str, num_classes: int, in_channels: int) -> bool:
+        target = target_of(HELD_OUT[name], num_classes=num_classes, in_channels=in_channels)
+        return build_graph(target.skeleton, torch.zeros(1, *target.input_shape)).digest in digests
+
+    counts = range(2, MAX_KNOWN_CLASSES + 1)
+    return [name for name in NETWORKS if any(is_known(name, k, c) for k in counts for c in (1, 3))]
 
 
 def score_arm(

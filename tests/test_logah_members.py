@@ -51,6 +51,13 @@ def test_held_out_architectures_are_never_drawn(monkeypatch):
     assert [m.member for m in drawn] == [CnnMember((8,)), CnnMember((12,)), CnnMember((16,))]
 
 
+def test_held_out_architectures_are_refused_at_any_number_of_classes(monkeypatch):
+    others = iter([HELD_OUT["resnet8 16"], HELD_OUT["vit 48 x 2"], RegisteredMember("resnet8"), CnnMember((8,))])
+    monkeypatch.setattr(training.logah_members, "draw_member", lambda space, rng: next(others))
+    (drawn,) = draw_members({"cnns": 1}, classes=(17, 17), channels=(3,), max_parameters=10**6, seed=0)
+    assert drawn.member == CnnMember((8,), in_channels=3, num_classes=17)
+
+
 def test_a_space_that_is_too_small_is_refused(monkeypatch):
     monkeypatch.setattr(training.logah_members, "draw_member", lambda space, rng: CnnMember((8,)))
     with pytest.raises(BadOption, match="space 'cnns' has fewer than 2 different architectures"):

@@ -15,11 +15,17 @@ def score(*values):
 UNSEEN = {
     "generator": GENERATOR,
     "settings": {"per_class": 20},
+    "learnt_from": ["b", "c"],
     "networks": {
         "b": {"digits": {"generated": 9.0}},
+        "c": {"digits": score(1.0, 1.0, 1.0, 1.0, 99.0)},
         "a": {"digits": score(80.0, 70.0, 60.0, 50.0, 75.0), "coil20": score(90.0, 60.0, 50.0, 40.0, 65.0)},
     },
-    "mean": {"b": {"generated": 9.0}, "a": {**score(85.0, 65.0, 55.0, 45.0, 70.0), "ahead_of_default_on": 2, "of": 2}},
+    "mean": {
+        "b": {"generated": 9.0},
+        "c": {**score(1.0, 1.0, 1.0, 1.0, 99.0), "ahead_of_default_on": 0, "of": 1},
+        "a": {**score(85.0, 65.0, 55.0, 45.0, 70.0), "ahead_of_default_on": 2, "of": 2},
+    },
 }
 
 
@@ -82,6 +88,7 @@ def test_aims_say_what_was_found_and_whether_it_is_enough():
 def test_every_section_has_its_table():
     sections = {"unseen": UNSEEN, "table": TABLE, "ranking": RANKING, "curves": CURVES, "coverage": COVERAGE}
     text = render_figures(sections)
+    assert "| c (learnt from at other classes) | 1.0" in text
     assert "| a | 85.0 | 65.0 | 55.0 | 45.0 | 70.0 | 2 of 2 |" in text and "refined in 2 steps" in text
     assert "| cnn 32-32-32 | 81.0 | 82.0 | 83.0 | 70.0 | 75.0 | 80.0 | 60.0 | 81.0 | 65.0 | 82.5 | 74.8 |" in text
     assert "| predicted | 0.50 (0.40 to 0.60) |" in text and "| lead" not in text

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +47,17 @@ def draw_members(
     max_parameters: int,
     seed: int,
 ) -> list[StoredMember]:
-    """Different architectures, so many of every space, none of them with the graph of a held-out one.
+    """Different architectures, so many of every space, none a held-out one at any number of classes or channels.
 
     Each has a number of classes from the range `classes`, evenly spread by its logarithm, and one of the `channels`.
     """
     rng = torch.Generator().manual_seed(seed)
-    refused = {
-        graph_of(_fitted(member, num_classes=k, in_channels=c)).digest
-        for member in HELD_OUT.values()
-        for k in (10, *classes)
-        for c in channels
-    }
+
+    @cache
+    def refused(num_classes: int, in_channels: int) -> set[str]:
+        held = (_fitted(m, num_classes=num_classes, in_channels=in_channels) for m in HELD_OUT.values())
+        return {graph_of(member).digest for member in held}
+
     seen: set[Member] = set()
     drawn: list[StoredMember] = []
     for space, count in spaces.items():
@@ -68,7 +69,7 @@ def draw_members(
             member = _fitted(draw_member(space, rng), num_classes=num_classes, in_channels=in_channels)
             graph = graph_of(member)
             size = sum(t.numel for t in graph.spec.tensors if t.tied_to is None)
-            if member in seen or graph.digest in refused or size > max_parameters:
+            if member in seen or graph.digest in refused(num_classes, in_channels) or size > max_parameters:
                 misses += 1
                 if misses > 100 + 20 * count:
                     raise BadOption(f"space {space!r} has fewer than {count} different architectures of this size")
