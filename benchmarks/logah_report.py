@@ -78,9 +78,10 @@ def _render_unseen(unseen: Section) -> str:
         if set(ARMS) <= set(means)
     ]
     config = unseen["generator"]["config"]
+    num_sets = len(next(iter(unseen["networks"].values())))
     legend = (
-        "networks never seen but where noted, mean over "
-        f"{len(next(iter(unseen['networks'].values())))} data sets never seen, {unseen['settings']['per_class']} examples a class, accuracy in %; `generated` is refined in "
+        f"networks never seen but where noted, mean over {num_sets} data sets never seen, "
+        f"{unseen['settings']['per_class']} examples a class, accuracy in %; `generated` is refined in "
         f"{len(config['refinement_rates'])} steps on the support set, `condition off` has taken no step, "
         f"`{TRAINED}` is at the best of three rates as the test part judges"
     )
