@@ -39,6 +39,7 @@ def test_a_set_or_a_part_that_is_absent_is_named(write, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "content",
     [b"no gzip", gzip.compress(ROWS.encode())[:-12], gzip.compress(b"{"), gzip.compress(b"[]"), gzip.compress(b"{}")],
+    ids=["not gzip", "cut short", "no JSON", "a list", "nothing in it"],  # gzip writes the time: no name of a test
 )
 def test_what_is_no_text_set_is_told(write, content):
     write(content)
