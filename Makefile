@@ -14,7 +14,7 @@ help:
 	@echo "make check   style, types, import contracts, and a pass of the tests with tensor shapes checked"
 	@echo "make bench   speed, as ratios measured side by side"
 	@echo "make serve   weights over HTTP, on this machine only (docs/service.md)"
-	@echo "make report  copy the figures of docs/results/*.json into README.md"
+	@echo "make report  copy the figures of docs/results/*.json into README.md, the settings into docs/operations.md"
 	@echo "make setup   only install, into .venv"
 
 # The modules whose signatures carry shapes, and the tests that run them.
@@ -70,6 +70,7 @@ bench: $(READY)
 
 report: $(READY)
 	@$(BIN)/python -m benchmarks.report
+	@$(BIN)/python -m service.settings_table
 
 serve: $(READY)
 	@echo "[serve] http://$${WEIGHTGEN_HOST:-127.0.0.1}:$${WEIGHTGEN_PORT:-8000}/docs"
