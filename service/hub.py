@@ -70,7 +70,7 @@ def hub_routes(intake: Intake) -> APIRouter:
     @routes.head("/{org}/{name}/resolve/{revision}/{path:path}", include_in_schema=False)
     @routes.get("/{org}/{name}/resolve/{revision}/{path:path}")
     async def resolve(org: str, name: str, revision: str, path: str, request: Request) -> Response:
-        repository = await _find(intake, org, name, revision)
+        repository = await _find(intake, request, org, name, revision)
         file = next((f for f in repository.files if f.name == path), None)
         if file is None:
             raise _no_entry(repository, path)
@@ -79,30 +79,30 @@ def hub_routes(intake: Intake) -> APIRouter:
         return reply_with_file(request, place, file, cache=cache, headers=repository.headers)
 
     @routes.get("/api/models/{org}/{name}")
-    async def describe(org: str, name: str) -> dict[str, Any]:
-        return _describe(await _find(intake, org, name, "main"))
+    async def describe(org: str, name: str, request: Request) -> dict[str, Any]:
+        return _describe(await _find(intake, request, org, name, "main"))
 
     @routes.get("/api/models/{org}/{name}/revision/{revision}")
-    async def describe_revision(org: str, name: str, revision: str) -> dict[str, Any]:
-        return _describe(await _find(intake, org, name, revision))
+    async def describe_revision(org: str, name: str, revision: str, request: Request) -> dict[str, Any]:
+        return _describe(await _find(intake, request, org, name, revision))
 
     @routes.get("/api/models/{org}/{name}/tree/{revision}")
-    async def list_tree(org: str, name: str, revision: str) -> list[dict[str, Any]]:
+    async def list_tree(org: str, name: str, revision: str, request: Request) -> list[dict[str, Any]]:
         """An array, unlike our own answers: the Hub's clients expect one."""
-        return [_describe_file(file) for file in (await _find(intake, org, name, revision)).files]
+        return [_describe_file(file) for file in (await _find(intake, request, org, name, revision)).files]
 
     @routes.get("/api/models/{org}/{name}/tree/{revision}/{path:path}")
-    async def list_folder(org: str, name: str, revision: str, path: str) -> list[dict[str, Any]]:
-        raise _no_entry(await _find(intake, org, name, revision), path)
+    async def list_folder(org: str, name: str, revision: str, path: str, request: Request) -> list[dict[str, Any]]:
+        raise _no_entry(await _find(intake, request, org, name, revision), path)
 
     return routes
 
 
-async def _find(intake: Intake, org: str, name: str, revision: str) -> Repository:
+async def _find(intake: Intake, request: Request, org: str, name: str, revision: str) -> Repository:
     """The repository, its weights made if need be; Problem with the header that tells Hub clients what is missing."""
     full_name = f"{org}/{name}"
     try:
-        artifact = await _find_artifact(intake, org, name)
+        artifact = await _find_artifact(intake, request, org, name)
         files = await run_in_threadpool(intake.artifacts.files, artifact)
     except NotFound as error:
         raise _absent("RepoNotFound", str(error)) from error
@@ -117,11 +117,11 @@ async def _find(intake: Intake, org: str, name: str, revision: str) -> Repositor
     return repository
 
 
-async def _find_artifact(intake: Intake, org: str, name: str) -> str:
+async def _find_artifact(intake: Intake, request: Request, org: str, name: str) -> str:
     if org == "sha":
         return name
     if org == "gen":
-        job = await run_in_threadpool(intake.accept, parse_generation(name))
+        job = await run_in_threadpool(intake.accept, parse_generation(name), owner=getattr(request.state, "owner", ""))
     elif org == "job":
         job = await run_in_threadpool(intake.jobs.get, name)
     else:

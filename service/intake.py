@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.concurrency import run_in_threadpool
 
@@ -28,13 +29,22 @@ class Intake:
     wake: Callable[[], None]
     """Tells this process's runner that there is work."""
 
-    def accept(self, body: GenerationRequestBody, *, idempotency_key: str | None = None) -> Job:
-        """The job of a request; Problem for unknown names, Conflict and QueueFull as JobStore.submit."""
+    def accept(self, body: GenerationRequestBody, *, owner: str = "", idempotency_key: str | None = None) -> Job:
+        """The job of a request of `owner`; Problem for unknown names, Conflict and QueueFull as JobStore.submit."""
         request = body.canonical()
         digest = body.digest(generator_sha256=self.catalogue.check(request))
-        job, is_new = self.jobs.submit(
-            request, digest=digest, idempotency_key=idempotency_key, max_queued=self.settings.max_queued_jobs
+        submit = partial(
+            self.jobs.submit,
+            request,
+            digest=digest,
+            owner=owner,
+            idempotency_key=idempotency_key,
+            max_queued=self.settings.max_queued_jobs,
         )
+        job, is_new = submit()
+        if job.result is not None and not self.artifacts.exists(job.result["artifact"]):
+            self.jobs.forget_artifact(job.result["artifact"])  # deleted: the weights are made anew
+            job, is_new = submit()
         if is_new:
             self.wake()
         return job

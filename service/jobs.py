@@ -35,11 +35,12 @@ JOBS = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True),  # the order of arrival
     sa.Column("id", sa.String(32), nullable=False, unique=True),
     sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("idempotency_key", sa.String(255), unique=True),
+    sa.Column("owner", sa.String(64), nullable=False, server_default=""),
     sa.Column("request", sa.JSON, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("progress", sa.JSON, nullable=False),
     sa.Column("result", sa.JSON(none_as_null=True)),
+    sa.Column("artifact", sa.String(64)),  # that the result names
     sa.Column("problem", sa.JSON(none_as_null=True)),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("runner", sa.String(128)),
@@ -49,6 +50,15 @@ JOBS = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Index("jobs_digest_current", "digest", unique=True, sqlite_where=_CURRENT, postgresql_where=_CURRENT),
     sa.Index("jobs_state_number", "state", "number"),
+    sa.Index("jobs_artifact", "artifact"),
+)
+KEYS = sa.Table(  # forgotten with their jobs, by `_forget`
+    "idempotency_keys",
+    METADATA,
+    sa.Column("owner", sa.String(64), primary_key=True),
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("job", sa.String(32), nullable=False),
+    sa.Index("idempotency_keys_job", "job"),
 )
 
 
@@ -67,6 +77,8 @@ class Job:
     id: str
     digest: str
     """Of the canonical request, sha256 hex."""
+    owner: str
+    """Who asked for it first; "" where nobody is asked who they are."""
     request: dict[str, Any]
     state: State
     progress: dict[str, Any]
@@ -102,44 +114,49 @@ class JobStore:
         self._engine.dispose()
 
     def submit(
-        self, request: Mapping[str, Any], *, digest: str, idempotency_key: str | None = None, max_queued: int
+        self,
+        request: Mapping[str, Any],
+        *,
+        digest: str,
+        owner: str = "",
+        idempotency_key: str | None = None,
+        max_queued: int,
+        max_queued_of_owner: int | None = None,
     ) -> tuple[Job, bool]:
         """The job of this request, and whether it is a new one.
 
-        A job of the same digest that is queued, running or succeeded answers it; so does the job that was made or
-        found with this key first, in whatever state. A job remembers one key, its first. Raises Conflict if the key
-        belongs to another digest, QueueFull if the job would be new and `max_queued` wait already.
+        A job of the same digest that is queued, running or succeeded answers it, whoever asked first; so does the job
+        that was made or found with this key of this owner first, in whatever state. Raises Conflict if the owner's key
+        belongs to another digest, QueueFull if the job would be new and `max_queued` wait already, or
+        `max_queued_of_owner` of the owner's.
         """
         with self._writing() as connection:
             exclude_others(connection)  # or two posts of one request, or of the last place, could pass each other
-            return self._submit(connection, dict(request), digest, idempotency_key, max_queued)
+            if idempotency_key is not None:
+                known = _find_by_key(connection, owner, idempotency_key)
+                if known is not None and known.digest != digest:
+                    raise Conflict(f"the idempotency key {idempotency_key[:80]!r} belongs to another request; send "
+                                   "each request under its own key")  # fmt: skip
+                if known is not None:
+                    return _job(known), False
+            current = JOBS.c.state.in_(("queued", "running", "succeeded"))
+            row = connection.execute(sa.select(JOBS).where(JOBS.c.digest == digest, current)).one_or_none()
+            is_new = row is None
+            if row is None:
+                _refuse_over(connection, JOBS.c.owner == owner, max_queued_of_owner, "of your jobs")
+                _refuse_over(connection, sa.true(), max_queued, "jobs")
+                row = self._insert(connection, {"digest": digest, "owner": owner, "request": dict(request)})
+            if idempotency_key is not None:
+                connection.execute(sa.insert(KEYS).values(owner=owner, key=idempotency_key, job=row.id))
+            return _job(row), is_new
 
-    def _submit(
-        self, connection: sa.Connection, request: dict[str, Any], digest: str, key: str | None, max_queued: int
-    ) -> tuple[Job, bool]:
-        if key is not None:
-            known = connection.execute(sa.select(JOBS).where(JOBS.c.idempotency_key == key)).one_or_none()
-            if known is not None and known.digest != digest:
-                raise Conflict(
-                    f"the idempotency key {key[:80]!r} belongs to another request; send each request under its own key"
-                )
-            if known is not None:
-                return _job(known), False
-        current = sa.select(JOBS).where(JOBS.c.digest == digest, JOBS.c.state.in_(("queued", "running", "succeeded")))
-        known = connection.execute(current).one_or_none()
-        if known is not None:
-            if key is not None and known.idempotency_key is None:
-                connection.execute(sa.update(JOBS).where(JOBS.c.id == known.id).values(idempotency_key=key))
-            return _job(known), False
-        waiting = connection.execute(sa.select(sa.func.count()).where(JOBS.c.state == "queued")).scalar_one()
-        if waiting >= max_queued:
-            raise QueueFull(f"{waiting} jobs wait, at most {max_queued} may; ask again later")
+    def _insert(self, connection: sa.Connection, given: Mapping[str, Any]) -> sa.Row[Any]:
         now = self._clock()
         made = sa.insert(JOBS).values(
-            id=secrets.token_hex(16), digest=digest, idempotency_key=key, request=request, state="queued",
-            progress={}, attempt=0, created=now, updated=now, version=1,
-        ).returning(JOBS)  # fmt: skip
-        return _job(connection.execute(made).one()), True
+            id=secrets.token_hex(16), **given, state="queued", progress={}, attempt=0, created=now, updated=now,
+            version=1,
+        )  # fmt: skip
+        return connection.execute(made.returning(JOBS)).one()
 
     def get(self, job_id: str) -> Job:
         """The job of this id; NotFound if there is none."""
@@ -181,7 +198,8 @@ class JobStore:
 
     def finish(self, job_id: str, runner: str, result: Mapping[str, Any]) -> bool:
         """End a job with its result; False, and nothing changes, if `runner` does not hold it any more."""
-        return self._apply(self._change(_held(job_id, runner), {"state": "succeeded", "result": dict(result)}))
+        changes = {"state": "succeeded", "result": dict(result), "artifact": result.get("artifact")}
+        return self._apply(self._change(_held(job_id, runner), changes))
 
     def fail(self, job_id: str, runner: str, problem: Mapping[str, Any]) -> bool:
         """End a job with what went wrong; False, and nothing changes, if `runner` does not hold it any more."""
@@ -213,10 +231,21 @@ class JobStore:
         return {state: counts.get(state, 0) for state in STATES}
 
     def prune(self, *, older_than: float) -> int:
-        """Forget the jobs that ended more than `older_than` seconds ago; how many they were."""
-        old = sa.and_(JOBS.c.state.in_(FINAL), JOBS.c.updated < self._clock() - older_than)
+        """Forget the jobs that ended more than `older_than` seconds ago, with their keys; how many they were."""
+        return self._forget(sa.and_(JOBS.c.state.in_(FINAL), JOBS.c.updated < self._clock() - older_than))
+
+    def forget_artifact(self, artifact: str) -> int:
+        """Forget the jobs whose result is this artifact, with their keys; how many they were.
+
+        For an artifact that is deleted: the next equal request is a new job.
+        """
+        return self._forget(JOBS.c.artifact == artifact)
+
+    def _forget(self, which: sa.ColumnElement[bool]) -> int:
         with self._writing() as connection:
-            return connection.execute(sa.delete(JOBS).where(old)).rowcount
+            exclude_others(connection)  # or a key could be written for a job that goes at this moment
+            connection.execute(sa.delete(KEYS).where(KEYS.c.job.in_(sa.select(JOBS.c.id).where(which))))
+            return connection.execute(sa.delete(JOBS).where(which)).rowcount
 
     def _change(self, which: sa.ColumnElement[bool], changes: Mapping[str, Any]) -> sa.Update:
         return sa.update(JOBS).where(which).values(**changes, updated=self._clock(), version=JOBS.c.version + 1)
@@ -227,6 +256,20 @@ class JobStore:
 
     def _writing(self):
         return self._engine.execution_options(writes=True).begin()
+
+
+def _find_by_key(connection: sa.Connection, owner: str, key: str) -> sa.Row[Any] | None:
+    found = sa.select(JOBS).join(KEYS, KEYS.c.job == JOBS.c.id).where(KEYS.c.owner == owner, KEYS.c.key == key)
+    return connection.execute(found).one_or_none()
+
+
+def _refuse_over(connection: sa.Connection, which: sa.ColumnElement[bool], limit: int | None, whose: str) -> None:
+    if limit is None:
+        return
+    counted = sa.select(sa.func.count()).where(JOBS.c.state == "queued", which)
+    waiting = connection.execute(counted).scalar_one()
+    if waiting >= limit:
+        raise QueueFull(f"{waiting} {whose} wait, at most {limit} may; ask again later")
 
 
 def _held(job_id: str, runner: str) -> sa.ColumnElement[bool]:

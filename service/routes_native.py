@@ -52,11 +52,14 @@ def native_routes(intake: Intake) -> APIRouter:
     )
     async def generate(
         body: Annotated[GenerationRequestBody, Body()],
+        request: Request,
         response: Response,
         idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
     ) -> JobBody:
         """Make weights: the result if it is quick, else the job to ask for it."""
-        job = await intake.wait(await run_in_threadpool(intake.accept, body, idempotency_key=idempotency_key))
+        owner = getattr(request.state, "owner", "")
+        job = await run_in_threadpool(intake.accept, body, owner=owner, idempotency_key=idempotency_key)
+        job = await intake.wait(job)
         if job.problem is not None:
             raise_described(job.problem)
         if job.state == "cancelled":

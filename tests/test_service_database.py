@@ -4,12 +4,14 @@ import threading
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy.exc import OperationalError
 
-from service.database import open_database, upgrade
-from service.jobs import METADATA
+from service.database import MIGRATIONS, open_database, upgrade
+from service.jobs import METADATA, JobStore
 from weightgen.errors import BadOption, StorageFailed, UnsupportedTask
 
 
@@ -27,6 +29,30 @@ def test_the_migrations_make_the_tables_that_the_code_uses(engine):
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
         made = sa.text("SELECT sql FROM sqlite_master WHERE name = 'jobs_digest_current'")
         assert "WHERE state IN ('queued', 'running', 'succeeded')" in connection.execute(made).scalar_one()
+
+
+FIRST_JOBS = """
+INSERT INTO jobs (id, digest, idempotency_key, request, state, progress, result, attempt, created, updated, version)
+VALUES ('one', 'a', 'k', '{}', 'succeeded', '{}', '{"artifact": "f00d"}', 1, 5, 6, 3),
+       ('two', 'b', NULL, '{}', 'queued', '{}', NULL, 0, 7, 7, 1)
+"""
+
+
+def test_jobs_and_keys_of_the_first_version_are_kept(engine):
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.execution_options(writes=True).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(sa.text(FIRST_JOBS))
+    store = JobStore(engine.url.render_as_string(hide_password=False))
+    store.migrate()
+    one, is_new = store.submit({}, digest="a", idempotency_key="k", max_queued=1)
+    assert (one.id, one.owner, one.result, one.updated, is_new) == ("one", "", {"artifact": "f00d"}, 6, False)
+    assert store.get("two").state == "queued"
+    assert store.forget_artifact("f00d") == 1
+    assert store.submit({}, digest="c", idempotency_key="k", max_queued=2)[1] is True
+    store.close()
 
 
 def test_processes_that_upgrade_at_once_wait_for_each_other(tmp_path):

@@ -3,6 +3,7 @@
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -36,8 +37,9 @@ def store(url, clock):
     store.close()
 
 
-def submit(store: JobStore, digest: str = "a", key: str | None = None, max_queued: int = 100) -> tuple[Job, bool]:
-    return store.submit({"seed": digest}, digest=digest, idempotency_key=key, max_queued=max_queued)
+def submit(store: JobStore, digest: str = "a", key: str | None = None, **given: Any) -> tuple[Job, bool]:
+    given = {"max_queued": 100, **given}
+    return store.submit({"seed": digest}, digest=digest, idempotency_key=key, **given)
 
 
 def claim(store: JobStore, runner: str = "r1", lease_seconds: float = 30) -> Job:
@@ -60,7 +62,7 @@ def test_a_job_from_post_to_result(store, clock):
     job, is_new = submit(store)
     assert is_new
     assert job == store.get(job.id)
-    assert job == Job(id=job.id, digest="a", request={"seed": "a"}, state="queued", progress={}, result=None,
+    assert job == Job(id=job.id, digest="a", owner="", request={"seed": "a"}, state="queued", progress={}, result=None,
                       problem=None, attempt=0, created=1000.0, updated=1000.0, version=1)  # fmt: skip
     clock.now += 1
     running = claim(store)
@@ -101,11 +103,30 @@ def test_a_key_belongs_to_one_request(store):
     assert store.count()["queued"] == 1
 
 
-def test_a_key_given_later_is_remembered_with_the_job_that_answers(store):
+def test_a_job_answers_to_every_key_it_was_asked_for_under(store):
     job, _ = submit(store, "a")
-    assert submit(store, "a", key="k") == (job, False)
-    with pytest.raises(Conflict):
-        submit(store, "b", key="k")
+    for key in ("k", "l"):
+        assert submit(store, "a", key=key) == (job, False)
+    store.cancel(job.id)
+    for key in ("k", "l"):
+        assert submit(store, "a", key=key)[0].id == job.id
+        with pytest.raises(Conflict):
+            submit(store, "b", key=key)
+
+
+def test_the_keys_of_one_owner_are_nothing_to_another(store):
+    mine, _ = submit(store, "a", key="k", owner="me")
+    yours, is_new = submit(store, "b", key="k", owner="you")
+    assert is_new and (mine.owner, yours.owner) == ("me", "you")
+    assert submit(store, "a", key="k", owner="me") == (mine, False)
+    assert submit(store, "b", key="k", owner="you") == (yours, False)
+
+
+def test_owners_share_the_job_of_one_request(store):
+    job, _ = submit(store, "a", key="k", owner="me")
+    assert submit(store, "a", key="l", owner="you") == (job, False)
+    store.cancel(job.id)
+    assert submit(store, "a", key="l", owner="you")[0].id == job.id
 
 
 def test_a_full_queue_refuses_new_jobs_and_answers_known_ones(store):
@@ -116,6 +137,16 @@ def test_a_full_queue_refuses_new_jobs_and_answers_known_ones(store):
     assert submit(store, "b", max_queued=2)[1] is False
     claim(store)
     assert submit(store, "c", max_queued=2)[1] is True
+
+
+def test_an_owner_whose_jobs_wait_is_refused_and_others_are_not(store):
+    submit(store, "a", owner="me", max_queued_of_owner=1)
+    with pytest.raises(QueueFull, match="1 of your jobs wait, at most 1 may"):
+        submit(store, "b", owner="me", max_queued_of_owner=1)
+    assert submit(store, "a", owner="me", max_queued_of_owner=1)[1] is False
+    assert submit(store, "b", owner="you", max_queued_of_owner=1)[1] is True
+    claim(store)
+    assert submit(store, "c", owner="me", max_queued_of_owner=1)[1] is True
 
 
 def test_posts_of_one_request_at_once_make_one_job(store, url):
@@ -130,7 +161,7 @@ def test_posts_of_one_request_at_once_make_one_job(store, url):
 
 def test_the_table_itself_refuses_a_second_current_job_of_a_request(store, tmp_path):
     submit(store)
-    columns = "digest, request, state, progress, attempt, created, updated, version"
+    columns = "digest, owner, request, state, progress, attempt, created, updated, version"
     with sqlite3.connect(tmp_path / "jobs.sqlite") as raw:
         insert = f"INSERT INTO jobs (id, {columns}) SELECT 'other', {columns} FROM jobs"
         with pytest.raises(sqlite3.IntegrityError, match=r"UNIQUE constraint failed: jobs\.digest"):
@@ -254,6 +285,30 @@ def test_only_jobs_that_ended_long_ago_are_forgotten(store, clock):
         store.get(old.id)
     assert store.get(waiting.id).state == "queued"
     assert store.get(recent.id).state == "cancelled"
+
+
+def test_keys_are_forgotten_with_their_job(store):
+    old, _ = submit(store, "a", key="k")
+    kept, _ = submit(store, "b", key="l")
+    store.cancel(old.id)
+    assert store.prune(older_than=-1) == 1
+    assert submit(store, "c", key="k")[1] is True
+    assert submit(store, "b", key="l") == (kept, False)
+
+
+def test_a_job_whose_artifact_is_deleted_answers_no_more(store):
+    made = []
+    for digest, artifact in [("a", "f00d"), ("b", "f00d"), ("c", "cafe")]:
+        job, _ = submit(store, digest, key=f"key of {digest}")
+        claim(store)
+        assert store.finish(job.id, "r1", {"artifact": artifact})
+        made.append(job.id)
+    assert store.forget_artifact("f00d") == 2
+    assert store.forget_artifact("f00d") == 0
+    for digest in "ab":
+        job, is_new = submit(store, digest, key=f"key of {digest}")
+        assert is_new and job.id not in made
+    assert submit(store, "c", key="key of c")[0].id == made[2]
 
 
 def test_another_process_sees_what_is_committed(store, url):
