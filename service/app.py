@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from service.artifacts import ArtifactStore
+from service.artifacts import ArtifactStore, open_store
 from service.catalogue import Catalogue, registered
 from service.hub import hub_routes
 from service.intake import Intake
@@ -32,7 +32,7 @@ def create_app(
     """
     settings = settings or read_settings()
     jobs = JobStore(settings.database_url)
-    artifacts = ArtifactStore(settings.data_dir / "artifacts", max_bytes=settings.max_artifact_bytes)
+    artifacts = open_store(settings.data_dir / "artifacts", max_bytes=settings.max_artifact_bytes)
     runner = Runner(
         jobs,
         run or _generation(settings, artifacts),

@@ -1,23 +1,20 @@
-"""Artifacts by content: a flat folder of files, named by the sha256 of their canonical list.
+"""Artifacts by content: flat folders of files, named by the sha256 of their canonical list [{name, sha256, size}].
 
-    <root>/<first two digits>/<sha>.json   the list [{name, sha256, size}], the very bytes whose sha256 is the name
-    <root>/<first two digits>/<sha>/       the files
-
-A finished folder is renamed into place, so an artifact is there whole or not at all, and the same content is there once
-however many processes add it.
+An artifact is there whole or not at all, and the same content is there once however many processes add it. Where it
+lies is a Place's matter: a local folder (service/local_place.py).
 """
 
-import errno
 import hashlib
-import os
+import itertools
 import re
-import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, Protocol
 
-from weightgen.errors import BadData, NotFound, StorageFailed, UnsupportedTask
-from weightgen.storage import encode_json, read_json, sha256_file, write_file
+from service.local_place import LocalPlace
+from weightgen.errors import BadData, BadOption, NotFound, UnsupportedTask
+from weightgen.storage import encode_json, parse_json, sha256_file
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -33,44 +30,65 @@ class ArtifactFile:
     """Bytes."""
 
 
-class ArtifactStore:
-    """The artifacts below one local folder, which any number of processes may use."""
+class Place(Protocol):
+    """Where artifacts lie, by their sha256. Names are checked before they come here; any number of processes share it.
 
-    def __init__(self, root: str | Path, *, max_bytes: int = 2**30) -> None:
+    What is gone, or was never there, raises FileNotFoundError.
+    """
+
+    def put(self, sha: str, listing: bytes, folder: Path) -> None:
+        """Keep the files of a folder, which is gone afterwards, and their list."""
+        ...
+
+    def has(self, sha: str) -> bool: ...
+
+    def read_listing(self, sha: str) -> bytes: ...
+
+    def open(self, sha: str, name: str) -> BinaryIO: ...
+
+    def read(self, sha: str, name: str, start: int, end: int) -> Iterator[bytes]:
+        """The bytes of a file from `start` up to `end`, in blocks."""
+        ...
+
+    def delete(self, sha: str) -> None:
+        """Remove an artifact; nothing happens where there is none."""
+        ...
+
+    def list_all(self) -> list[str]: ...
+
+
+class ArtifactStore:
+    """The artifacts of one place."""
+
+    def __init__(self, place: Place, *, max_bytes: int) -> None:
         """`max_bytes` is the largest artifact, all its files together."""
-        self.root = Path(root).absolute()
-        self.max_bytes = max_bytes
+        self._place, self.max_bytes = place, max_bytes
 
     def add(self, folder: str | Path) -> str:
-        """Take the files of a folder, which is gone afterwards, and return the artifact's sha256, hex.
+        """Take the files of a local folder, which is gone afterwards, and return the artifact's sha256, hex.
 
-        The folder has to lie on the file system of the store. BadData for what is no flat folder of plainly named
-        files, UnsupportedTask for one over `max_bytes`; then the folder stays.
+        BadData for what is no flat folder of plainly named files, UnsupportedTask for one over `max_bytes`; then the
+        folder stays.
         """
         folder = Path(folder)
         listing = encode_json([asdict(file) for file in self._examine(folder)], name=str(folder))
         sha = hashlib.sha256(listing).hexdigest()
-        place = self._folder(sha)
-        write_file(place.with_suffix(".json"), listing)
-        try:
-            os.rename(folder, place)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise StorageFailed(f"{folder}: cannot be moved to {place}: {error.strerror}") from error
-            shutil.rmtree(folder)  # the same content is there already
-        _flush_folder(place.parent)
+        self._place.put(sha, listing, folder)
         return sha
 
     def exists(self, sha: str) -> bool:
         """Whether there is an artifact of this sha256; False for what is no sha256."""
-        return _SHA256.fullmatch(sha) is not None and self._folder(sha).is_dir()
+        return _SHA256.fullmatch(sha) is not None and self._place.has(sha)
 
     def files(self, sha: str) -> list[ArtifactFile]:
         """The files of an artifact by name; NotFound if there is none of this sha256."""
-        if not self.exists(sha):
+        try:
+            listing = self._place.read_listing(sha) if _SHA256.fullmatch(sha) else None
+        except FileNotFoundError:
+            listing = None
+        if listing is None:
             raise NotFound(f"there is no artifact {sha[:80]!r}")
-        listing: list[dict[str, Any]] = read_json(self._folder(sha).with_suffix(".json"))
-        return [ArtifactFile(**file) for file in listing]
+        return [ArtifactFile(**file) for file in parse_json(listing, name=f"the list of artifact {sha}")]
 
     def find(self, sha: str, name: str) -> ArtifactFile:
         """One file of an artifact; NotFound if there is none of this name."""
@@ -79,16 +97,33 @@ class ArtifactStore:
             raise NotFound(f"artifact {sha[:12]}… has no file {name[:80]!r}; it has {', '.join(files)}")
         return files[name]
 
-    def path(self, sha: str, name: str) -> Path:
-        """Where a file of an artifact lies; NotFound as `find`. Nobody may change it."""
-        return self._folder(sha) / self.find(sha, name).name
-
     def open(self, sha: str, name: str) -> BinaryIO:
-        """A file of an artifact, open for reading; NotFound as `find`."""
-        return self.path(sha, name).open("rb")
+        """A file of an artifact, open for reading and seeking; NotFound as `find`."""
+        try:
+            return self._place.open(sha, self.find(sha, name).name)
+        except FileNotFoundError as error:
+            raise NotFound(f"artifact {sha[:12]}… has just been removed") from error
 
-    def _folder(self, sha: str) -> Path:
-        return self.root / sha[:2] / sha
+    def read(self, sha: str, file: ArtifactFile, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The bytes of a file of `files` or `find` from `start` up to `end`, in blocks; NotFound if it is gone.
+
+        The first block is read at once, so that what is gone is told here and not in the middle of an answer.
+        """
+        blocks = self._place.read(sha, file.name, start, file.size if end is None else end)
+        try:
+            return itertools.chain((next(blocks, b""),), blocks)
+        except FileNotFoundError as error:
+            raise NotFound(f"artifact {sha[:12]}… has just been removed") from error
+
+    def delete(self, sha: str) -> None:
+        """Remove an artifact; NotFound if there is none. Who reads it at this moment may be cut off."""
+        if not self.exists(sha):
+            raise NotFound(f"there is no artifact {sha[:80]!r}")
+        self._place.delete(sha)
+
+    def list_all(self) -> list[str]:
+        """The sha256 of every artifact, sorted."""
+        return sorted(self._place.list_all())
 
     def _examine(self, folder: Path) -> list[ArtifactFile]:
         files = []
@@ -104,10 +139,8 @@ class ArtifactStore:
         return [ArtifactFile(path.name, sha256_file(path), path.stat().st_size) for path in files]
 
 
-def _flush_folder(folder: Path) -> None:
-    """See to it that a rename inside the folder survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def open_store(location: str | Path, *, max_bytes: int = 2**30) -> ArtifactStore:
+    """The store at a local folder, made when something is added. BadOption for a URL that cannot be used."""
+    if "://" in str(location):
+        raise BadOption(f"artifacts cannot be kept at {str(location)!r}; expected a folder")
+    return ArtifactStore(LocalPlace(location), max_bytes=max_bytes)

@@ -1,8 +1,7 @@
 """A file of an artifact as an answer: ETag, If-None-Match, If-Range, and one Range of bytes."""
 
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
@@ -10,14 +9,18 @@ from starlette.responses import Response, StreamingResponse
 from service.artifacts import ArtifactFile
 from service.problems import Problem
 
-BLOCK_BYTES = 2**20
+Read = Callable[[int, int], Iterator[bytes]]
+"""(start, end): the bytes of the file in between, in blocks, the first of which is read at once."""
+
+MAX_WHOLE_BYTES = 2**20
+"""Of an answer that is sent in one piece."""
 MAX_RANGE_DIGITS = 18
 FOREVER = "public, max-age=31536000, immutable"
 """Cache-Control of what is addressed by its content."""
 
 
 def reply_with_file(
-    request: Request, path: Path, file: ArtifactFile, *, cache: str, headers: Mapping[str, str] | None = None
+    request: Request, read: Read, file: ArtifactFile, *, cache: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     """The file, a range of it, or 304 if the client has it; Problem for a range outside the file.
 
@@ -42,10 +45,10 @@ def reply_with_file(
     headers |= {"Content-Length": str(end - start)}
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
-    if end - start <= BLOCK_BYTES:
-        content = b"".join(_read(path, start, end))
-        return Response(content, status_code=status, headers=headers, media_type=media_type)
-    return StreamingResponse(_read(path, start, end), status_code=status, headers=headers, media_type=media_type)
+    blocks = read(start, end)
+    if end - start <= MAX_WHOLE_BYTES:
+        return Response(b"".join(blocks), status_code=status, headers=headers, media_type=media_type)
+    return StreamingResponse(blocks, status_code=status, headers=headers, media_type=media_type)
 
 
 def _has(header: str, etag: str) -> bool:
@@ -66,11 +69,3 @@ def _parse_range(header: str, size: int) -> tuple[int, int] | None:
         detail = f"the file has {size} bytes, the range begins at {start}"
         raise Problem("range-not-satisfiable", detail, headers={"Content-Range": f"bytes */{size}"})
     return start, min(end, size)
-
-
-def _read(path: Path, start: int, end: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(start)
-        while start < end and (block := file.read(min(BLOCK_BYTES, end - start))):
-            start += len(block)
-            yield block

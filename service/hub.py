@@ -10,6 +10,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -74,9 +75,9 @@ def hub_routes(intake: Intake) -> APIRouter:
         file = next((f for f in repository.files if f.name == path), None)
         if file is None:
             raise _no_entry(repository, path)
-        place = intake.artifacts.path(repository.artifact, file.name)
+        read = partial(intake.artifacts.read, repository.artifact, file)
         cache = "no-cache" if revision == "main" else FOREVER
-        return reply_with_file(request, place, file, cache=cache, headers=repository.headers)
+        return await run_in_threadpool(reply_with_file, request, read, file, cache=cache, headers=repository.headers)
 
     @routes.get("/api/models/{org}/{name}")
     async def describe(org: str, name: str, request: Request) -> dict[str, Any]:

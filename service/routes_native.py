@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Request
@@ -113,7 +114,7 @@ def native_routes(intake: Intake) -> APIRouter:
     def read_file(artifact: str, name: str, request: Request) -> Response:
         """One file of an artifact, with Range, ETag and If-None-Match."""
         file = intake.artifacts.find(artifact, name)
-        return reply_with_file(request, intake.artifacts.path(artifact, name), file, cache=FOREVER)
+        return reply_with_file(request, partial(intake.artifacts.read, artifact, file), file, cache=FOREVER)
 
     @routes.get("/generators")
     def list_generators() -> GeneratorsBody:

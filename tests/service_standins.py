@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.artifacts import ArtifactStore
+from service.artifacts import open_store
 from service.catalogue import Catalogue
 from service.jobs import JobStore
 from service.runner import Progress
@@ -24,7 +24,7 @@ class StandInRun:
     """Makes an artifact that depends on the seed alone; can be held, and told to fail."""
 
     def __init__(self, data_dir: Path) -> None:
-        self.artifacts = ArtifactStore(data_dir / "artifacts")
+        self.artifacts = open_store(data_dir / "artifacts")
         self.scratch = data_dir / "scratch"
         self.runs: list[dict[str, Any]] = []
         self.error: Exception | None = None

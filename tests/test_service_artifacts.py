@@ -1,18 +1,19 @@
+import contextlib
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from service.artifacts import ArtifactFile, ArtifactStore
-from weightgen.errors import BadData, NotFound, UnsupportedTask
+from service.artifacts import ArtifactFile, ArtifactStore, open_store
+from weightgen.errors import BadData, BadOption, NotFound, UnsupportedTask
 
 CONTENT = {"model.safetensors": b"\0" * 100, "config.json": b"{}"}
 
 
 @pytest.fixture
 def store(tmp_path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "artifacts", max_bytes=1000)
+    return open_store(tmp_path / "artifacts", max_bytes=1000)
 
 
 def fill(folder: Path, content: dict[str, bytes]) -> Path:
@@ -36,14 +37,14 @@ def test_what_is_added_is_read_back_and_the_folder_is_gone(store, tmp_path):
 
 def test_an_artifact_is_named_by_the_sha256_of_its_list(store, tmp_path):
     sha = store.add(fill(tmp_path / "made", CONTENT))
-    assert hashlib.sha256(next(store.root.rglob("*.json")).read_bytes()).hexdigest() == sha
+    assert hashlib.sha256(next((tmp_path / "artifacts").rglob("*.json")).read_bytes()).hexdigest() == sha
 
 
 def test_the_same_content_is_one_artifact_in_whatever_order_it_was_written(store, tmp_path):
     first = store.add(fill(tmp_path / "first", CONTENT))
     second = store.add(fill(tmp_path / "second", dict(reversed(CONTENT.items()))))
     assert first == second and not (tmp_path / "second").exists()
-    assert len(list(store.root.glob("*/*/"))) == 1
+    assert store.list_all() == [first]
 
 
 @pytest.mark.parametrize("change", [{"config.json": b"[]"}, {"more.json": b"{}"}, {"Config.json": b"{}"}])
@@ -64,7 +65,7 @@ def test_odd_names_are_refused_and_the_folder_stays(store, tmp_path, name):
     folder = fill(tmp_path / "made", {name: b""})
     with pytest.raises(BadData, match="plain names"):
         store.add(folder)
-    assert folder.exists() and not store.root.exists()
+    assert folder.exists() and not (tmp_path / "artifacts").exists()
 
 
 def test_folders_links_and_nothing_at_all_are_refused(store, tmp_path):
@@ -97,3 +98,56 @@ def test_only_names_of_the_list_are_opened(store, tmp_path, name):
     sha = store.add(fill(tmp_path / "made", CONTENT))
     with pytest.raises(NotFound, match=r"it has config.json, model.safetensors"):
         store.open(sha, name)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, None), (0, 0), (0, 1), (5, 90), (99, 100), (100, 100)])
+def test_a_range_of_a_file_is_those_bytes(store, tmp_path, start, end):
+    data = bytes(range(100))
+    sha = store.add(fill(tmp_path / "made", {"a": data}))
+    assert b"".join(store.read(sha, store.find(sha, "a"), start, end)) == data[start:end]
+
+
+def test_a_file_comes_in_blocks_of_which_the_first_is_read_at_once(tmp_path):
+    store = open_store(tmp_path / "artifacts", max_bytes=2**23)
+    sha = store.add(fill(tmp_path / "made", {"a": b"abcd" * 2**19 + b"end"}))
+    file = store.find(sha, "a")
+    blocks = list(store.read(sha, file))
+    assert b"".join(blocks) == b"abcd" * 2**19 + b"end" and len(blocks) == 3
+    store.delete(sha)
+    with pytest.raises(NotFound, match="just been removed"):
+        store.read(sha, file)
+
+
+def test_what_is_deleted_is_gone_and_can_be_added_again(store, tmp_path):
+    kept = store.add(fill(tmp_path / "kept", {"a": b""}))
+    sha = store.add(fill(tmp_path / "made", CONTENT))
+    assert store.list_all() == sorted([kept, sha])
+    store.delete(sha)
+    assert store.list_all() == [kept] and not store.exists(sha)
+    for use in (store.files, store.delete):
+        with pytest.raises(NotFound, match="no artifact"):
+            use(sha)
+    assert store.add(fill(tmp_path / "made", CONTENT)) == sha and store.exists(sha)
+
+
+def test_some_add_and_some_delete_one_artifact_and_it_is_whole_or_gone(store, tmp_path):
+    def add(number: int) -> None:
+        store.add(fill(tmp_path / f"made-{number}", CONTENT))
+
+    def delete(number: int) -> None:
+        with contextlib.suppress(NotFound):
+            store.delete(sha)
+
+    sha = store.add(fill(tmp_path / "made", CONTENT))
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(delete if number % 2 else add, number) for number in range(60)]:
+            done.result()
+    store.add(fill(tmp_path / "made", CONTENT))
+    assert {file.name for file in store.files(sha)} == set(CONTENT)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["artifacts"]
+
+
+@pytest.mark.parametrize("location", ["ftp://host/x", "s4://bucket", "://"])
+def test_a_url_of_another_kind_is_refused(location):
+    with pytest.raises(BadOption, match="expected a folder"):
+        open_store(location)

@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Iterator
 
 import pytest
 from fastapi import FastAPI, Request
@@ -6,11 +7,11 @@ from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from service.artifacts import ArtifactFile
-from service.file_reply import BLOCK_BYTES, FOREVER, reply_with_file
+from service.file_reply import FOREVER, MAX_WHOLE_BYTES, reply_with_file
 from service.problems import tell_problems
 
 SMALL = bytes(range(100))
-LARGE = bytes(range(256)) * (BLOCK_BYTES // 256) * 2 + b"end"
+LARGE = bytes(range(256)) * (MAX_WHOLE_BYTES // 256) * 2 + b"end"
 FILES = {"small.safetensors": SMALL, "large.safetensors": LARGE, "config.json": b"{}"}
 
 
@@ -19,17 +20,19 @@ def etag(data: bytes) -> str:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory) -> TestClient:
-    folder = tmp_path_factory.mktemp("files")
-    for name, data in FILES.items():
-        (folder / name).write_bytes(data)
+def client() -> TestClient:
     app = FastAPI()
     tell_problems(app)
 
     @app.api_route("/{name}", methods=["GET", "HEAD"])
     def read(name: str, request: Request) -> Response:
         file = ArtifactFile(name, hashlib.sha256(FILES[name]).hexdigest(), len(FILES[name]))
-        return reply_with_file(request, folder / name, file, cache=FOREVER, headers={"X-Repo-Commit": "c"})
+
+        def read_bytes(start: int, end: int) -> Iterator[bytes]:
+            for first in range(start, end, 1000):
+                yield FILES[name][first : min(first + 1000, end)]
+
+        return reply_with_file(request, read_bytes, file, cache=FOREVER, headers={"X-Repo-Commit": "c"})
 
     return TestClient(app)
 

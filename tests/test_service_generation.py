@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.artifacts import ArtifactStore
+from service.artifacts import open_store
 from service.generation import STAGES, Generation, Loaded, check_names
 from service.runner import JobLost
 from weightgen.artifact import read_artifact
@@ -18,7 +18,7 @@ REQUEST = {"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits", 
 
 @pytest.fixture
 def generation(tmp_path) -> Generation:
-    artifacts = ArtifactStore(tmp_path / "artifacts")
+    artifacts = open_store(tmp_path / "artifacts")
     return Generation(artifacts, scratch=tmp_path / "scratch", max_generators=1, max_datasets=1)
 
 
