@@ -1,4 +1,4 @@
-"""Copies the figures of docs/results/*.json into the README and the generators' cards, between markers.
+"""Copies the figures of docs/results/*.json into the README, the generators' cards, between markers, and their JSON.
 
     python -m benchmarks.report            write them   (make report)
     python -m benchmarks.report --check    only compare; exit 1 if one differs
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.diffusion_report import read_study, render_study
+from benchmarks.generator_facts import describe_generator
 from benchmarks.logah_report import read_figures, render_figures
 from benchmarks.markdown import render_table
 from model_zoo.released import FOLDER, RELEASED
 from model_zoo.training_zoo import summarize
 from weightgen.checkpoint import read_manifest
-from weightgen.storage import write_file
+from weightgen.storage import encode_json, write_file
 
 ROOT = Path(__file__).resolve().parents[1]
 ZOO_INDEX = ROOT / "model_zoo" / "zoos" / "training.jsonl"
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="only compare; exit 1 if README.md differs")
     options = parser.parse_args(argv)
-    stale = {path: text for path, text in written().items() if path.read_text() != text}
+    stale = {path: text for path, text in written().items() if not path.is_file() or path.read_text() != text}
     for path, text in stale.items():
         name = path.relative_to(ROOT)
         if options.check:
@@ -74,6 +75,17 @@ def written() -> dict[Path, str]:
         texts[path] = path.read_text()
         for marker, block in blocks.items():
             texts[path] = replace_block(texts[path], block, marker=marker)
+    return texts | _written_facts(results)
+
+
+def _written_facts(results: Sequence[dict[str, Any]]) -> dict[Path, str]:
+    """The JSON that ships beside every released generator."""
+    texts = {}
+    for name, file in RELEASED.items():
+        if (FOLDER / file).is_file():
+            own = [result for result in results if result["generator"]["name"] == name]
+            facts = describe_generator((FOLDER / f"{name}.md").read_text(), read_manifest(FOLDER / file), own)
+            texts[FOLDER / f"{name}.json"] = encode_json(facts, name=name, indent=2).decode() + "\n"
     return texts
 
 

@@ -8,6 +8,12 @@ from service.problems import Problem
 from weightgen.errors import BadOption, UnknownName
 
 
+def _released_facts(name: str) -> dict[str, Any]:
+    from model_zoo.released import released_facts
+
+    return released_facts(name)
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """The registries behind a service."""
@@ -18,6 +24,8 @@ class Catalogue:
     datasets: Callable[[], list[str]]
     check_names: Callable[[dict[str, Any]], None]
     """Raises UnknownName for a request that names what is not registered; BadOption for a size out of its range."""
+    facts: Callable[[str], dict[str, Any]] = _released_facts
+    """Of a generator in `generators`: {about, architectures, scoreboards}, as `benchmarks.generator_facts` says."""
 
     def check(self, request: dict[str, Any]) -> str:
         """The sha256 of the generator that a canonical request names; Problem says what could be asked for instead."""

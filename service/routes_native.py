@@ -21,9 +21,11 @@ from service.schemas import (
     FileBody,
     GenerationRequestBody,
     GeneratorBody,
+    GeneratorFactsBody,
     GeneratorsBody,
     JobBody,
 )
+from weightgen.errors import NotFound
 
 EVENT_SECONDS = 0.2
 """Between two looks at a job whose events are followed."""
@@ -121,6 +123,14 @@ def native_routes(intake: Intake) -> APIRouter:
         """The released generators."""
         found = intake.catalogue.generators()
         return GeneratorsBody(generators=[GeneratorBody(name=name, sha256=sha) for name, sha in sorted(found.items())])
+
+    @routes.get("/generators/{name}", responses=tell("not-found"))
+    def describe_generator(name: str) -> GeneratorFactsBody:
+        """A generator: what it is, the architectures it serves, and its scoreboards."""
+        found = intake.catalogue.generators()
+        if name not in found:
+            raise NotFound(f"no generator is called {name[:80]!r}; there are {', '.join(sorted(found))}")
+        return GeneratorFactsBody(name=name, sha256=found[name], **intake.catalogue.facts(name))
 
     @routes.get("/architectures")
     def list_architectures() -> ArchitecturesBody:

@@ -141,6 +141,24 @@ class GeneratorsBody(_Answered):
     generators: list[GeneratorBody]
 
 
+class ScoreboardBody(_Answered):
+    """How well a generator did for one architecture on data sets that it never saw; accuracies are fractions."""
+
+    architecture: str
+    support_per_class: int
+    accuracy: dict[str, dict[str, float]] = Field(description="By data set, then by what was scored there.")
+    mean: dict[str, float] = Field(description="Over the data sets.")
+    seconds: dict[str, float] = Field(description="Mean time to generate, and to train from scratch.")
+
+
+class GeneratorFactsBody(GeneratorBody):
+    """A released generator, what it serves and how well."""
+
+    about: str
+    architectures: list[str] | None = Field(description="It makes weights for these; null: for any.")
+    scoreboards: list[ScoreboardBody]
+
+
 class ArchitecturesBody(_Answered):
     """What can be asked for as `architecture`."""
 

@@ -8,6 +8,7 @@ from model_zoo.data.sklearn import SKLEARN_SETS
 from model_zoo.released import RELEASED
 from service.catalogue import registered
 from service.problems import Problem
+from service.schemas import GeneratorFactsBody
 from tests.service_standins import ASKED, stand_in_catalogue
 from weightgen.errors import BadOption
 
@@ -47,3 +48,10 @@ def test_importing_the_service_loads_no_torch():
     code = "import sys, service.app, service.__main__; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("generator", RELEASED)
+def test_every_released_generator_ships_its_facts(generator):
+    facts = GeneratorFactsBody(name=generator, sha256="a" * 64, **registered().facts(generator))
+    assert facts.about.endswith(".") and facts.scoreboards
+    assert facts.architectures is None or set(ARCHITECTURES) & set(facts.architectures)

@@ -197,3 +197,21 @@ def test_what_can_be_asked_for_is_listed(service):
     assert client.get("/v1/generators").json() == {"generators": [{"name": "mip", "sha256": "a" * 64}]}
     assert client.get("/v1/architectures").json() == {"architectures": ["cnn", "cnn-tiny"]}
     assert client.get("/v1/datasets").json() == {"datasets": ["digits", "mnist"]}
+
+
+def test_a_generator_tells_what_it_serves_and_its_scoreboards(service):
+    client, _ = service
+    facts = client.get("/v1/generators/mip").json()
+    assert (facts["name"], facts["sha256"]) == ("mip", "a" * 64) and "cnn-tiny" in facts["architectures"]
+    boards = {board["architecture"]: board for board in facts["scoreboards"]}
+    for board in boards.values():
+        values = [scores["generated"] for scores in board["accuracy"].values()]
+        assert board["mean"]["generated"] == pytest.approx(sum(values) / len(values), abs=1e-3)
+        assert set(board["mean"]) >= {"generated", "scratch", "random_trunk_ridge"}
+    assert set(boards) <= set(facts["architectures"])
+
+
+def test_a_generator_that_is_not_there_is_not_found_and_those_that_are_named(service):
+    client, _ = service
+    answer = client.get("/v1/generators/mop")
+    assert (answer.status_code, answer.json()["detail"]) == (404, "no generator is called 'mop'; there are mip")

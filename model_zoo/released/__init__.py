@@ -1,12 +1,15 @@
 """The released generators and the reference zoos they are compared with, by name.
 
-The files lie beside this one, each with a card; SHA256SUMS holds their hashes in the format of `sha256sum`. After a
-release: `cd model_zoo/released && sha256sum *.safetensors references/*/*.safetensors > SHA256SUMS`.
+The files lie beside this one, each with a card and a JSON of its figures that `make report` writes; SHA256SUMS holds
+their hashes in the format of `sha256sum`. After a release:
+`cd model_zoo/released && sha256sum *.safetensors references/*/*.safetensors > SHA256SUMS`.
 """
 
 from pathlib import Path
+from typing import Any
 
 from weightgen.errors import CorruptFile, NotFound, UnknownName
+from weightgen.storage import read_json
 
 RELEASED: dict[str, str] = {name: f"{name}.safetensors" for name in ("d2nwg", "logah", "mip")}
 """Name of a released generator -> its file beside this one."""
@@ -31,6 +34,11 @@ def released_references(generator: str, arch: str, in_channels: int) -> Path | N
     """The reference zoo of this architecture and number of channels, embedded by this generator, if there is one."""
     path = FOLDER / "references" / generator / f"{arch}-c{in_channels}.safetensors"
     return path if path.is_file() else None
+
+
+def released_facts(name: str) -> dict[str, Any]:
+    """What a released generator is, whom it serves and how well: the JSON of `benchmarks.generator_facts`."""
+    return read_json(released_generator(name).with_suffix(".json"))
 
 
 def generator_file(name_or_path: str) -> Path:
