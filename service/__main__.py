@@ -1,18 +1,22 @@
-"""The server: python -m service. Settings are WEIGHTGEN_* in the environment; logs are JSON lines on stderr."""
+"""The server: python -m service; its keys: python -m service keys.
 
-import ipaddress
+Settings are WEIGHTGEN_* in the environment; logs are JSON lines on stderr.
+"""
+
 import os
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
 import uvicorn
 
-from service.jobs import JobStore
+from service.key_commands import parse_command, run_command
+from service.keys import KeyStore
 from service.request_log import LOGGING
-from service.settings import Settings, read_settings
+from service.settings import Settings, is_loopback, read_settings
 from weightgen.errors import BadOption, WeightgenError
 
 CLOSE_SECONDS = 5
@@ -21,14 +25,18 @@ WORKER_ANSWER_SECONDS = 60
 """A worker that says nothing for so long is replaced; loading generators on a busy machine takes a while."""
 
 
-def main() -> int:
-    """Serve until a signal ends it, and return the exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until a signal ends it, or do what `keys` is asked for, and return the exit code."""
+    asked = parse_command(arguments)
     try:
+        if asked.group == "keys":
+            print(run_command(asked))  # noqa: T201, what the user reads
+            return 0
         settings = read_settings()
-        refuse_open_door(settings)
-        jobs = JobStore(settings.database_url)
-        jobs.migrate()  # once, before the workers open it
-        jobs.close()
+        keys = KeyStore(settings.database_url)
+        keys.migrate()  # once, before the workers open it
+        refuse_open_door(settings, has_key=keys.has_active())
+        keys.close()
     except WeightgenError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201, what the user reads
         return error.exit_code
@@ -51,16 +59,13 @@ def main() -> int:
     return 0
 
 
-def refuse_open_door(settings: Settings) -> None:
-    """Raise BadOption for a host beyond loopback, unless the settings say `insecure`."""
-    try:
-        is_loopback = ipaddress.ip_address(settings.host).is_loopback
-    except ValueError:
-        is_loopback = settings.host == "localhost"
-    if not is_loopback and not settings.insecure:
+def refuse_open_door(settings: Settings, *, has_key: bool) -> None:
+    """Raise BadOption for a host beyond loopback where there is no active key, unless the settings say `insecure`."""
+    if not is_loopback(settings.host) and not has_key and not settings.insecure:
         raise BadOption(
-            f"host is {settings.host!r}, which others can reach, and nobody is asked for a key; expected 127.0.0.1, or "
-            "WEIGHTGEN_INSECURE=1 if the network itself keeps others out"
+            f"host is {settings.host!r}, which others can reach, and there is no key to ask them for; make one with "
+            "`python -m service keys make`, listen on 127.0.0.1, or set WEIGHTGEN_INSECURE=1 if the network itself "
+            "keeps others out"
         )
 
 

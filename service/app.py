@@ -9,17 +9,19 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from service.artifacts import ArtifactStore, open_store
+from service.authentication import Authentication
 from service.catalogue import Catalogue, registered
 from service.hub import hub_routes
 from service.intake import Intake
 from service.jobs import JobStore
+from service.keys import KeyStore
 from service.problems import Problem, tell_problems
 from service.request_limits import RequestLimits
 from service.request_log import Measurements, RequestLog
 from service.routes_native import native_routes, tell
 from service.runner import Run, Runner
 from service.schemas import StatusBody, VersionBody
-from service.settings import Settings, read_settings
+from service.settings import Settings, is_loopback, read_settings
 from weightgen import __version__
 
 
@@ -31,7 +33,7 @@ def create_app(
     `run` and `catalogue` stand in for generation and for what is registered. The database has to be migrated already.
     """
     settings = settings or read_settings()
-    jobs = JobStore(settings.database_url)
+    jobs, keys = JobStore(settings.database_url), KeyStore(settings.database_url)
     artifacts = open_store(settings.data_dir / "artifacts", max_bytes=settings.max_artifact_bytes)
     runner = Runner(
         jobs,
@@ -51,6 +53,7 @@ def create_app(
         finally:
             await run_in_threadpool(runner.stop, settings.drain_seconds)
             jobs.close()
+            keys.close()
 
     app = FastAPI(
         title="weightgen",
@@ -61,6 +64,7 @@ def create_app(
     )
     tell_problems(app)
     app.add_middleware(RequestLimits, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Authentication, keys=keys, may_be_open=is_loopback(settings.host) or settings.insecure)
     app.add_middleware(RequestLog, measurements=measurements)  # the last one added is the first one asked
     app.include_router(native_routes(intake))
     app.include_router(hub_routes(intake))

@@ -22,7 +22,7 @@ from service.artifacts import ArtifactFile
 from service.file_reply import FOREVER, reply_with_file
 from service.intake import Intake
 from service.jobs import Job
-from service.problems import RETRY_SECONDS, Problem
+from service.problems import RETRY_SECONDS, Problem, told_in_headers
 from service.schemas import GenerationRequestBody
 from weightgen.errors import NotFound
 
@@ -109,7 +109,7 @@ async def _find(intake: Intake, request: Request, org: str, name: str, revision:
         raise _absent("RepoNotFound", str(error)) from error
     except Problem as problem:
         if problem.kind != "unknown-name":
-            raise _told_in_headers(problem) from problem
+            raise told_in_headers(problem) from problem
         raise _absent("RepoNotFound", problem.detail) from problem
     repository = Repository(full_name, artifact, files)
     if revision not in ("main", repository.commit):
@@ -143,20 +143,13 @@ def _artifact_of(job: Job) -> str:
 
 def _absent(code: str, detail: str, headers: dict[str, str] | None = None) -> Problem:
     problem = Problem("not-found", detail, headers={**(headers or {}), "X-Error-Code": code})
-    return _told_in_headers(problem)
+    return told_in_headers(problem)
 
 
 def _no_entry(repository: Repository, path: str) -> Problem:
     names = ", ".join(file.name for file in repository.files)
     detail = f"{repository.name!r} has no file {path[:80]!r}; it has {names}"
     return _absent("EntryNotFound", detail, repository.headers)
-
-
-def _told_in_headers(problem: Problem) -> Problem:
-    """The problem with its sentence in a header: Hub clients show that, and a HEAD has nothing else."""
-    sentence = problem.detail.encode("ascii", "replace").decode().replace("\r", " ").replace("\n", " ")
-    headers = {**(problem.headers or {}), "X-Error-Message": sentence}
-    return Problem(problem.kind, problem.detail, errors=problem.errors, headers=headers)
 
 
 def _describe(repository: Repository) -> dict[str, Any]:

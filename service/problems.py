@@ -5,7 +5,7 @@ A `type` is `urn:weightgen:problem:<kind>` and stays; titles and details may cha
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from fastapi import FastAPI, Request
@@ -33,6 +33,8 @@ RETRY_SECONDS = 2
 
 KINDS: dict[str, tuple[int, str]] = {
     "malformed-request": (400, "The request cannot be read"),
+    "unauthorized": (401, "A key is asked for"),
+    "forbidden": (403, "The key may not do this"),
     "not-found": (404, "There is no such thing"),
     "method-not-allowed": (405, "This method does nothing here"),
     "conflict": (409, "The request does not fit what is known"),
@@ -124,6 +126,18 @@ def reply(problem: Problem) -> Response:
     """The answer that tells a problem; ASCII, for a name may hold what UTF-8 cannot."""
     content = json.dumps(problem.body(), allow_nan=False)
     return Response(content, status_code=problem.status_code, headers=problem.headers, media_type=MEDIA_TYPE)
+
+
+def refuse(problem: Problem, scope: Mapping[str, Any]) -> Response:
+    """The answer to a request (its ASGI scope) that is refused before any route sees it."""
+    return reply(told_in_headers(problem) if scope["path"].startswith("/hf/") else problem)
+
+
+def told_in_headers(problem: Problem) -> Problem:
+    """The problem with its sentence in a header: Hub clients show that, and a HEAD has nothing else."""
+    sentence = problem.detail.encode("ascii", "replace").decode().replace("\r", " ").replace("\n", " ")
+    headers = {**(problem.headers or {}), "X-Error-Message": sentence}
+    return Problem(problem.kind, problem.detail, errors=problem.errors, headers=headers)
 
 
 def tell_problems(app: FastAPI) -> None:

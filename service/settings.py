@@ -1,5 +1,6 @@
 """What can be set about the service: environment variables `WEIGHTGEN_<NAME>`, read when a Settings is made."""
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,14 @@ def read_settings(**given: Any) -> "Settings":
         raise BadOption("; ".join(faults)) from error
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach who listens on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class Settings(BaseSettings):
     """The service's settings; a limit is refused when it is passed, never clamped, and its name ends in its unit."""
 
@@ -46,7 +55,9 @@ class Settings(BaseSettings):
     database_url: str = Field(
         default="", description="SQLAlchemy URL of the job database; empty: the file jobs.sqlite in the data folder."
     )
-    insecure: bool = Field(default=False, description="Listen beyond loopback although nobody is asked who they are.")
+    insecure: bool = Field(
+        default=False, description="Listen beyond loopback although there are no keys, and answer everybody."
+    )
 
     max_queued_jobs: int = Field(default=256, ge=1, description="Jobs that may wait; the next one is refused.")
     inline_seconds: float = Field(

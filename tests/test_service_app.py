@@ -64,14 +64,15 @@ def test_a_job_that_was_accepted_before_is_run_after_a_restart(tmp_path):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_is_listened_on(host, tmp_path):
-    refuse_open_door(read_settings(host=host, data_dir=tmp_path))
+    refuse_open_door(read_settings(host=host, data_dir=tmp_path), has_key=False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org", "127.0.0.1.example.org"])
-def test_beyond_loopback_only_who_says_insecure_listens(host, tmp_path):
-    with pytest.raises(BadOption, match="WEIGHTGEN_INSECURE=1"):
-        refuse_open_door(read_settings(host=host, data_dir=tmp_path))
-    refuse_open_door(read_settings(host=host, data_dir=tmp_path, insecure=True))
+def test_beyond_loopback_only_who_has_a_key_or_says_insecure_listens(host, tmp_path):
+    with pytest.raises(BadOption, match="make one with `python -m service keys make`"):
+        refuse_open_door(read_settings(host=host, data_dir=tmp_path), has_key=False)
+    refuse_open_door(read_settings(host=host, data_dir=tmp_path, insecure=True), has_key=False)
+    refuse_open_door(read_settings(host=host, data_dir=tmp_path), has_key=True)
 
 
 def test_real_weights_are_made_and_their_artifact_reads_back(tmp_path):

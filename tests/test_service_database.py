@@ -10,6 +10,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy.exc import OperationalError
 
+import service.keys  # noqa: F401, whose table is of the same database
 from service.database import MIGRATIONS, open_database, upgrade
 from service.jobs import METADATA, JobStore
 from weightgen.errors import BadOption, StorageFailed, UnsupportedTask
