@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import APIRouter, FastAPI
 from sqlalchemy.exc import SQLAlchemyError
@@ -11,13 +12,15 @@ from starlette.responses import Response
 from service.artifacts import ArtifactStore, open_store
 from service.authentication import Authentication
 from service.catalogue import Catalogue, registered
+from service.drain import Drain
 from service.hub import hub_routes
 from service.intake import Intake
 from service.jobs import JobStore
 from service.keys import KeyStore
+from service.measurements import Measurements
 from service.problems import Problem, tell_problems
 from service.request_limits import RequestLimits
-from service.request_log import Measurements, RequestLog
+from service.request_log import RequestLog
 from service.routes_native import native_routes, tell
 from service.runner import Run, Runner
 from service.schemas import StatusBody, VersionBody
@@ -35,23 +38,26 @@ def create_app(
     settings = settings or read_settings()
     jobs, keys = JobStore(settings.database_url), KeyStore(settings.database_url)
     artifacts = open_store(settings.data_dir / "artifacts", max_bytes=settings.max_artifact_bytes)
+    measurements = Measurements()
     runner = Runner(
         jobs,
         run or _generation(settings, artifacts),
         threads=settings.runner_threads,
         lease_seconds=settings.lease_seconds,
         keep_seconds=settings.keep_jobs_seconds,
+        measurements=measurements,
     )
-    intake = Intake(settings, jobs, artifacts, catalogue or registered(), runner.wake)
-    measurements = Measurements()
+    drain = Drain(partial(runner.stop, settings.drain_seconds), linger_seconds=settings.linger_seconds)
+    intake = Intake(settings, jobs, artifacts, catalogue or registered(), runner.wake, drain)
 
     @asynccontextmanager
     async def work(app: FastAPI) -> AsyncIterator[None]:
         runner.start()
+        drain.watch()
         try:
             yield
         finally:
-            await run_in_threadpool(runner.stop, settings.drain_seconds)
+            await run_in_threadpool(drain.finish)
             jobs.close()
             keys.close()
 
@@ -68,7 +74,7 @@ def create_app(
     app.add_middleware(RequestLog, measurements=measurements)  # the last one added is the first one asked
     app.include_router(native_routes(intake))
     app.include_router(hub_routes(intake))
-    app.include_router(_health_routes(jobs, measurements))
+    app.include_router(_health_routes(jobs, drain, measurements))
     return app
 
 
@@ -83,7 +89,7 @@ def _generation(settings: Settings, artifacts: ArtifactStore) -> Run:
     )
 
 
-def _health_routes(jobs: JobStore, measurements: Measurements) -> APIRouter:
+def _health_routes(jobs: JobStore, drain: Drain, measurements: Measurements) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/healthz")
@@ -93,7 +99,9 @@ def _health_routes(jobs: JobStore, measurements: Measurements) -> APIRouter:
 
     @routes.get("/readyz", responses=tell("not-ready"))
     def is_ready() -> StatusBody:
-        """Whether the server can take requests: its database answers."""
+        """Whether the server can take requests: its database answers, and it is not stopping."""
+        if drain.is_draining:
+            raise Problem("not-ready", "this server is stopping")
         try:
             jobs.count()
         except SQLAlchemyError as error:

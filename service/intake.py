@@ -10,7 +10,10 @@ from starlette.concurrency import run_in_threadpool
 
 from service.artifacts import ArtifactStore
 from service.catalogue import Catalogue
-from service.jobs import FINAL, Job, JobStore
+from service.drain import Drain
+from service.jobs import FINAL, Job, JobStore, QueueFull
+from service.log_context import note
+from service.problems import RETRY_SECONDS, Problem
 from service.schemas import GenerationRequestBody
 from service.settings import Settings
 
@@ -28,6 +31,8 @@ class Intake:
     catalogue: Catalogue
     wake: Callable[[], None]
     """Tells this process's runner that there is work."""
+    drain: Drain
+    """Whether this process is stopping; then it takes no new jobs, and answers requests that have one."""
 
     def accept(self, body: GenerationRequestBody, *, owner: str = "", idempotency_key: str | None = None) -> Job:
         """The job of a request of `owner`; Problem for unknown names, Conflict and QueueFull as JobStore.submit."""
@@ -39,21 +44,30 @@ class Intake:
             digest=digest,
             owner=owner,
             idempotency_key=idempotency_key,
-            max_queued=self.settings.max_queued_jobs,
+            max_queued=0 if self.drain.is_draining else self.settings.max_queued_jobs,
         )
-        job, is_new = submit()
-        if job.result is not None and not self.artifacts.exists(job.result["artifact"]):
-            self.jobs.forget_artifact(job.result["artifact"])  # deleted: the weights are made anew
+        try:
             job, is_new = submit()
+            if job.result is not None and not self.artifacts.exists(job.result["artifact"]):
+                self.jobs.forget_artifact(job.result["artifact"])  # deleted: the weights are made anew
+                job, is_new = submit()
+        except QueueFull:
+            if not self.drain.is_draining:
+                raise
+            retry = {"Retry-After": str(RETRY_SECONDS)}
+            raise Problem("not-ready", "this server is stopping; ask again in a moment", headers=retry) from None
+        note(job=job.id)
         if is_new:
             self.wake()
         return job
 
     async def wait(self, job: Job) -> Job:
-        """The job once it has ended, or as it is after `inline_seconds`."""
+        """The job once it has ended, or as it is after `inline_seconds`, or if this process stops and it waits."""
         end, pause = time.monotonic() + self.settings.inline_seconds, FIRST_LOOK_SECONDS
         while job.state not in FINAL and time.monotonic() < end:
             await asyncio.sleep(pause)
             pause = min(1.5 * pause, LONGEST_LOOK_SECONDS)
             job = await run_in_threadpool(self.jobs.get, job.id)
+            if job.state == "queued" and self.drain.is_draining:
+                break
         return job

@@ -2,18 +2,16 @@
 
 import json
 import logging
-import os
 import re
 import secrets
 import time
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.jobs import JobStore
+from service.log_context import current_fields, logged_with
+from service.measurements import Measurements
 
 LOGGER = logging.getLogger("service.requests")
 _OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"}
@@ -35,39 +33,15 @@ LOGGING: dict[str, Any] = {
 
 
 class JsonLines(logging.Formatter):
-    """Log records as JSON objects: time (seconds since the epoch), level, logger, message, and what `extra` held."""
+    """Log records as JSON objects: time (seconds since the epoch), level, logger, message, request and job, `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {"time": round(record.created, 3), "level": record.levelname.lower(), "logger": record.name,
-                "message": record.getMessage()}  # fmt: skip
+                "message": record.getMessage(), **current_fields()}  # fmt: skip
         line |= {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
-
-
-class Measurements:
-    """Counts and times of requests, and the number of jobs in each state, as Prometheus reads them."""
-
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "weightgen_http_requests", "Answers.", ["method", "route", "status"], registry=self._registry
-        )
-        self.seconds = Histogram(
-            "weightgen_http_seconds", "Time to the first byte of an answer.", ["route"], registry=self._registry
-        )
-
-    def render(self, jobs: JobStore) -> bytes:
-        """The text that Prometheus scrapes; of all processes where PROMETHEUS_MULTIPROC_DIR is set."""
-        registry = self._registry
-        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)
-        # Not a file of this process as the others are: every process sees the same jobs.
-        lines = ["# HELP weightgen_jobs Jobs by state.", "# TYPE weightgen_jobs gauge"]
-        lines += [f'weightgen_jobs{{state="{state}"}} {number}' for state, number in jobs.count().items()]
-        return generate_latest(registry) + "\n".join([*lines, ""]).encode()
 
 
 class RequestLog:
@@ -90,13 +64,13 @@ class RequestLog:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_named)
-        finally:
-            seconds = seconds if seconds is not None else time.perf_counter() - start
-            route = getattr(scope.get("route"), "path", "none")
-            self._measurements.requests.labels(scope["method"], route, str(status)).inc()
-            self._measurements.seconds.labels(route).observe(seconds)
-            said = {"request": request_id, "method": scope["method"], "path": scope["path"], "status": status,
-                    "seconds": round(seconds, 4)}  # fmt: skip
-            LOGGER.info("answered", extra=said)
+        with logged_with(request=request_id) as fields:
+            try:
+                await self._app(scope, receive, send_named)
+            finally:
+                seconds = seconds if seconds is not None else time.perf_counter() - start
+                route = getattr(scope.get("route"), "path", "none")
+                self._measurements.observe_request(method=scope["method"], route=route, status=status, seconds=seconds)
+                said = {**fields, "method": scope["method"], "path": scope["path"], "status": status,
+                        "seconds": round(seconds, 4)}  # fmt: skip
+                LOGGER.info("answered", extra=said)

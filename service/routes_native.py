@@ -156,6 +156,7 @@ _REFUSALS = (
     "unsupported",
     "verification-failed",
     "queue-full",
+    "not-ready",
     "storage-failed",
 )
 
@@ -168,7 +169,7 @@ async def _events(intake: Intake, job_id: str, *, known: int) -> AsyncIterator[b
         if job.version > known:
             known, said = job.version, time.monotonic()
             yield f"id: {known}\nevent: job\ndata: {JobBody.of(job).model_dump_json()}\n\n".encode()
-        if job.state in FINAL:
+        if job.state in FINAL or intake.drain.is_over:  # the client follows on elsewhere, by Last-Event-ID
             return
         if time.monotonic() - said >= HEARTBEAT_SECONDS:
             said = time.monotonic()

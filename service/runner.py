@@ -19,6 +19,8 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.jobs import Job, JobStore
+from service.log_context import logged_with
+from service.measurements import Measurements
 from service.problems import Problem, describe_problem
 from weightgen.errors import WeightgenError
 
@@ -53,20 +55,40 @@ class _Held:
     progress: dict[str, Any] | None = None
     """Told by the job, not yet written down."""
     is_lost: bool = False
+    is_released: bool = False
+    measurements: Measurements | None = None
+    stage: str = ""
+    stage_began: float = 0.0
 
     def tell(self, stage: str, done: int, total: int) -> None:
         if self.is_lost:
             raise JobLost
+        if stage != self.stage:
+            self.end_stage(begins=stage)
         self.progress = {"stage": stage, "done": done, "total": total}
+
+    def end_stage(self, *, begins: str = "") -> None:
+        now = time.monotonic()
+        if self.stage and self.measurements:
+            self.measurements.observe_stage(self.stage, now - self.stage_began)
+        self.stage, self.stage_began = begins, now
 
 
 class Runner:
     """Threads that run the jobs of a store with `run`."""
 
     def __init__(
-        self, store: JobStore, run: Run, *, threads: int, lease_seconds: float, keep_seconds: float = float("inf")
+        self,
+        store: JobStore,
+        run: Run,
+        *,
+        threads: int,
+        lease_seconds: float,
+        keep_seconds: float = float("inf"),
+        measurements: Measurements | None = None,
     ) -> None:
         """`keep_seconds` is how long a job that ended is remembered."""
+        self._measurements = measurements
         self._store, self._run, self._lease_seconds, self._keep_seconds = store, run, lease_seconds, keep_seconds
         self._name = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._held: set[_Held] = set()
@@ -100,7 +122,9 @@ class Runner:
             left = list(self._held)
         for held in left:
             held.is_lost = True
-            if self._store.release(held.job.id, held.runner):
+            held.is_released = self._store.release(held.job.id, held.runner)
+            if held.is_released:
+                self._count("released")
                 _log.info("job handed back", extra={"job": held.job.id})
         self._done.set()
         self._heartbeat.join()
@@ -124,20 +148,30 @@ class Runner:
             reason = f"the server died {MAX_ATTEMPTS} times while it ran this job, which is not begun again"
             self._store.fail(job.id, runner, Problem("internal", reason).body())
             return
-        held = _Held(job, runner)
+        held = _Held(job, runner, measurements=self._measurements)
         with self._lock:  # `stop` hands back what is in hand, so nothing may come into a hand behind its back
             if not self._stopping.is_set():
                 self._held.add(held)
         if held not in self._held:
             self._store.release(job.id, runner)
             return
-        _log.info("job begun", extra={"job": job.id, "attempt": job.attempt})
-        try:
-            ended = self._run_held(held)
-        finally:
-            with self._lock:
-                self._held.remove(held)
-        _log.info("job ended" if ended else "job lost", extra={"job": job.id})
+        with logged_with(job=job.id):
+            if self._measurements and job.attempt == 1:
+                self._measurements.observe_wait(time.time() - job.created)
+            _log.info("job begun", extra={"attempt": job.attempt})
+            try:
+                ended = self._run_held(held)
+            finally:
+                held.end_stage()
+                with self._lock:
+                    self._held.remove(held)
+            if not ended and not held.is_released:
+                self._count("lost")
+            _log.info("job ended" if ended else "job lost")
+
+    def _count(self, outcome: str) -> None:
+        if self._measurements:
+            self._measurements.count_end(outcome)
 
     def _run_held(self, held: _Held) -> bool:
         """Whether the job ended by this runner's word."""
@@ -147,12 +181,21 @@ class Runner:
         except JobLost:
             return False
         except WeightgenError as error:
-            return self._store.fail(job.id, runner, describe_problem(error))
+            return self._fail(held, describe_problem(error))
         except Exception:  # a bug in one job must not end the thread that runs all others
-            _log.exception("job failed by a fault of the server", extra={"job": job.id})
+            _log.exception("job failed by a fault of the server")
             problem = Problem("internal", "the server failed while it ran this job; its log says why")
-            return self._store.fail(job.id, runner, problem.body())
-        return self._store.finish(job.id, runner, result)
+            return self._fail(held, problem.body())
+        is_ended = self._store.finish(job.id, runner, result)
+        if is_ended:
+            self._count("succeeded")
+        return is_ended
+
+    def _fail(self, held: _Held, problem: dict[str, Any]) -> bool:
+        is_ended = self._store.fail(held.job.id, held.runner, problem)
+        if is_ended:
+            self._count("failed")
+        return is_ended
 
     def _beat(self) -> None:
         pruned = float("-inf")

@@ -67,7 +67,15 @@ class Settings(BaseSettings):
         default=30.0, gt=0, description="How long a job stays with a process that gives no sign of life."
     )
     runner_threads: int = Field(default=1, ge=0, le=64, description="Jobs that one process runs at a time; 0: none.")
-    drain_seconds: float = Field(default=20.0, ge=0, description="How long a stopping process lets its jobs finish.")
+    drain_seconds: float = Field(
+        default=20.0, ge=0, le=20, description="How long a stopping process lets its jobs finish, and still answers."
+    )
+    linger_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=20,
+        description="How long a stopping process answers at least, not ready, so that a load balancer turns elsewhere.",
+    )
     keep_jobs_seconds: float = Field(
         default=30 * 86400.0, gt=0, description="How long a finished job is remembered after its last change."
     )

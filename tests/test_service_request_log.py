@@ -55,3 +55,13 @@ def test_metrics_count_answers_by_route_and_jobs_by_state(client):
     assert counted in text and 'route="none",status="404"} 1.0' in text
     assert 'weightgen_http_seconds_count{route="/v1/generations"} 1.0' in text
     assert 'weightgen_jobs{state="succeeded"} 1' in text and 'weightgen_jobs{state="failed"} 0' in text
+
+
+def test_the_log_tells_the_job_of_a_request_and_every_line_of_a_job_its_id(client, caplog):
+    with caplog.at_level(logging.INFO):
+        caplog.handler.setFormatter(JsonLines())  # formats where the line is logged, as a server's handler does
+        job = client.post("/v1/generations", json=ASKED).json()["id"]
+    lines = [json.loads(line) for line in caplog.text.splitlines() if line.startswith("{")]
+    answered = next(line for line in lines if line["message"] == "answered")
+    assert answered["job"] == job and answered["path"] == "/v1/generations"
+    assert [line["job"] for line in lines if line["logger"] == "service.runner"] == [job, job]
