@@ -13,6 +13,7 @@ from service.artifacts import ArtifactStore, open_store
 from service.authentication import Authentication
 from service.catalogue import Catalogue, registered
 from service.drain import Drain
+from service.endings import Endings
 from service.hub import hub_routes
 from service.intake import Intake
 from service.jobs import JobStore
@@ -39,6 +40,7 @@ def create_app(
     jobs, keys = JobStore(settings.database_url), KeyStore(settings.database_url)
     artifacts = open_store(settings.data_dir / "artifacts", max_bytes=settings.max_artifact_bytes)
     measurements = Measurements()
+    endings = Endings()
     runner = Runner(
         jobs,
         run or _generation(settings, artifacts),
@@ -46,9 +48,10 @@ def create_app(
         lease_seconds=settings.lease_seconds,
         keep_seconds=settings.keep_jobs_seconds,
         measurements=measurements,
+        on_end=endings.tell,
     )
     drain = Drain(partial(runner.stop, settings.drain_seconds), linger_seconds=settings.linger_seconds)
-    intake = Intake(settings, jobs, artifacts, catalogue or registered(), runner.wake, drain)
+    intake = Intake(settings, jobs, artifacts, catalogue or registered(), runner.wake, drain, endings)
 
     @asynccontextmanager
     async def work(app: FastAPI) -> AsyncIterator[None]:

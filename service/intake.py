@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 
 from starlette.concurrency import run_in_threadpool
@@ -11,14 +12,15 @@ from starlette.concurrency import run_in_threadpool
 from service.artifacts import ArtifactStore
 from service.catalogue import Catalogue
 from service.drain import Drain
+from service.endings import Endings
 from service.jobs import FINAL, Job, JobStore, QueueFull
 from service.log_context import note
 from service.problems import RETRY_SECONDS, Problem
 from service.schemas import GenerationRequestBody
 from service.settings import Settings
 
-FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.002, 0.1
-"""How long is slept between two looks at a job that is waited for: it grows from the one to the other."""
+FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 0.25
+"""Between two looks at a job that may be run by another process: it grows from the one to the other."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Intake:
     """Tells this process's runner that there is work."""
     drain: Drain
     """Whether this process is stopping; then it takes no new jobs, and answers requests that have one."""
+    endings: Endings = field(default_factory=Endings)
+    """Of the jobs that this process's runner runs."""
 
     def accept(self, body: GenerationRequestBody, *, owner: str = "", idempotency_key: str | None = None) -> Job:
         """The job of a request of `owner`; Problem for unknown names, Conflict and QueueFull as JobStore.submit."""
@@ -64,10 +68,13 @@ class Intake:
     async def wait(self, job: Job) -> Job:
         """The job once it has ended, or as it is after `inline_seconds`, or if this process stops and it waits."""
         end, pause = time.monotonic() + self.settings.inline_seconds, FIRST_LOOK_SECONDS
-        while job.state not in FINAL and time.monotonic() < end:
-            await asyncio.sleep(pause)
-            pause = min(1.5 * pause, LONGEST_LOOK_SECONDS)
-            job = await run_in_threadpool(self.jobs.get, job.id)
-            if job.state == "queued" and self.drain.is_draining:
-                break
+        with self.endings.expected(job.id) as ended:
+            while job.state not in FINAL and (left := end - time.monotonic()) > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), min(pause, left))
+                ended.clear()
+                pause = min(1.5 * pause, LONGEST_LOOK_SECONDS)
+                job = await run_in_threadpool(self.jobs.get, job.id)
+                if job.state == "queued" and self.drain.is_draining:
+                    break
         return job

@@ -11,6 +11,7 @@ has one job at a time that is queued, running or succeeded: a unique index sees 
 SQLite in WAL mode by default, PostgreSQL by URL. Times are seconds since the epoch.
 """
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -60,6 +61,10 @@ KEYS = sa.Table(  # forgotten with their jobs, by `_forget`
     sa.Column("job", sa.String(32), nullable=False),
     sa.Index("idempotency_keys_job", "job"),
 )
+
+
+_LOOKED_THROUGH = 256
+"""Queued jobs among which others of a kind are looked for."""
 
 
 class Conflict(WeightgenError):
@@ -184,6 +189,35 @@ class JobStore:
                        "lease_until": self._clock() + lease_seconds, "progress": {}}  # fmt: skip
             row = connection.execute(self._change(JOBS.c.number == number, changes).returning(JOBS)).one()
             return _job(row)
+
+    def claim_more(
+        self,
+        runner: str,
+        *,
+        lease_seconds: float,
+        limit: int,
+        sharers: int = 1,
+        is_wanted: Callable[[dict[str, Any]], bool],
+    ) -> list[Job]:
+        """The oldest queued jobs whose request is wanted, now leased to `runner`; [] if there are none.
+
+        At most `limit`, and no more than this runner's part where `sharers` could take them. Only jobs that were never
+        begun: one that took its process with it is run alone.
+        """
+        fresh = sa.and_(JOBS.c.state == "queued", JOBS.c.attempt == 0)
+        seen = sa.select(JOBS.c.number, JOBS.c.request).where(fresh).order_by(JOBS.c.number).limit(_LOOKED_THROUGH)
+        with self._engine.connect() as connection:
+            wanted = [row.number for row in connection.execute(seen) if is_wanted(row.request)]
+        chosen = wanted[: min(limit, math.ceil(len(wanted) / sharers))]
+        if not chosen:
+            return []
+        free = sa.select(JOBS.c.number).where(fresh, JOBS.c.number.in_(chosen)).with_for_update(skip_locked=True)
+        with self._writing() as connection:
+            numbers = connection.execute(free).scalars().all()
+            changes = {"state": "running", "runner": runner, "attempt": 1, "progress": {},
+                       "lease_until": self._clock() + lease_seconds}  # fmt: skip
+            rows = connection.execute(self._change(JOBS.c.number.in_(numbers), changes).returning(JOBS)).all()
+            return sorted((_job(row) for row in rows), key=lambda job: job.created)
 
     def renew(
         self, job_id: str, runner: str, *, lease_seconds: float, progress: Mapping[str, Any] | None = None

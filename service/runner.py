@@ -12,7 +12,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,34 @@ Progress = Callable[[str, int, int], None]
 
 Run = Callable[[dict[str, Any], Progress], dict[str, Any]]
 """Request -> result; a WeightgenError that it raises becomes the job's problem."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of several jobs that are run together."""
+
+    request: dict[str, Any]
+    progress: Progress
+
+
+Outcome = dict[str, Any] | Exception
+"""A result, or what stood in its way."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How jobs that wait together are run together."""
+
+    group_of: Callable[[dict[str, Any]], Hashable]
+    """Requests of equal groups may be run together; one of None alone."""
+    run_many: Callable[[Sequence[Task]], Iterator[Outcome]]
+    """The outcome of every task in order, each as soon as it is there. Where it raises, those that have none yet are
+    run one by one, so that nothing that is wrong with one job touches another."""
+    max_jobs: int
+    """How many are run together at most."""
+    sharers: int = 1
+    """Among how many runners the waiting jobs are divided."""
+
 
 MAX_ATTEMPTS = 3
 IDLE_SECONDS = 0.25
@@ -85,11 +113,14 @@ class Runner:
         threads: int,
         lease_seconds: float,
         keep_seconds: float = float("inf"),
+        batching: Batching | None = None,
+        on_end: Callable[[str], None] = lambda job_id: None,
         measurements: Measurements | None = None,
     ) -> None:
-        """`keep_seconds` is how long a job that ended is remembered."""
+        """`keep_seconds` is how long a job that ended is remembered; `on_end` is told the id of each that ends here."""
         self._measurements = measurements
         self._store, self._run, self._lease_seconds, self._keep_seconds = store, run, lease_seconds, keep_seconds
+        self._batching, self._on_end = batching, on_end
         self._name = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._held: set[_Held] = set()
         self._lock = threading.Lock()
@@ -133,60 +164,109 @@ class Runner:
         while not self._stopping.is_set():
             self._work.clear()
             try:
-                job = self._store.claim(runner, lease_seconds=self._lease_seconds)
-                if job is not None:
-                    self._finish(job, runner)
+                jobs = self._claim(runner)
+                if jobs:
+                    self._finish(jobs, runner)
                     continue
             except SQLAlchemyError:  # locked or away for a while: what was in hand is claimed again when its lease ends
                 _log.exception("the job database does not answer")
                 self._stopping.wait(_RETRY_SECONDS)
             self._work.wait(IDLE_SECONDS)
 
-    def _finish(self, job: Job, runner: str) -> None:
-        """Run a job and write down how it ended."""
-        if job.attempt > MAX_ATTEMPTS:
+    def _claim(self, runner: str) -> list[Job]:
+        """The oldest job to run, with others of its group that wait; [] if there is none."""
+        job = self._store.claim(runner, lease_seconds=self._lease_seconds)
+        if job is None:
+            return []
+        batching = self._batching
+        if batching is None or batching.max_jobs < 2 or job.attempt > 1:
+            return [job]
+        group = batching.group_of(job.request)
+        if group is None:
+            return [job]
+        others = self._store.claim_more(
+            runner,
+            lease_seconds=self._lease_seconds,
+            limit=batching.max_jobs - 1,
+            sharers=batching.sharers,
+            is_wanted=lambda request: batching.group_of(request) == group,
+        )
+        return [job, *others]
+
+    def _finish(self, jobs: list[Job], runner: str) -> None:
+        """Run jobs and write down how they ended."""
+        if jobs[0].attempt > MAX_ATTEMPTS:  # such a job was claimed alone
             reason = f"the server died {MAX_ATTEMPTS} times while it ran this job, which is not begun again"
-            self._store.fail(job.id, runner, Problem("internal", reason).body())
+            self._store.fail(jobs[0].id, runner, Problem("internal", reason).body())
+            self._on_end(jobs[0].id)
             return
-        held = _Held(job, runner, measurements=self._measurements)
+        in_hand = [_Held(job, runner, measurements=self._measurements) for job in jobs]
         with self._lock:  # `stop` hands back what is in hand, so nothing may come into a hand behind its back
             if not self._stopping.is_set():
-                self._held.add(held)
-        if held not in self._held:
-            self._store.release(job.id, runner)
+                self._held.update(in_hand)
+        if not self._held.issuperset(in_hand):
+            for job in jobs:
+                self._store.release(job.id, runner)
             return
-        with logged_with(job=job.id):
+        for job in jobs:
             if self._measurements and job.attempt == 1:
                 self._measurements.observe_wait(time.time() - job.created)
-            _log.info("job begun", extra={"attempt": job.attempt})
-            try:
-                ended = self._run_held(held)
-            finally:
-                held.end_stage()
-                with self._lock:
-                    self._held.remove(held)
-            if not ended and not held.is_released:
-                self._count("lost")
-            _log.info("job ended" if ended else "job lost")
+            _log.info("job begun", extra={"job": job.id, "attempt": job.attempt, "together": len(jobs)})
+        try:
+            for held, outcome in zip(in_hand, self._outcomes(in_hand), strict=True):
+                with logged_with(job=held.job.id):
+                    self._end(held, outcome)
+        finally:
+            with self._lock:
+                self._held.difference_update(in_hand)
+
+    def _end(self, held: _Held, outcome: Outcome) -> None:
+        held.end_stage()
+        ended = self._write_down(held, outcome)
+        with self._lock:
+            self._held.remove(held)
+        if ended:
+            self._on_end(held.job.id)
+        elif not held.is_released:
+            self._count("lost")
+        _log.info("job ended" if ended else "job lost")
 
     def _count(self, outcome: str) -> None:
         if self._measurements:
             self._measurements.count_end(outcome)
 
-    def _run_held(self, held: _Held) -> bool:
+    def _outcomes(self, in_hand: list[_Held]) -> Iterator[Outcome]:
+        left = list(in_hand)
+        if len(in_hand) > 1:
+            assert self._batching is not None
+            try:
+                for outcome in self._batching.run_many([Task(held.job.request, held.tell) for held in in_hand]):
+                    left.pop(0)
+                    yield outcome
+            except Exception:  # one of them has a fault: which one shows when each is run alone
+                _log.exception("jobs that were run together failed", extra={"jobs": [held.job.id for held in left]})
+        for held in left:
+            yield self._run_alone(held)
+
+    def _run_alone(self, held: _Held) -> Outcome:
+        try:
+            with logged_with(job=held.job.id):
+                return self._run(held.job.request, held.tell)
+        except Exception as error:  # a bug in one job must not end the thread that runs all others
+            return error
+
+    def _write_down(self, held: _Held, outcome: Outcome) -> bool:
         """Whether the job ended by this runner's word."""
         job, runner = held.job, held.runner
-        try:
-            result = self._run(job.request, held.tell)
-        except JobLost:
+        if isinstance(outcome, JobLost):
             return False
-        except WeightgenError as error:
-            return self._fail(held, describe_problem(error))
-        except Exception:  # a bug in one job must not end the thread that runs all others
-            _log.exception("job failed by a fault of the server")
+        if isinstance(outcome, WeightgenError):
+            return self._fail(held, describe_problem(outcome))
+        if isinstance(outcome, Exception):
+            _log.error("job failed by a fault of the server", exc_info=outcome)
             problem = Problem("internal", "the server failed while it ran this job; its log says why")
             return self._fail(held, problem.body())
-        is_ended = self._store.finish(job.id, runner, result)
+        is_ended = self._store.finish(job.id, runner, outcome)
         if is_ended:
             self._count("succeeded")
         return is_ended

@@ -316,3 +316,25 @@ def test_another_process_sees_what_is_committed(store, url):
     other = JobStore(url)
     assert other.get(job.id) == job
     other.close()
+
+
+def test_others_of_a_kind_are_claimed_in_order_up_to_the_limit_and_the_runners_part(store):
+    jobs = [store.submit({"kind": kind}, digest=f"{i}", max_queued=100)[0] for i, kind in enumerate("abaaba")]
+
+    def claim(**limits: int) -> list[str]:
+        found = store.claim_more("r", lease_seconds=30, is_wanted=lambda request: request["kind"] == "a", **limits)
+        assert all((job.state, job.attempt) == ("running", 1) for job in found)
+        return [job.id for job in found]
+
+    assert claim(limit=1) == [jobs[0].id]
+    assert claim(limit=9, sharers=2) == [jobs[2].id, jobs[3].id]
+    assert claim(limit=9) == [jobs[5].id]
+    assert claim(limit=9) == []
+    assert [store.get(job.id).state for job in jobs] == ["running", "queued", "running", "running", "queued", "running"]
+
+
+def test_a_job_that_was_begun_before_is_not_claimed_with_others(store):
+    store.submit({}, digest="a", max_queued=100)
+    assert store.claim("dead", lease_seconds=-1) is not None
+    assert store.claim_more("r", lease_seconds=30, limit=9, is_wanted=lambda _: True) == []
+    assert store.claim("alone", lease_seconds=30) is not None

@@ -6,14 +6,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from service.jobs import Job, JobStore
-from service.runner import MAX_ATTEMPTS, JobLost, Progress, Run, Runner
+from service.runner import MAX_ATTEMPTS, Batching, JobLost, Outcome, Progress, Run, Runner, Task
 from weightgen.errors import UnsupportedTask
 
 PATIENCE_SECONDS = 60.0
@@ -264,3 +264,117 @@ def test_importing_the_runner_and_generation_loads_no_torch():
     code = "import sys, service.runner, service.generation; assert 'torch' not in sys.modules"
     root = Path(__file__).resolve().parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+
+
+def together(run_many: Callable[[Sequence[Task]], Iterator[Outcome]], *, max_jobs: int = 8, sharers: int = 1):
+    return Batching(lambda request: request["group"], run_many, max_jobs=max_jobs, sharers=sharers)
+
+
+def submit_group(store: JobStore, group: str | None, number: int) -> Job:
+    return store.submit({"group": group, "number": number}, digest=f"{group}{number}", max_queued=100)[0]
+
+
+@contextmanager
+def running_together(store: JobStore, run: Run, batching: Batching) -> Iterator[None]:
+    runner = Runner(store, run, threads=1, lease_seconds=30, batching=batching)
+    runner.start()
+    try:
+        yield
+    finally:
+        runner.stop(PATIENCE_SECONDS)
+
+
+def number_made(request) -> dict:
+    return {"made": request["number"]}
+
+
+def test_jobs_of_a_group_that_wait_together_are_run_together_and_others_alone(store):
+    jobs = [submit_group(store, group, i) for i, group in enumerate(["a", "b", "a", None, "a", "a", None])]
+    passes = []
+
+    def run_many(tasks: Sequence[Task]) -> Iterator[Outcome]:
+        passes.append([task.request["number"] for task in tasks])
+        return iter([number_made(task.request) for task in tasks])
+
+    def run(request, progress):
+        passes.append([request["number"]])
+        return number_made(request)
+
+    with running_together(store, run, together(run_many, max_jobs=3)):
+        for i, job in enumerate(jobs):
+            ended = wait_for(store, job, "succeeded")
+            assert (ended.result, ended.attempt) == ({"made": i}, 1)
+    assert passes == [[0, 2, 4], [1], [3], [5], [6]]
+
+
+def test_what_is_wrong_with_one_job_of_a_batch_touches_no_other(store, caplog):
+    jobs = [submit_group(store, "a", i) for i in range(4)]
+
+    def run_many(tasks):
+        yield number_made(tasks[0].request)
+        yield UnsupportedTask("not this one")
+        raise ZeroDivisionError
+
+    def run(request, progress):
+        if request["number"] == 2:
+            raise ZeroDivisionError
+        return number_made(request)
+
+    with running_together(store, run, together(run_many)):
+        states = [wait_for(store, job, state).state for job, state in
+                  zip(jobs, ["succeeded", "failed", "failed", "succeeded"], strict=True)]  # fmt: skip
+    assert states == ["succeeded", "failed", "failed", "succeeded"]
+    told = [store.get(job.id).problem for job in jobs[1:3]]
+    assert [problem and problem["type"] for problem in told] == [f"urn:weightgen:problem:{k}" for k in
+                                                                ("unsupported", "internal")]  # fmt: skip
+
+
+def test_a_job_cancelled_within_a_batch_ends_cancelled_and_the_others_succeed(store):
+    jobs = [submit_group(store, "a", i) for i in range(3)]
+    begun = threading.Event()
+
+    def run_many(tasks):
+        begun.set()
+        for task in tasks:
+            try:
+                while task.request["number"] == 1:
+                    task.progress("generate", 0, 1)
+                    time.sleep(0.01)
+                yield number_made(task.request)
+            except JobLost as lost:
+                yield lost
+
+    with running_together(store, lambda request, progress: {}, together(run_many)):
+        assert begun.wait(PATIENCE_SECONDS)
+        store.cancel(jobs[1].id)
+        wait_for(store, jobs[2], "succeeded")
+    assert [store.get(job.id).state for job in jobs] == ["succeeded", "cancelled", "succeeded"]
+
+
+def test_a_stopping_runner_hands_back_all_jobs_of_a_batch(store):
+    jobs = [submit_group(store, "a", i) for i in range(3)]
+    begun, go_on = threading.Event(), threading.Event()
+
+    def run_many(tasks):
+        begun.set()
+        go_on.wait(PATIENCE_SECONDS)
+        yield from (number_made(task.request) for task in tasks)
+
+    runner = Runner(store, lambda *_: {}, threads=1, lease_seconds=30, batching=together(run_many))
+    runner.start()
+    assert begun.wait(PATIENCE_SECONDS)
+    runner.stop(0)
+    found = [store.get(job.id) for job in jobs]
+    go_on.set()
+    assert [(job.state, job.attempt) for job in found] == [("queued", 0)] * 3
+
+
+def test_who_waits_is_told_of_every_job_that_ends_here(store):
+    ended = []
+    runner = Runner(store, lambda request, progress: {}, threads=1, lease_seconds=30, on_end=ended.append)
+    runner.start()
+    try:
+        jobs = [submit(store, digest) for digest in "ab"]
+        wait_until(lambda: ended == [job.id for job in jobs])
+    finally:
+        runner.stop(PATIENCE_SECONDS)
