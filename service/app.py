@@ -20,11 +20,13 @@ from service.jobs import JobStore
 from service.keys import KeyStore
 from service.measurements import Measurements
 from service.problems import Problem, tell_problems
+from service.request_head import RequestHead
 from service.request_limits import RequestLimits
 from service.request_log import RequestLog
 from service.routes_native import native_routes, tell
 from service.runner import Run, Runner
 from service.schemas import StatusBody, VersionBody
+from service.security_headers import SecurityHeaders
 from service.settings import Settings, is_loopback, read_settings
 from weightgen import __version__
 
@@ -70,10 +72,15 @@ def create_app(
         description="Weights for small networks, generated from labelled examples and verified before they are handed "
         "over. Hub clients load them with HF_ENDPOINT=<this server>/hf.",
         lifespan=work,
+        redirect_slashes=False,  # a redirect would repeat the Host that the client made up
     )
     tell_problems(app)
-    app.add_middleware(RequestLimits, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        RequestLimits, max_body_bytes=settings.max_body_bytes, max_request_seconds=settings.max_request_seconds
+    )
     app.add_middleware(Authentication, keys=keys, may_be_open=is_loopback(settings.host) or settings.insecure)
+    app.add_middleware(RequestHead, max_header_bytes=settings.max_header_bytes)
+    app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestLog, measurements=measurements)  # the last one added is the first one asked
     app.include_router(native_routes(intake))
     app.include_router(hub_routes(intake))

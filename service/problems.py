@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
 from service.jobs import Conflict, QueueFull
+from service.security_headers import HEADERS
 from weightgen.errors import (
     BadData,
     BadOption,
@@ -37,8 +38,10 @@ KINDS: dict[str, tuple[int, str]] = {
     "forbidden": (403, "The key may not do this"),
     "not-found": (404, "There is no such thing"),
     "method-not-allowed": (405, "This method does nothing here"),
+    "request-too-slow": (408, "The request took too long to arrive"),
     "conflict": (409, "The request does not fit what is known"),
     "body-too-large": (413, "The body is too large"),
+    "target-too-long": (414, "The path and query are too long"),
     "wrong-content-type": (415, "The body is not of a type that is read here"),
     "range-not-satisfiable": (416, "The file has no such bytes"),
     "invalid-request": (422, "The request says something that cannot be asked"),
@@ -47,6 +50,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "verification-failed": (422, "The generated weights did not pass the gate"),
     "cancelled": (409, "The job was cancelled"),
     "queue-full": (429, "Too many jobs wait"),
+    "headers-too-large": (431, "The headers are too large"),
     "internal": (500, "The server failed"),
     "storage-failed": (503, "The server cannot store or read its files"),
     "not-ready": (503, "The server is not ready"),
@@ -186,4 +190,4 @@ def _tell_http(request: Request, error: Exception) -> Response:
 
 
 def _tell_bug(request: Request, error: Exception) -> Response:
-    return reply(Problem("internal", _OWN_FAULT["internal"]))
+    return reply(Problem("internal", _OWN_FAULT["internal"], headers=HEADERS))  # no middleware sees this answer

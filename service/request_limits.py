@@ -1,39 +1,113 @@
-"""What is refused of a request before anything reads it: a body too large, or of another type than JSON."""
+"""What is refused of a body before a route reads it: too large, too slow, of another type than JSON, or not strict."""
+
+import asyncio
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.problems import Problem, reply
+from service.problems import Problem, refuse
+from service.strict_json import NotStrict, check_json
+
+WITH_BODY = ("POST", "PUT", "PATCH")
 
 
 class RequestLimits:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_body_bytes
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        max_request_seconds: float,
+        streams: Mapping[str, int] | None = None,
+    ) -> None:
+        """`streams`: paths whose routes read bodies of any type as they come, and how many bytes these may have."""
+        self._app, self._max_bytes, self._max_seconds = app, max_body_bytes, max_request_seconds
+        self._streams = streams or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        headers = Headers(scope=scope)
+        try:
+            limited = self._limit(scope, receive)
+            if scope["method"] in WITH_BODY and scope["path"] not in self._streams:
+                limited = await _read_json(limited)
+        except Problem as problem:
+            return await refuse(problem, scope)(scope, receive, send)
+        except ClientLeft:
+            return None
+        await self._app(scope, limited, send)
+
+    def _limit(self, scope: Scope, receive: Receive) -> "LimitedBody":
+        headers, max_bytes = Headers(scope=scope), self._max_bytes
+        if scope["method"] in WITH_BODY:
+            max_bytes = self._streams.get(scope["path"], max_bytes)
+        body = LimitedBody(receive, max_bytes=max_bytes, max_seconds=self._max_seconds)
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or len(length) > 18 or int(length) > self._max_bytes:
-            return await reply(self._too_large())(scope, receive, send)
-        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if scope["method"] in ("POST", "PUT", "PATCH") and media_type != "application/json":
-            wrong = Problem("wrong-content-type", "the body has to be JSON, with Content-Type: application/json")
-            return await reply(wrong)(scope, receive, send)
-        read = 0
+        if not (length.isascii() and length.isdecimal()) or len(length) > 18 or int(length) > max_bytes:
+            raise body.too_large()
+        if scope["method"] in WITH_BODY and scope["path"] not in self._streams:
+            media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if media_type != "application/json":
+                raise Problem("wrong-content-type", "the body has to be JSON, with Content-Type: application/json")
+        return body
 
-        async def receive_limited() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._max_bytes:  # a body in chunks does not say its length
-                raise self._too_large()
-            return message
 
-        return await self._app(scope, receive_limited, send)
+class ClientLeft(Exception):
+    """Nobody is there any more to be answered."""
 
-    def _too_large(self) -> Problem:
-        return Problem("body-too-large", f"a body may have {self._max_bytes} bytes")
+
+class LimitedBody:
+    """A `receive` that raises Problem for a body that is too large or too slow."""
+
+    def __init__(self, receive: Receive, *, max_bytes: int, max_seconds: float) -> None:
+        self._receive, self._max_bytes, self._max_seconds = receive, max_bytes, max_seconds
+        self._deadline = asyncio.get_running_loop().time() + max_seconds
+        self._read, self._is_whole = 0, False
+
+    async def __call__(self) -> Message:
+        if self._is_whole:  # what is waited for now is that the client leaves, and it may stay as long as it likes
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError as error:
+            detail = f"the body was not there within {self._max_seconds:g} seconds"
+            raise Problem("request-too-slow", detail, headers={"Connection": "close"}) from error
+        self._is_whole = not message.get("more_body", False)
+        self._read += len(message.get("body", b""))
+        if self._read > self._max_bytes:  # a body in chunks does not say its length
+            raise self.too_large()
+        return message
+
+    def too_large(self) -> Problem:
+        return Problem("body-too-large", f"a body may have {self._max_bytes} bytes here")
+
+
+async def _read_json(receive: Receive) -> Receive:
+    """A `receive` that gives the body in one piece, strict JSON if there is any; Problem if not, or ClientLeft."""
+    parts, more = [], True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    body = b"".join(parts)
+    if body:
+        try:
+            check_json(body)
+        except NotStrict as error:
+            raise Problem("malformed-request", str(error)) from error
+    told = False
+
+    async def receive_again() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_again

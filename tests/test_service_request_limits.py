@@ -1,9 +1,13 @@
+import asyncio
 from collections.abc import Iterator
 
 import pytest
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.problems import MEDIA_TYPE
+from service.problems import MEDIA_TYPE, Problem
+from service.request_limits import RequestLimits
 from tests.service_standins import ASKED, stand_in_app
 
 LIMIT = 1000
@@ -57,3 +61,83 @@ def test_a_body_of_another_type_is_refused(client, content_type):
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
 def test_json_is_read_however_its_type_is_spelt(client, content_type):
     assert client.post("/v1/generations", json=ASKED, headers={"Content-Type": content_type}).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b'{"seed": 1, "seed": 2}', "an object has 'seed' twice"),
+        (b"[" * LIMIT, "nest more than"),
+        (b'{"seed": NaN}', "NaN is no JSON number"),
+        (b"\xff", "not UTF-8"),
+        (b'{"seed": 1e999}', "a number is too large"),
+    ],
+    ids=["twice", "nested", "nan", "no text", "infinite"],
+)
+def test_json_that_is_not_strict_is_malformed(client, content, sentence):
+    answer = post(client, content)
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:weightgen:problem:malformed-request")
+    assert sentence in answer.json()["detail"]
+
+
+def ask(app: ASGIApp, messages: list[Message], *, path: str = "/", length: str = "0") -> list[Message]:
+    """What a POST of these messages is answered; after them nothing comes."""
+    sent: list[Message] = []
+    headers = [(b"content-type", b"application/json"), (b"content-length", length.encode())]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop(0)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(_call(app, scope, receive, send))
+    return sent
+
+
+async def _call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    await app(scope, receive, send)
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the body and what comes after it."""
+    body, message = b"", {"more_body": True}
+    while message.get("more_body"):
+        message = await receive()
+        body += message.get("body", b"")
+    await PlainTextResponse(body)(scope, receive, send)
+
+
+def chunk(body: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def test_a_body_that_stops_coming_is_refused():
+    limits = RequestLimits(echo, max_body_bytes=LIMIT, max_request_seconds=0.01)
+    sent = ask(limits, [chunk(b"{")])
+    assert sent[0]["status"] == 408 and (b"connection", b"close") in sent[0]["headers"]
+    assert b"was not there within 0.01 seconds" in sent[1]["body"]
+
+
+def test_a_body_in_pieces_reaches_the_route_whole():
+    limits = RequestLimits(echo, max_body_bytes=LIMIT, max_request_seconds=60)
+    sent = ask(limits, [chunk(b'{"a"'), chunk(b":"), chunk(b" 1}", more=False)])
+    assert (sent[0]["status"], sent[1]["body"]) == (200, b'{"a": 1}')
+
+
+def test_a_client_that_leaves_before_its_body_is_whole_is_not_answered():
+    limits = RequestLimits(echo, max_body_bytes=LIMIT, max_request_seconds=60)
+    assert ask(limits, [chunk(b"{"), {"type": "http.disconnect"}]) == []
+
+
+def test_a_path_that_streams_has_its_own_limit_and_reads_any_type():
+    limits = RequestLimits(echo, max_body_bytes=1, max_request_seconds=60, streams={"/upload": 8})
+    assert ask(limits, [chunk(b"no json", more=False)], path="/upload")[1]["body"] == b"no json"
+    assert ask(limits, [], path="/upload", length="9")[0]["status"] == 413
+    assert ask(limits, [], path="/uploads", length="8")[0]["status"] == 413
+    with pytest.raises(Problem, match="a body may have 8 bytes here"):
+        ask(limits, [chunk(b"12345"), chunk(b"6789")], path="/upload")
