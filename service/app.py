@@ -17,6 +17,7 @@ from service.endings import Endings
 from service.hub import hub_routes
 from service.intake import Intake
 from service.jobs import JobStore
+from service.key_limits import KeyLimits
 from service.keys import KeyStore
 from service.measurements import Measurements
 from service.problems import Problem, tell_problems
@@ -77,6 +78,12 @@ def create_app(
     tell_problems(app)
     app.add_middleware(
         RequestLimits, max_body_bytes=settings.max_body_bytes, max_request_seconds=settings.max_request_seconds
+    )
+    app.add_middleware(
+        KeyLimits,
+        keys=keys,
+        max_per_minute=settings.max_requests_per_key_per_minute,
+        max_concurrent=settings.max_concurrent_requests_per_key,
     )
     app.add_middleware(Authentication, keys=keys, may_be_open=is_loopback(settings.host) or settings.insecure)
     app.add_middleware(RequestHead, max_header_bytes=settings.max_header_bytes)

@@ -122,7 +122,8 @@ async def _find_artifact(intake: Intake, request: Request, org: str, name: str) 
     if org == "sha":
         return name
     if org == "gen":
-        job = await run_in_threadpool(intake.accept, parse_generation(name), owner=getattr(request.state, "owner", ""))
+        owner, may_make = request.state.owner, "generate" in request.state.scopes
+        job = await run_in_threadpool(intake.accept, parse_generation(name), owner=owner, may_make=may_make)
     elif org == "job":
         job = await run_in_threadpool(intake.jobs.get, name)
     else:

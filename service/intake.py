@@ -38,8 +38,13 @@ class Intake:
     endings: Endings = field(default_factory=Endings)
     """Of the jobs that this process's runner runs."""
 
-    def accept(self, body: GenerationRequestBody, *, owner: str = "", idempotency_key: str | None = None) -> Job:
-        """The job of a request of `owner`; Problem for unknown names, Conflict and QueueFull as JobStore.submit."""
+    def accept(
+        self, body: GenerationRequestBody, *, owner: str = "", may_make: bool = True, idempotency_key: str | None = None
+    ) -> Job:
+        """The job of a request of `owner`; Problem for unknown names, Conflict and QueueFull as JobStore.submit.
+
+        Who may not make anything gets a job that there is already; Problem if there is none.
+        """
         request = body.canonical()
         digest = body.digest(generator_sha256=self.catalogue.check(request))
         submit = partial(
@@ -48,7 +53,8 @@ class Intake:
             digest=digest,
             owner=owner,
             idempotency_key=idempotency_key,
-            max_queued=0 if self.drain.is_draining else self.settings.max_queued_jobs,
+            max_queued=self.settings.max_queued_jobs if may_make and not self.drain.is_draining else 0,
+            max_queued_of_owner=self.settings.max_queued_jobs_per_key if owner else None,
         )
         try:
             job, is_new = submit()
@@ -56,6 +62,9 @@ class Intake:
                 self.jobs.forget_artifact(job.result["artifact"])  # deleted: the weights are made anew
                 job, is_new = submit()
         except QueueFull:
+            if not may_make:
+                detail = "these weights are not made yet, and making them needs a key with the scope 'generate'"
+                raise Problem("forbidden", detail) from None
             if not self.drain.is_draining:
                 raise
             retry = {"Retry-After": str(RETRY_SECONDS)}

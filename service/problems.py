@@ -51,6 +51,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "verification-failed": (422, "The generated weights did not pass the gate"),
     "cancelled": (409, "The job was cancelled"),
     "queue-full": (429, "Too many jobs wait"),
+    "too-many-requests": (429, "The key has asked too much for now"),
     "headers-too-large": (431, "The headers are too large"),
     "internal": (500, "The server failed"),
     "storage-failed": (503, "The server cannot store or read its files"),

@@ -60,7 +60,7 @@ def native_routes(intake: Intake) -> APIRouter:
         idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
     ) -> JobBody:
         """Make weights: the result if it is quick, else the job to ask for it."""
-        owner = getattr(request.state, "owner", "")
+        owner = request.state.owner
         job = await run_in_threadpool(intake.accept, body, owner=owner, idempotency_key=idempotency_key)
         job = await intake.wait(job)
         if job.problem is not None:
@@ -77,8 +77,11 @@ def native_routes(intake: Intake) -> APIRouter:
         return JobBody.of(intake.jobs.get(job_id))
 
     @routes.delete("/jobs/{job_id}", responses=tell("not-found", "conflict"))
-    def cancel_job(job_id: str) -> JobBody:
-        """Cancel a job that is queued or running."""
+    def cancel_job(job_id: str, request: Request) -> JobBody:
+        """Cancel a job that is queued or running; only the key that asked for it first may."""
+        owner = intake.jobs.get(job_id).owner
+        if request.state.owner and owner not in ("", request.state.owner):
+            raise Problem("forbidden", f"job {job_id} is one that another key asked for")
         return JobBody.of(intake.jobs.cancel(job_id))
 
     @routes.get(

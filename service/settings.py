@@ -60,6 +60,15 @@ class Settings(BaseSettings):
     )
 
     max_queued_jobs: int = Field(default=256, ge=1, description="Jobs that may wait; the next one is refused.")
+    max_queued_jobs_per_key: int = Field(
+        default=64, ge=1, description="Jobs that may wait of those that one key asked for; the next one is refused."
+    )
+    max_requests_per_key_per_minute: int = Field(
+        default=600, ge=1, description="Requests of one key, over all processes; so many at once, then at that rate."
+    )
+    max_concurrent_requests_per_key: int = Field(
+        default=32, ge=1, description="Requests of one key that one process answers at a time."
+    )
     inline_seconds: float = Field(
         default=5.0, ge=0, le=9, description="How long a request waits for its result before it is answered with a job."
     )

@@ -67,4 +67,11 @@ def test_every_setting_is_described_and_limits_name_their_unit():
         assert field.description, name
         assert field.description.endswith("."), name
         if name.startswith("max_"):
-            assert name.rpartition("_")[2] in ("bytes", "seconds", "jobs", "generators", "datasets"), name
+            assert name.partition("_per_")[0].rpartition("_")[2] in (
+                "bytes",
+                "seconds",
+                "requests",
+                "jobs",
+                "generators",
+                "datasets",
+            ), name
