@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import uvicorn
 
+from service.app import open_artifacts
 from service.key_commands import parse_command, run_command
 from service.keys import KeyStore
 from service.request_log import LOGGING
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         keys.migrate()  # once, before the workers open it
         refuse_open_door(settings, has_key=keys.has_active())
         keys.close()
+        open_artifacts(settings).check()
     except WeightgenError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201, what the user reads
         return error.exit_code

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Literal
 
 from fastapi import APIRouter, FastAPI
 from sqlalchemy.exc import SQLAlchemyError
@@ -41,7 +42,7 @@ def create_app(
     """
     settings = settings or read_settings()
     jobs, keys = JobStore(settings.database_url), KeyStore(settings.database_url)
-    artifacts = open_store(settings.data_dir / "artifacts", max_bytes=settings.max_artifact_bytes)
+    artifacts = open_artifacts(settings)
     measurements = Measurements()
     endings = Endings()
     runner = Runner(
@@ -93,6 +94,15 @@ def create_app(
     app.include_router(hub_routes(intake))
     app.include_router(_health_routes(jobs, drain, measurements))
     return app
+
+
+def open_artifacts(settings: Settings, kind: Literal["artifacts", "datasets"] = "artifacts") -> ArtifactStore:
+    """The store of what was generated, or of what was uploaded, where the settings say."""
+    return open_store(
+        settings.location(kind),
+        max_bytes=settings.max_artifact_bytes,
+        s3_endpoint_url=settings.s3_endpoint_url,
+    )
 
 
 def _generation(settings: Settings, artifacts: ArtifactStore) -> Run:

@@ -1,7 +1,7 @@
 """Artifacts by content: flat folders of files, named by the sha256 of their canonical list [{name, sha256, size}].
 
 An artifact is there whole or not at all, and the same content is there once however many processes add it. Where it
-lies is a Place's matter: a local folder (service/local_place.py).
+lies is a Place's matter: a local folder (service/local_place.py) or a bucket (service/s3_place.py).
 """
 
 import hashlib
@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from service.local_place import LocalPlace
+from service.place import Place, Stored
 from weightgen.errors import BadData, BadOption, NotFound, UnsupportedTask
 from weightgen.storage import encode_json, parse_json, sha256_file
 
@@ -28,33 +29,6 @@ class ArtifactFile:
     sha256: str
     size: int
     """Bytes."""
-
-
-class Place(Protocol):
-    """Where artifacts lie, by their sha256. Names are checked before they come here; any number of processes share it.
-
-    What is gone, or was never there, raises FileNotFoundError.
-    """
-
-    def put(self, sha: str, listing: bytes, folder: Path) -> None:
-        """Keep the files of a folder, which is gone afterwards, and their list."""
-        ...
-
-    def has(self, sha: str) -> bool: ...
-
-    def read_listing(self, sha: str) -> bytes: ...
-
-    def open(self, sha: str, name: str) -> BinaryIO: ...
-
-    def read(self, sha: str, name: str, start: int, end: int) -> Iterator[bytes]:
-        """The bytes of a file from `start` up to `end`, in blocks."""
-        ...
-
-    def delete(self, sha: str) -> None:
-        """Remove an artifact; nothing happens where there is none."""
-        ...
-
-    def list_all(self) -> list[str]: ...
 
 
 class ArtifactStore:
@@ -117,13 +91,20 @@ class ArtifactStore:
 
     def delete(self, sha: str) -> None:
         """Remove an artifact; NotFound if there is none. Who reads it at this moment may be cut off."""
-        if not self.exists(sha):
+        if not _SHA256.fullmatch(sha) or not self._place.delete(sha):
             raise NotFound(f"there is no artifact {sha[:80]!r}")
-        self._place.delete(sha)
 
-    def list_all(self) -> list[str]:
-        """The sha256 of every artifact, sorted."""
-        return sorted(self._place.list_all())
+    def list_all(self) -> list[Stored]:
+        """Every artifact, with its size and when it was last used, sorted by sha256."""
+        return sorted(self._place.stored(), key=lambda stored: stored.sha)
+
+    def size(self) -> int:
+        """Bytes of all artifacts together."""
+        return sum(stored.size for stored in self._place.stored())
+
+    def check(self) -> None:
+        """Raise StorageFailed if nothing can be kept here."""
+        self._place.check()
 
     def _examine(self, folder: Path) -> list[ArtifactFile]:
         files = []
@@ -139,8 +120,15 @@ class ArtifactStore:
         return [ArtifactFile(path.name, sha256_file(path), path.stat().st_size) for path in files]
 
 
-def open_store(location: str | Path, *, max_bytes: int = 2**30) -> ArtifactStore:
-    """The store at a local folder, made when something is added. BadOption for a URL that cannot be used."""
-    if "://" in str(location):
-        raise BadOption(f"artifacts cannot be kept at {str(location)!r}; expected a folder")
-    return ArtifactStore(LocalPlace(location), max_bytes=max_bytes)
+def open_store(location: str | Path, *, max_bytes: int = 2**30, s3_endpoint_url: str = "") -> ArtifactStore:
+    """The store at a local folder, made when something is added, or at s3://<bucket>/<prefix>.
+
+    BadOption for a URL that cannot be used. Nothing is connected yet.
+    """
+    if "://" not in str(location):
+        return ArtifactStore(LocalPlace(location), max_bytes=max_bytes)
+    if not str(location).startswith("s3://"):
+        raise BadOption(f"artifacts cannot be kept at {str(location)!r}; expected a folder or s3://<bucket>/<prefix>")
+    from service.s3_place import S3Place
+
+    return ArtifactStore(S3Place(str(location), endpoint_url=s3_endpoint_url), max_bytes=max_bytes)

@@ -131,11 +131,9 @@ class _Generator:
 
 def _load_generator(key: tuple[Path, int]) -> _Generator:
     from weightgen.generators import load_generator
-    from weightgen.global_rng import borrowed_rng
     from weightgen.storage import sha256_file
 
-    with borrowed_rng():  # modules draw when they are made, and another job may be drawing
-        return _Generator(load_generator(key[0]), sha256_file(key[0]))
+    return _Generator(load_generator(key[0]), sha256_file(key[0]))
 
 
 def _load_data(name: str) -> "LabelledData":

@@ -2,32 +2,43 @@
 
     <root>/<first two digits>/<sha>.json   the list, the very bytes whose sha256 is the name
     <root>/<first two digits>/<sha>/       the files
-    <root>/lock                            held while one of them is put into place or removed
+    <root>/lock                            held while one of them is put into place, touched or removed
 
-A finished folder is renamed into place, and away again, so that it is there whole or not at all.
+A finished folder is renamed into place, and away again, so that it is there whole or not at all. The list's time of
+change tells when the artifact was last used.
 """
 
 import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from service.place import Stored
 from weightgen.errors import StorageFailed
 from weightgen.storage import write_file
 
 BLOCK_BYTES = 2**20
+_PARTIAL, _REMOVED = ".partial", ".removed"
+_OURS = re.compile(r"\.?[0-9a-f]{64}")
 
 
 class LocalPlace:
-    """A `service.artifacts.Place` below one folder."""
+    """A `service.place.Place` below one folder."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).absolute()
+        self._root = Path(root).absolute()
+        self._sizes: dict[str, int] = {}
+        """Of artifacts seen before; what has this name has this size."""
+
+    def check(self) -> None:
+        with self._locked():
+            pass
 
     def put(self, sha: str, listing: bytes, folder: Path) -> None:
         """The folder is renamed if it lies on the same file system, else copied."""
@@ -58,28 +69,66 @@ class LocalPlace:
                 start += len(block)
                 yield block
 
-    def delete(self, sha: str) -> None:
+    def touch(self, sha: str) -> bool:
+        with self._locked():  # or it could be removed for its old time at this moment
+            try:
+                os.utime(self._folder(sha).with_suffix(".json"))
+            except FileNotFoundError:
+                return False
+            return self.has(sha)
+
+    def delete(self, sha: str, *, unused_since: float = float("inf")) -> bool:
         place = self._folder(sha)
-        away = place.with_name(f".{sha}.{secrets.token_hex(4)}.removed")
-        with self._locked(), contextlib.suppress(FileNotFoundError):
-            os.rename(place, away)
+        away = place.with_name(f".{sha}.{secrets.token_hex(4)}{_REMOVED}")
+        with self._locked():
+            try:
+                if place.with_suffix(".json").stat().st_mtime >= unused_since:
+                    return False
+                os.rename(place, away)
+            except FileNotFoundError:
+                return False
             place.with_suffix(".json").unlink()
         shutil.rmtree(away, ignore_errors=True)
+        return True
 
-    def list_all(self) -> list[str]:
-        return [path.name for path in self.root.glob("[0-9a-f]" * 2 + "/" + "[0-9a-f]" * 64) if path.is_dir()]
+    def stored(self) -> Iterator[Stored]:
+        for folder in self._groups():
+            names = {entry.name for entry in os.scandir(folder)}
+            for sha in sorted(names & {name.removesuffix(".json") for name in names if name.endswith(".json")}):
+                with contextlib.suppress(FileNotFoundError):  # removed while this looks
+                    used = (folder / f"{sha}.json").stat().st_mtime
+                    yield Stored(sha, self._measure(folder / sha), used)
+
+    def sweep(self, *, before: float) -> int:
+        """Whatever `before` is: while nobody else holds the lock, nothing that is unfinished has an owner."""
+        removed = 0
+        for folder in self._groups():
+            with self._locked():
+                for path in list(folder.iterdir()):
+                    if _OURS.match(path.name) and (path.suffix in (_PARTIAL, _REMOVED) or not _is_paired(path)):
+                        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+                        removed += 1
+        return removed
+
+    def _measure(self, folder: Path) -> int:
+        if folder.name not in self._sizes:
+            self._sizes[folder.name] = sum(entry.stat().st_size for entry in os.scandir(folder))
+        return self._sizes[folder.name]
+
+    def _groups(self) -> list[Path]:
+        return sorted(path for path in self._root.glob("[0-9a-f][0-9a-f]") if path.is_dir())
 
     def _folder(self, sha: str) -> Path:
-        return self.root / sha[:2] / sha
+        return self._root / sha[:2] / sha
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Alone among the processes and threads that add and remove."""
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            guard = open(self.root / "lock", "wb")  # noqa: SIM115, closed below
+            self._root.mkdir(parents=True, exist_ok=True)
+            guard = open(self._root / "lock", "wb")  # noqa: SIM115, closed below
         except OSError as error:
-            raise StorageFailed(f"{self.root}: artifacts cannot be kept there: {error.strerror}") from error
+            raise StorageFailed(f"{self._root}: artifacts cannot be kept there: {error.strerror}") from error
         with guard:
             fcntl.flock(guard, fcntl.LOCK_EX)
             yield
@@ -94,13 +143,18 @@ def _move(folder: Path, place: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EXDEV):
             raise
     if not place.is_dir():
-        partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
+        partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}{_PARTIAL}")
         try:
             shutil.copytree(folder, partial)
             os.rename(partial, place)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(folder)
+
+
+def _is_paired(path: Path) -> bool:
+    """Whether a list has its folder and a folder its list."""
+    return (path.with_suffix("") if path.suffix == ".json" else path.with_suffix(".json")).exists()
 
 
 def _flush_folder(folder: Path) -> None:

@@ -3,7 +3,7 @@
 import ipaddress
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -55,6 +55,14 @@ class Settings(BaseSettings):
     database_url: str = Field(
         default="", description="SQLAlchemy URL of the job database; empty: the file jobs.sqlite in the data folder."
     )
+    artifacts_url: str = Field(
+        default="",
+        description="Where artifacts and uploaded data sets lie: a folder or s3://<bucket>/<prefix>; empty: the data "
+        "folder.",
+    )
+    s3_endpoint_url: str = Field(
+        default="", description="URL of an S3 server other than Amazon's; keys are found where boto looks for them."
+    )
     insecure: bool = Field(
         default=False, description="Listen beyond loopback although there are no keys, and answer everybody."
     )
@@ -97,6 +105,10 @@ class Settings(BaseSettings):
     max_artifact_bytes: int = Field(default=1024 * MIB, ge=1, description="Largest artifact, all its files together.")
     max_loaded_generators: int = Field(default=4, ge=1, description="Generators that one process keeps in memory.")
     max_loaded_datasets: int = Field(default=2, ge=1, description="Data sets that one process keeps in memory.")
+
+    def location(self, kind: Literal["artifacts", "datasets"]) -> str:
+        """Where the store of artifacts or of uploaded data sets lies."""
+        return f"{(self.artifacts_url or str(self.data_dir)).rstrip('/')}/{kind}"
 
     @model_validator(mode="before")
     @classmethod

@@ -8,8 +8,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from service.app import create_app
-from service.artifacts import open_store
+from service.app import create_app, open_artifacts
+from service.artifacts import ArtifactStore
 from service.catalogue import Catalogue
 from service.jobs import JobStore
 from service.runner import Progress
@@ -23,8 +23,8 @@ REPOSITORY = "gen/cnn-tiny.digits.mip.s0"
 class StandInRun:
     """Makes an artifact that depends on the seed alone; can be held, and told to fail."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self.artifacts = open_store(data_dir / "artifacts")
+    def __init__(self, data_dir: Path, artifacts: ArtifactStore) -> None:
+        self.artifacts = artifacts
         self.scratch = data_dir / "scratch"
         self.runs: list[dict[str, Any]] = []
         self.error: Exception | None = None
@@ -78,7 +78,7 @@ def stand_in_app(data_dir: Path, *, inline_seconds: float = 600.0, **settings: A
     jobs = JobStore(chosen.database_url)
     jobs.migrate()
     jobs.close()
-    run = StandInRun(data_dir)
+    run = StandInRun(data_dir, open_artifacts(chosen))
     return create_app(chosen, run=run, catalogue=stand_in_catalogue()), run
 
 

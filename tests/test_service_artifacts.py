@@ -1,19 +1,39 @@
 import contextlib
 import hashlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from service.artifacts import ArtifactFile, ArtifactStore, open_store
+from tests.s3_server import new_bucket, running_s3
 from weightgen.errors import BadData, BadOption, NotFound, UnsupportedTask
 
 CONTENT = {"model.safetensors": b"\0" * 100, "config.json": b"{}"}
 
 
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    pytest.importorskip("s3fs", reason="the extra s3 is not installed")
+    pytest.importorskip("moto", reason="the extra dev is not installed")
+    with running_s3() as url:
+        yield url
+
+
+@pytest.fixture(params=["folder", "s3"])
+def open_empty(request, tmp_path) -> Callable[..., ArtifactStore]:
+    """Opens the same store, empty at first, each time it is called."""
+    if request.param == "folder":
+        return partial(open_store, tmp_path / "artifacts")
+    url = request.getfixturevalue("s3")
+    return partial(open_store, f"s3://{new_bucket(url)}/some/where", s3_endpoint_url=url)
+
+
 @pytest.fixture
-def store(tmp_path) -> ArtifactStore:
-    return open_store(tmp_path / "artifacts", max_bytes=1000)
+def store(open_empty) -> ArtifactStore:
+    return open_empty(max_bytes=1000)
 
 
 def fill(folder: Path, content: dict[str, bytes]) -> Path:
@@ -35,8 +55,8 @@ def test_what_is_added_is_read_back_and_the_folder_is_gone(store, tmp_path):
     assert read == CONTENT
 
 
-def test_an_artifact_is_named_by_the_sha256_of_its_list(store, tmp_path):
-    sha = store.add(fill(tmp_path / "made", CONTENT))
+def test_an_artifact_is_named_by_the_sha256_of_its_list(tmp_path):
+    sha = open_store(tmp_path / "artifacts").add(fill(tmp_path / "made", CONTENT))
     assert hashlib.sha256(next((tmp_path / "artifacts").rglob("*.json")).read_bytes()).hexdigest() == sha
 
 
@@ -44,7 +64,7 @@ def test_the_same_content_is_one_artifact_in_whatever_order_it_was_written(store
     first = store.add(fill(tmp_path / "first", CONTENT))
     second = store.add(fill(tmp_path / "second", dict(reversed(CONTENT.items()))))
     assert first == second and not (tmp_path / "second").exists()
-    assert store.list_all() == [first]
+    assert [stored.sha for stored in store.list_all()] == [first]
 
 
 @pytest.mark.parametrize("change", [{"config.json": b"[]"}, {"more.json": b"{}"}, {"Config.json": b"{}"}])
@@ -57,7 +77,7 @@ def test_many_that_add_the_same_content_at_once_all_succeed(store, tmp_path):
     folders = [fill(tmp_path / f"made-{i}", CONTENT) for i in range(16)]
     with ThreadPoolExecutor(8) as threads:
         assert len(set(threads.map(store.add, folders))) == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["artifacts"]
+    assert {p.name for p in tmp_path.iterdir()} <= {"artifacts"}
 
 
 @pytest.mark.parametrize("name", [".hidden", "a b", "ä", "-rf", "a\nb", "x" * 97])
@@ -65,7 +85,7 @@ def test_odd_names_are_refused_and_the_folder_stays(store, tmp_path, name):
     folder = fill(tmp_path / "made", {name: b""})
     with pytest.raises(BadData, match="plain names"):
         store.add(folder)
-    assert folder.exists() and not (tmp_path / "artifacts").exists()
+    assert folder.exists() and store.list_all() == []
 
 
 def test_folders_links_and_nothing_at_all_are_refused(store, tmp_path):
@@ -107,12 +127,12 @@ def test_a_range_of_a_file_is_those_bytes(store, tmp_path, start, end):
     assert b"".join(store.read(sha, store.find(sha, "a"), start, end)) == data[start:end]
 
 
-def test_a_file_comes_in_blocks_of_which_the_first_is_read_at_once(tmp_path):
-    store = open_store(tmp_path / "artifacts", max_bytes=2**23)
-    sha = store.add(fill(tmp_path / "made", {"a": b"abcd" * 2**19 + b"end"}))
+def test_a_large_file_comes_in_blocks_of_which_the_first_is_read_at_once(open_empty, tmp_path):
+    store = open_empty(max_bytes=2**24)
+    sha = store.add(fill(tmp_path / "made", {"a": b"abcd" * 2**21 + b"end"}))
     file = store.find(sha, "a")
     blocks = list(store.read(sha, file))
-    assert b"".join(blocks) == b"abcd" * 2**19 + b"end" and len(blocks) == 3
+    assert b"".join(blocks) == b"abcd" * 2**21 + b"end" and len(blocks) in (2, 9)
     store.delete(sha)
     with pytest.raises(NotFound, match="just been removed"):
         store.read(sha, file)
@@ -121,9 +141,9 @@ def test_a_file_comes_in_blocks_of_which_the_first_is_read_at_once(tmp_path):
 def test_what_is_deleted_is_gone_and_can_be_added_again(store, tmp_path):
     kept = store.add(fill(tmp_path / "kept", {"a": b""}))
     sha = store.add(fill(tmp_path / "made", CONTENT))
-    assert store.list_all() == sorted([kept, sha])
+    assert {stored.sha for stored in store.list_all()} == {kept, sha}
     store.delete(sha)
-    assert store.list_all() == [kept] and not store.exists(sha)
+    assert {stored.sha for stored in store.list_all()} == {kept} and not store.exists(sha)
     for use in (store.files, store.delete):
         with pytest.raises(NotFound, match="no artifact"):
             use(sha)
@@ -144,10 +164,10 @@ def test_some_add_and_some_delete_one_artifact_and_it_is_whole_or_gone(store, tm
             done.result()
     store.add(fill(tmp_path / "made", CONTENT))
     assert {file.name for file in store.files(sha)} == set(CONTENT)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["artifacts"]
+    assert {p.name for p in tmp_path.iterdir()} <= {"artifacts"}
 
 
-@pytest.mark.parametrize("location", ["ftp://host/x", "s4://bucket", "://"])
+@pytest.mark.parametrize("location", ["ftp://host/x", "s4://bucket", "://", "S3://bucket"])
 def test_a_url_of_another_kind_is_refused(location):
-    with pytest.raises(BadOption, match="expected a folder"):
+    with pytest.raises(BadOption, match="expected a folder or s3://"):
         open_store(location)

@@ -42,7 +42,7 @@ def test_a_deletion_leaves_nothing(tmp_path):
     place.put(SHA, b"[]", tmp_path / "made")
     place.delete(SHA)
     place.delete(SHA)
-    assert list((tmp_path / "root" / "ab").iterdir()) == [] and place.list_all() == []
+    assert list((tmp_path / "root" / "ab").iterdir()) == [] and list(place.stored()) == []
 
 
 def test_a_root_that_cannot_be_made_is_told(tmp_path):
