@@ -8,8 +8,10 @@ from typing import Literal
 from fastapi import APIRouter, FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
+from service.api_description import complete_description
+from service.api_page import HEADERS, render_page
 from service.artifacts import ArtifactStore, open_store
 from service.authentication import Authentication
 from service.catalogue import Catalogue, registered
@@ -74,9 +76,12 @@ def create_app(
         description="Weights for small networks, generated from labelled examples and verified before they are handed "
         "over. Hub clients load them with HF_ENDPOINT=<this server>/hf.",
         lifespan=work,
+        docs_url=None,  # FastAPI's own page loads scripts from elsewhere
+        redoc_url=None,
         redirect_slashes=False,  # a redirect would repeat the Host that the client made up
     )
     tell_problems(app)
+    complete_description(app)
     app.add_middleware(
         RequestLimits, max_body_bytes=settings.max_body_bytes, max_request_seconds=settings.max_request_seconds
     )
@@ -92,6 +97,7 @@ def create_app(
     app.add_middleware(RequestLog, measurements=measurements)  # the last one added is the first one asked
     app.include_router(native_routes(intake))
     app.include_router(hub_routes(intake))
+    app.include_router(_docs_routes(app))
     app.include_router(_health_routes(jobs, drain, measurements))
     return app
 
@@ -114,6 +120,16 @@ def _generation(settings: Settings, artifacts: ArtifactStore) -> Run:
         max_generators=settings.max_loaded_generators,
         max_datasets=settings.max_loaded_datasets,
     )
+
+
+def _docs_routes(app: FastAPI) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/docs", include_in_schema=False)
+    def read_docs() -> Response:
+        return HTMLResponse(render_page(app.openapi()), headers=HEADERS)
+
+    return routes
 
 
 def _health_routes(jobs: JobStore, drain: Drain, measurements: Measurements) -> APIRouter:
