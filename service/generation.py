@@ -79,6 +79,11 @@ class Generation:
         files = [asdict(file) for file in self._artifacts.files(artifact)]
         return {"artifact": artifact, "repository": f"sha/{artifact}", "files": files, "report": report}
 
+    def look_up(self, request: Mapping[str, Any]) -> "tuple[Job, threading.Lock]":
+        """What a canonical request names, loaded, and the lock to hold while its generator works."""
+        check_names(request)
+        return self._look_up(request)
+
     def _tell(self, stage: str, progress: Progress) -> None:
         progress(stage, STAGES.index(stage), len(STAGES))
 

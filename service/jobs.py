@@ -264,6 +264,13 @@ class JobStore:
             counts = {row.state: row.number for row in found}
         return {state: counts.get(state, 0) for state in STATES}
 
+    def latest_results(self, *, limit: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """(request, result) of the newest jobs that succeeded, newest first, `limit` at most."""
+        succeeded = sa.select(JOBS.c.request, JOBS.c.result).where(JOBS.c.state == "succeeded")
+        with self._engine.connect() as connection:
+            rows = connection.execute(succeeded.order_by(JOBS.c.number.desc()).limit(limit))
+            return [(row.request, row.result) for row in rows]
+
     def prune(self, *, older_than: float) -> int:
         """Forget the jobs that ended more than `older_than` seconds ago, with their keys; how many they were."""
         return self._forget(sa.and_(JOBS.c.state.in_(FINAL), JOBS.c.updated < self._clock() - older_than))

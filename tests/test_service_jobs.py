@@ -338,3 +338,15 @@ def test_a_job_that_was_begun_before_is_not_claimed_with_others(store):
     assert store.claim("dead", lease_seconds=-1) is not None
     assert store.claim_more("r", lease_seconds=30, limit=9, is_wanted=lambda _: True) == []
     assert store.claim("alone", lease_seconds=30) is not None
+
+
+def test_the_latest_results_are_those_of_jobs_that_succeeded_newest_first(store):
+    for number in range(4):
+        store.submit({"n": number}, digest=f"{number:064}", max_queued=9)
+        job = store.claim("runner", lease_seconds=60)
+        if number == 1:
+            store.fail(job.id, "runner", {})
+        else:
+            store.finish(job.id, "runner", {"made": number})
+    assert store.latest_results(limit=2) == [({"n": 3}, {"made": 3}), ({"n": 2}, {"made": 2})]
+    assert [request["n"] for request, _ in store.latest_results(limit=9)] == [3, 2, 0]
