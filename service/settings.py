@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from weightgen.errors import BadOption, UnknownName
 
 PREFIX = "WEIGHTGEN_"
-OTHERS = ("WEIGHTGEN_SHARED",)
+OTHERS = ("WEIGHTGEN_KEY", "WEIGHTGEN_SHARED", "WEIGHTGEN_URL")
 """Variables of the prefix that are read elsewhere."""
 MIB = 2**20
 
