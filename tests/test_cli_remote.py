@@ -3,11 +3,11 @@
 from contextlib import closing
 
 import pytest
+from weightgen.client_http import Connection
 
 from tests.live_servers import ScriptedServer, answer, live_service, problem, wait_until
 from tests.service_standins import ASKED, write_safetensors
 from tests.test_cli import assert_refused, run
-from weightgen.client_http import Connection
 
 __all__ = ["run"]  # a fixture
 
