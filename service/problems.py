@@ -54,6 +54,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "headers-too-large": (431, "The headers are too large"),
     "internal": (500, "The server failed"),
     "storage-failed": (503, "The server cannot store or read its files"),
+    "too-busy": (503, "The server has too many connections"),
     "not-ready": (503, "The server is not ready"),
     "still-generating": (503, "The weights are being made"),
 }

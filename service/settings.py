@@ -102,6 +102,7 @@ class Settings(BaseSettings):
     max_request_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="How long a request may take to arrive, its body included."
     )
+    max_connections: int = Field(default=512, ge=1, description="Connections that one process has open at a time.")
     max_artifact_bytes: int = Field(default=1024 * MIB, ge=1, description="Largest artifact, all its files together.")
     max_loaded_generators: int = Field(default=4, ge=1, description="Generators that one process keeps in memory.")
     max_loaded_datasets: int = Field(default=2, ge=1, description="Data sets that one process keeps in memory.")
