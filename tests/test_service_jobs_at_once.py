@@ -12,7 +12,7 @@ import pytest
 from service.jobs import Conflict, JobStore, QueueFull
 
 ROOT = Path(__file__).resolve().parents[1]
-NUM_REQUESTS = 12
+NUM_REQUESTS = 8
 PROCESS = """
 import json, random, sys, time
 from service.jobs import JobStore
@@ -22,10 +22,10 @@ store, rng, lease = JobStore(url), random.Random(name), 0.02
 print("ready", flush=True)
 sys.stdin.readline()
 accepted, begun, ended = {}, [], []
-for digest in rng.sample([str(i) for i in range(12)], 12):
+for digest in rng.sample([str(i) for i in range(8)], 8):
     job, _ = store.submit({}, digest=digest, owner=name, idempotency_key=digest, max_queued=100)
     accepted[digest] = job.id
-while store.count()["succeeded"] < 12:
+while store.count()["succeeded"] < 8:
     job = store.claim(f"{name}-{len(begun)}", lease_seconds=lease)
     if job is None:
         continue
