@@ -7,18 +7,27 @@ lies is a Place's matter: a local folder (service/local_place.py) or a bucket (s
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from service.local_place import LocalPlace
 from service.place import Place, Stored
-from weightgen.errors import BadData, BadOption, NotFound, UnsupportedTask
+from weightgen.errors import BadData, BadOption, NotFound, UnsupportedTask, WeightgenError
 from weightgen.storage import encode_json, parse_json, sha256_file
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+NOTE_SECONDS = 600.0
+"""How long one process lets pass before it notes again that an artifact is used."""
+_MAX_NOTED = 10_000
 _SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class StoreFull(WeightgenError):
+    """As many bytes are stored as may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +43,41 @@ class ArtifactFile:
 class ArtifactStore:
     """The artifacts of one place."""
 
-    def __init__(self, place: Place, *, max_bytes: int) -> None:
-        """`max_bytes` is the largest artifact, all its files together."""
-        self._place, self.max_bytes = place, max_bytes
+    def __init__(self, place: Place, *, max_bytes: int, max_stored_bytes: int = 0) -> None:
+        """`max_bytes` is the largest artifact, `max_stored_bytes` all artifacts together; 0: no limit."""
+        self._place, self.max_bytes, self.max_stored_bytes = place, max_bytes, max_stored_bytes
+        self.make_room: Callable[[], object] = lambda: None
+        """Called when the store is full, before anything is refused."""
+        self._counted, self._size = float("-inf"), 0
+        self._noted: dict[str, float] = {}
 
     def add(self, folder: str | Path) -> str:
         """Take the files of a local folder, which is gone afterwards, and return the artifact's sha256, hex.
 
-        BadData for what is no flat folder of plainly named files, UnsupportedTask for one over `max_bytes`; then the
-        folder stays.
+        BadData for what is no flat folder of plainly named files, UnsupportedTask for one over `max_bytes`, StoreFull
+        as `refuse_when_full`; then the folder stays.
         """
         folder = Path(folder)
-        listing = encode_json([asdict(file) for file in self._examine(folder)], name=str(folder))
+        files = self._examine(folder)
+        listing = encode_json([asdict(file) for file in files], name=str(folder))
         sha = hashlib.sha256(listing).hexdigest()
-        self._place.put(sha, listing, folder)
+        size = 0 if self._place.has(sha) else sum(file.size for file in files)
+        self.refuse_when_full(size)
+        self._place.put(sha, listing, folder, admit=partial(self._refuse_over, size))
+        self._size += size
+        self._noted.pop(sha, None)
         return sha
+
+    def refuse_when_full(self, size: int = 0) -> None:
+        """Raise StoreFull if `size` more bytes would pass the limit of all artifacts, or if that is reached already.
+
+        Processes that add to a bucket at the same time do not see each other's last minute.
+        """
+        if self._has_room(size):
+            return
+        self.make_room()
+        self._counted = float("-inf")
+        self._refuse_over(size)
 
     def exists(self, sha: str) -> bool:
         """Whether there is an artifact of this sha256; False for what is no sha256."""
@@ -85,26 +114,67 @@ class ArtifactStore:
         """
         blocks = self._place.read(sha, file.name, start, file.size if end is None else end)
         try:
-            return itertools.chain((next(blocks, b""),), blocks)
+            first = next(blocks, b"")
         except FileNotFoundError as error:
             raise NotFound(f"artifact {sha[:12]}… has just been removed") from error
+        if not self._is_noted(sha):
+            self.note_use(sha)
+        return itertools.chain((first,), blocks)
 
     def delete(self, sha: str) -> None:
         """Remove an artifact; NotFound if there is none. Who reads it at this moment may be cut off."""
-        if not _SHA256.fullmatch(sha) or not self._place.delete(sha):
+        if not _SHA256.fullmatch(sha) or not self.delete_unused(sha, since=float("inf")):
             raise NotFound(f"there is no artifact {sha[:80]!r}")
+
+    def delete_unused(self, sha: str, *, since: float) -> bool:
+        """Remove an artifact if nobody has used it since a time; whether it was removed."""
+        self._noted.pop(sha, None)
+        self._counted = float("-inf")
+        return self._place.delete(sha, unused_since=since)
+
+    def note_use(self, sha: str) -> bool:
+        """Keep an artifact from being removed as unused; False if there is none."""
+        if self._is_noted(sha):
+            return self._place.has(sha)
+        if not _SHA256.fullmatch(sha) or not self._place.touch(sha):
+            return False
+        if len(self._noted) >= _MAX_NOTED:
+            self._noted.clear()
+        self._noted[sha] = time.monotonic()
+        return True
+
+    def sweep(self, *, before: float) -> int:
+        """Remove what was begun before a time and never ended; how many pieces."""
+        return self._place.sweep(before=before)
 
     def list_all(self) -> list[Stored]:
         """Every artifact, with its size and when it was last used, sorted by sha256."""
         return sorted(self._place.stored(), key=lambda stored: stored.sha)
 
     def size(self) -> int:
-        """Bytes of all artifacts together."""
-        return sum(stored.size for stored in self._place.stored())
+        """Bytes of all artifacts together; of a bucket they are counted once a minute."""
+        if time.monotonic() - self._counted >= self._place.count_seconds:
+            self._size = sum(stored.size for stored in self._place.stored())
+            self._counted = time.monotonic()
+        return self._size
 
     def check(self) -> None:
         """Raise StorageFailed if nothing can be kept here."""
         self._place.check()
+
+    def _is_noted(self, sha: str) -> bool:
+        return time.monotonic() - self._noted.get(sha, float("-inf")) < NOTE_SECONDS
+
+    def _has_room(self, size: int) -> bool:
+        if not self.max_stored_bytes:
+            return True
+        stored = self.size()
+        return stored < self.max_stored_bytes and stored + size <= self.max_stored_bytes
+
+    def _refuse_over(self, size: int) -> None:
+        if not self._has_room(size):
+            more = f", which leaves no room for {size} more" if size else ""
+            raise StoreFull(f"{self.size()} of {self.max_stored_bytes} bytes are stored{more}; ask again later")
 
     def _examine(self, folder: Path) -> list[ArtifactFile]:
         files = []
@@ -120,15 +190,18 @@ class ArtifactStore:
         return [ArtifactFile(path.name, sha256_file(path), path.stat().st_size) for path in files]
 
 
-def open_store(location: str | Path, *, max_bytes: int = 2**30, s3_endpoint_url: str = "") -> ArtifactStore:
+def open_store(
+    location: str | Path, *, max_bytes: int = 2**30, max_stored_bytes: int = 0, s3_endpoint_url: str = ""
+) -> ArtifactStore:
     """The store at a local folder, made when something is added, or at s3://<bucket>/<prefix>.
 
     BadOption for a URL that cannot be used. Nothing is connected yet.
     """
     if "://" not in str(location):
-        return ArtifactStore(LocalPlace(location), max_bytes=max_bytes)
+        return ArtifactStore(LocalPlace(location), max_bytes=max_bytes, max_stored_bytes=max_stored_bytes)
     if not str(location).startswith("s3://"):
         raise BadOption(f"artifacts cannot be kept at {str(location)!r}; expected a folder or s3://<bucket>/<prefix>")
     from service.s3_place import S3Place
 
-    return ArtifactStore(S3Place(str(location), endpoint_url=s3_endpoint_url), max_bytes=max_bytes)
+    place = S3Place(str(location), endpoint_url=s3_endpoint_url)
+    return ArtifactStore(place, max_bytes=max_bytes, max_stored_bytes=max_stored_bytes)

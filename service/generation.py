@@ -60,6 +60,7 @@ class Generation:
         from weightgen.pipeline import make_weights
 
         check_names(request)
+        self._artifacts.refuse_when_full()
         self._tell("load", progress)
         job, lock = self._look_up(request)
         self._tell("generate", progress)
@@ -78,11 +79,6 @@ class Generation:
         del report["artifact"]  # where it was written before it was added
         files = [asdict(file) for file in self._artifacts.files(artifact)]
         return {"artifact": artifact, "repository": f"sha/{artifact}", "files": files, "report": report}
-
-    def look_up(self, request: Mapping[str, Any]) -> "tuple[Job, threading.Lock]":
-        """What a canonical request names, loaded, and the lock to hold while its generator works."""
-        check_names(request)
-        return self._look_up(request)
 
     def _tell(self, stage: str, progress: Progress) -> None:
         progress(stage, STAGES.index(stage), len(STAGES))

@@ -58,7 +58,7 @@ class Intake:
         )
         try:
             job, is_new = submit()
-            if job.result is not None and not self.artifacts.exists(job.result["artifact"]):
+            if job.result is not None and not self.artifacts.note_use(job.result["artifact"]):
                 self.jobs.forget_artifact(job.result["artifact"])  # deleted: the weights are made anew
                 job, is_new = submit()
         except QueueFull:

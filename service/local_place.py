@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +31,8 @@ _OURS = re.compile(r"\.?[0-9a-f]{64}")
 class LocalPlace:
     """A `service.place.Place` below one folder."""
 
+    count_seconds = 0.0
+
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root).absolute()
         self._sizes: dict[str, int] = {}
@@ -40,10 +42,11 @@ class LocalPlace:
         with self._locked():
             pass
 
-    def put(self, sha: str, listing: bytes, folder: Path) -> None:
+    def put(self, sha: str, listing: bytes, folder: Path, *, admit: Callable[[], None] = lambda: None) -> None:
         """The folder is renamed if it lies on the same file system, else copied."""
         place = self._folder(sha)
         with self._locked():
+            admit()
             write_file(place.with_suffix(".json"), listing)
             try:
                 _move(folder, place)

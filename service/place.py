@@ -1,6 +1,6 @@
 """Where artifacts lie: what a folder and a bucket have in common."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -23,12 +23,18 @@ class Place(Protocol):
     What is gone, or was never there, raises FileNotFoundError; what cannot be reached or written, StorageFailed.
     """
 
+    count_seconds: float
+    """How long a count of all bytes is used again, for places that are slow to list."""
+
     def check(self) -> None:
         """Raise StorageFailed if nothing can be kept here."""
         ...
 
-    def put(self, sha: str, listing: bytes, folder: Path) -> None:
-        """Keep the files of a local folder, which is gone afterwards, and their list; all of it or nothing."""
+    def put(self, sha: str, listing: bytes, folder: Path, *, admit: Callable[[], None] = lambda: None) -> None:
+        """Keep the files of a local folder, which is gone afterwards, and their list; all of it or nothing.
+
+        `admit` may raise, when nothing is kept; nobody else puts anything meanwhile where the place can see to that.
+        """
         ...
 
     def has(self, sha: str) -> bool: ...

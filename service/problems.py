@@ -13,6 +13,7 @@ from fastapi.exceptions import HTTPException, RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
+from service.artifacts import StoreFull
 from service.jobs import Conflict, QueueFull
 from service.security_headers import HEADERS
 from weightgen.errors import (
@@ -54,7 +55,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "headers-too-large": (431, "The headers are too large"),
     "internal": (500, "The server failed"),
     "storage-failed": (503, "The server cannot store or read its files"),
-    "too-busy": (503, "The server has too many connections"),
+    "storage-full": (507, "The server has no room for more"),
     "not-ready": (503, "The server is not ready"),
     "still-generating": (503, "The weights are being made"),
 }
@@ -72,6 +73,7 @@ ERRORS: dict[type[WeightgenError], str] = {
     UnknownName: "unknown-name",
     Conflict: "conflict",
     QueueFull: "queue-full",
+    StoreFull: "storage-full",
     WeightgenError: "unsupported",
 }
 """Error -> kind; the nearest ancestor of an error decides."""

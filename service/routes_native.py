@@ -161,6 +161,7 @@ _REFUSALS = (
     "queue-full",
     "not-ready",
     "storage-failed",
+    "storage-full",
 )
 
 

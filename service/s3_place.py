@@ -12,7 +12,7 @@ upload is seen by nobody, and goes with a later `sweep`. Keys are found where bo
 import contextlib
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -53,6 +53,8 @@ class _Artifact:
 class S3Place:
     """A `service.place.Place` below s3://<bucket>/<prefix>."""
 
+    count_seconds = 60.0
+
     def __init__(self, url: str, *, endpoint_url: str = "") -> None:
         """`endpoint_url` is of a server other than Amazon's, as AWS_ENDPOINT_URL. BadOption if s3fs is missing."""
         try:
@@ -79,7 +81,8 @@ class S3Place:
         with self._told(missing="the bucket does not exist"):
             self._fs.call_s3("list_objects_v2", Bucket=self._bucket, MaxKeys=1)
 
-    def put(self, sha: str, listing: bytes, folder: Path) -> None:
+    def put(self, sha: str, listing: bytes, folder: Path, *, admit: Callable[[], None] = lambda: None) -> None:
+        admit()
         token = secrets.token_hex(8)
         with self._told(missing="the bucket does not exist"):
             for path in sorted(folder.iterdir()):

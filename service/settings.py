@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from weightgen.errors import BadOption, UnknownName
 
 PREFIX = "WEIGHTGEN_"
-OTHERS = ("WEIGHTGEN_KEY", "WEIGHTGEN_SHARED", "WEIGHTGEN_URL")
+OTHERS = ("WEIGHTGEN_SHARED",)
 """Variables of the prefix that are read elsewhere."""
 MIB = 2**20
 
@@ -97,19 +97,34 @@ class Settings(BaseSettings):
         default=30 * 86400.0, gt=0, description="How long a finished job is remembered after its last change."
     )
 
+    keep_artifacts_seconds: float = Field(
+        default=0,
+        ge=0,
+        description="How long an artifact is kept after it was last read or answered, at least 3600; 0: for ever.",
+    )
+
     max_body_bytes: int = Field(default=1 * MIB, ge=1, description="Largest body of a request.")
     max_header_bytes: int = Field(default=16 * 1024, ge=1024, description="Headers of a request, all together.")
     max_request_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="How long a request may take to arrive, its body included."
     )
-    max_connections: int = Field(default=512, ge=1, description="Connections that one process has open at a time.")
     max_artifact_bytes: int = Field(default=1024 * MIB, ge=1, description="Largest artifact, all its files together.")
+    max_stored_bytes: int = Field(
+        default=0, ge=0, description="Most bytes of all artifacts, and of all uploads, together; 0: no limit."
+    )
     max_loaded_generators: int = Field(default=4, ge=1, description="Generators that one process keeps in memory.")
     max_loaded_datasets: int = Field(default=2, ge=1, description="Data sets that one process keeps in memory.")
 
     def location(self, kind: Literal["artifacts", "datasets"]) -> str:
         """Where the store of artifacts or of uploaded data sets lies."""
         return f"{(self.artifacts_url or str(self.data_dir)).rstrip('/')}/{kind}"
+
+    @field_validator("keep_artifacts_seconds")
+    @classmethod
+    def _keep_for_an_hour(cls, value: float) -> float:
+        if 0 < value < 3600:  # its use is noted every few minutes, and who was just answered has yet to read it
+            raise ValueError("expected 0 or at least 3600")
+        return value
 
     @model_validator(mode="before")
     @classmethod

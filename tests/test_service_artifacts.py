@@ -1,5 +1,6 @@
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.artifacts import ArtifactFile, ArtifactStore, open_store
+from service.artifacts import ArtifactFile, ArtifactStore, StoreFull, open_store
 from tests.s3_server import new_bucket, running_s3
 from weightgen.errors import BadData, BadOption, NotFound, UnsupportedTask
 
@@ -171,3 +172,55 @@ def test_some_add_and_some_delete_one_artifact_and_it_is_whole_or_gone(store, tm
 def test_a_url_of_another_kind_is_refused(location):
     with pytest.raises(BadOption, match="expected a folder or s3://"):
         open_store(location)
+
+
+def test_what_is_used_is_newer_than_what_is_not(store, tmp_path):
+    shas = [store.add(fill(tmp_path / name, {name: b""})) for name in ("a", "b")]
+    used = {stored.sha: stored.used for stored in store.list_all()}
+    assert store.note_use(shas[0]) and not store.note_use("0" * 64) and not store.note_use("..")
+    again = {stored.sha: stored.used for stored in store.list_all()}
+    assert again[shas[0]] >= used[shas[0]] and again[shas[1]] == used[shas[1]]
+
+
+def test_an_artifact_goes_only_if_nobody_has_used_it_since(store, tmp_path):
+    sha = store.add(fill(tmp_path / "made", CONTENT))
+    assert not store.delete_unused(sha, since=time.time() - 3600) and store.exists(sha)
+    assert store.delete_unused(sha, since=time.time() + 3600) and not store.exists(sha)
+    assert not store.delete_unused(sha, since=time.time() + 3600) and not store.note_use(sha)
+
+
+def test_more_than_may_be_stored_is_refused_and_the_folder_stays(open_empty, tmp_path):
+    store = open_empty(max_stored_bytes=250)
+    sha = store.add(fill(tmp_path / "first", CONTENT))
+    store.add(fill(tmp_path / "second", {"a": b"\0" * 100}))
+    store.refuse_when_full(48)
+    folder = fill(tmp_path / "third", {"b": b"\0" * 49})
+    with pytest.raises(StoreFull, match="202 of 250 bytes are stored, which leaves no room for 49 more"):
+        store.add(folder)
+    assert folder.exists() and store.size() == 202
+    assert store.add(fill(tmp_path / "again", CONTENT)) == sha  # takes no room
+    store.delete(sha)
+    assert store.exists(store.add(folder))
+
+
+def test_a_full_store_is_told_before_work_begins_and_asks_for_room(open_empty, tmp_path):
+    store = open_empty(max_stored_bytes=102)
+    store.refuse_when_full()
+    sha = store.add(fill(tmp_path / "made", CONTENT))
+    with pytest.raises(StoreFull, match="102 of 102 bytes are stored; ask again later"):
+        store.refuse_when_full()
+    store.make_room = lambda: store.delete(sha)
+    store.refuse_when_full()
+
+
+def test_many_that_add_at_once_do_not_pass_the_limit_of_a_folder(tmp_path):
+    def add(number: int) -> bool:
+        try:
+            open_store(tmp_path / "artifacts", max_stored_bytes=1000).add(folders[number])
+        except StoreFull:
+            return False
+        return True
+
+    folders = [fill(tmp_path / f"made-{number}", {f"a{number}": b"\0" * 100}) for number in range(24)]
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(add, range(24))) == 10

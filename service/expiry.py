@@ -1,0 +1,102 @@
+"""What the stores let go of: artifacts that nobody has used for long, and what was begun and never ended.
+
+A job is forgotten before its artifact is removed, so that none answers with what is gone; and an artifact is removed
+only if, at that moment, it is still unused. Once an hour a thread of every process sees to it; on one machine one of
+them at a time, and on several they do not harm each other.
+"""
+
+import contextlib
+import fcntl
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.artifacts import ArtifactStore
+from service.jobs import JobStore
+from weightgen.errors import StorageFailed
+
+EVERY_SECONDS = 3600.0
+UNFINISHED_SECONDS = 86400.0
+"""How old half an upload has to be: nobody works on it any more."""
+_STOP_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class Expiry:
+    """Removes what the artifact store need not keep; orphans of `others` too."""
+
+    def __init__(
+        self,
+        artifacts: ArtifactStore,
+        jobs: JobStore,
+        *,
+        lock: Path,
+        keep_seconds: float,
+        others: Sequence[ArtifactStore] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`keep_seconds` after its last use an artifact goes; 0: never. `lock`: a file of this machine's processes."""
+        self._artifacts, self._jobs, self._others = artifacts, jobs, others
+        self._keep_seconds, self._lock, self._clock = keep_seconds, lock, clock
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, name="expiry", daemon=True)
+        artifacts.make_room = self.expire
+
+    def start(self) -> None:
+        """Begin at once, and again every hour."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Begin nothing more, and wait a little for what is in hand."""
+        self._stopping.set()
+        self._thread.join(_STOP_SECONDS)
+
+    def expire(self) -> int:
+        """Remove the artifacts that were not used for long; how many. Nothing if another process is at it."""
+        if not self._keep_seconds:
+            return 0
+        since, removed = self._clock() - self._keep_seconds, 0
+        with self._alone() as is_alone:
+            for stored in self._artifacts.list_all() if is_alone else ():
+                if stored.used >= since or self._stopping.is_set():
+                    continue
+                if self._jobs.let_go_of(stored.sha, unchanged_since=since):
+                    removed += self._artifacts.delete_unused(stored.sha, since=since)
+        if removed:
+            _log.info("artifacts expired", extra={"artifacts": removed})
+        return removed
+
+    def sweep(self) -> int:
+        """Remove what was begun long ago and never ended; how many pieces. Nothing if another process is at it."""
+        removed = 0
+        with self._alone() as is_alone:
+            for store in (self._artifacts, *self._others) if is_alone else ():
+                removed += store.sweep(before=self._clock() - UNFINISHED_SECONDS)
+        if removed:
+            _log.info("unfinished artifacts removed", extra={"pieces": removed})
+        return removed
+
+    def _repeat(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.expire()
+                self.sweep()
+            except (SQLAlchemyError, StorageFailed, OSError):  # away for a while: the next hour does it
+                _log.exception("artifacts could not be expired")
+            self._stopping.wait(EVERY_SECONDS)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[bool]:
+        self._lock.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._lock, "wb") as guard:
+            try:
+                fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
