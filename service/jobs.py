@@ -215,7 +215,7 @@ class JobStore:
         with self._writing() as connection:
             numbers = connection.execute(free).scalars().all()
             changes = {"state": "running", "runner": runner, "attempt": 1, "progress": {},
-                       "lease_until": self._clock() + lease_seconds}  # fmt: skip
+                       "lease_until": self._now() + lease_seconds}  # fmt: skip
             rows = connection.execute(self._change(JOBS.c.number.in_(numbers), changes).returning(JOBS)).all()
             return sorted((_job(row) for row in rows), key=lambda job: job.created)
 
