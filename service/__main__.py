@@ -14,8 +14,10 @@ from typing import NoReturn
 import uvicorn
 
 from service.app import open_artifacts
+from service.http_protocol import guarded_http
 from service.key_commands import parse_command, run_command
 from service.keys import KeyStore
+from service.request_head import MAX_TARGET_BYTES
 from service.request_log import LOGGING
 from service.settings import Settings, is_loopback, read_settings
 from weightgen.errors import BadOption, WeightgenError
@@ -51,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             factory=True,
             host=settings.host,
             port=settings.port,
+            http=guarded_http(
+                max_request_seconds=settings.max_request_seconds, max_connections=settings.max_connections
+            ),
+            h11_max_incomplete_event_size=settings.max_header_bytes + MAX_TARGET_BYTES,
+            ws="none",
             workers=settings.workers,
             log_config=LOGGING,
             access_log=False,

@@ -8,14 +8,18 @@ from typing import Literal
 from fastapi import APIRouter, FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
+from service.api_description import complete_description
+from service.api_page import HEADERS, render_page
 from service.artifacts import ArtifactStore, open_store
 from service.authentication import Authentication
 from service.catalogue import Catalogue, registered
 from service.drain import Drain
 from service.endings import Endings
+from service.estimate import Estimator
 from service.expiry import Expiry
+from service.generation import Generation
 from service.hub import hub_routes
 from service.intake import Intake
 from service.jobs import JobStore
@@ -26,6 +30,7 @@ from service.problems import Problem, tell_problems
 from service.request_head import RequestHead
 from service.request_limits import RequestLimits
 from service.request_log import RequestLog
+from service.routes_estimate import estimate_routes
 from service.routes_native import native_routes, tell
 from service.runner import Run, Runner
 from service.schemas import StatusBody, VersionBody
@@ -39,16 +44,19 @@ def create_app(
 ) -> FastAPI:
     """The service by its settings, which the environment gives if the caller does not.
 
-    `run` and `catalogue` stand in for generation and for what is registered. The database has to be migrated already.
+    `run` and `catalogue` stand in for generation and for what is registered; without generation there are no estimates.
+    The database has to be migrated already.
     """
     settings = settings or read_settings()
     jobs, keys = JobStore(settings.database_url), KeyStore(settings.database_url)
     artifacts = open_artifacts(settings)
+    catalogue = catalogue or registered()
+    work_of_jobs = run or _generation(settings, artifacts)
     measurements = Measurements()
     endings = Endings()
     runner = Runner(
         jobs,
-        run or _generation(settings, artifacts),
+        work_of_jobs,
         threads=settings.runner_threads,
         lease_seconds=settings.lease_seconds,
         keep_seconds=settings.keep_jobs_seconds,
@@ -63,7 +71,7 @@ def create_app(
         others=[open_artifacts(settings, "datasets")],
     )
     drain = Drain(partial(runner.stop, settings.drain_seconds), linger_seconds=settings.linger_seconds)
-    intake = Intake(settings, jobs, artifacts, catalogue or registered(), runner.wake, drain, endings)
+    intake = Intake(settings, jobs, artifacts, catalogue, runner.wake, drain, endings)
 
     @asynccontextmanager
     async def work(app: FastAPI) -> AsyncIterator[None]:
@@ -84,9 +92,12 @@ def create_app(
         description="Weights for small networks, generated from labelled examples and verified before they are handed "
         "over. Hub clients load them with HF_ENDPOINT=<this server>/hf.",
         lifespan=work,
+        docs_url=None,  # FastAPI's own page loads scripts from elsewhere
+        redoc_url=None,
         redirect_slashes=False,  # a redirect would repeat the Host that the client made up
     )
     tell_problems(app)
+    complete_description(app)
     app.add_middleware(
         RequestLimits, max_body_bytes=settings.max_body_bytes, max_request_seconds=settings.max_request_seconds
     )
@@ -101,7 +112,10 @@ def create_app(
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestLog, measurements=measurements)  # the last one added is the first one asked
     app.include_router(native_routes(intake))
+    if isinstance(work_of_jobs, Generation):
+        app.include_router(estimate_routes(intake, Estimator(jobs, work_of_jobs.look_up, catalogue.facts)))
     app.include_router(hub_routes(intake))
+    app.include_router(_docs_routes(app))
     app.include_router(_health_routes(jobs, drain, measurements))
     return app
 
@@ -116,15 +130,23 @@ def open_artifacts(settings: Settings, kind: Literal["artifacts", "datasets"] = 
     )
 
 
-def _generation(settings: Settings, artifacts: ArtifactStore) -> Run:
-    from service.generation import Generation
-
+def _generation(settings: Settings, artifacts: ArtifactStore) -> Generation:
     return Generation(
         artifacts,
         scratch=settings.data_dir / "scratch",
         max_generators=settings.max_loaded_generators,
         max_datasets=settings.max_loaded_datasets,
     )
+
+
+def _docs_routes(app: FastAPI) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/docs", include_in_schema=False)
+    def read_docs() -> Response:
+        return HTMLResponse(render_page(app.openapi()), headers=HEADERS)
+
+    return routes
 
 
 def _health_routes(jobs: JobStore, drain: Drain, measurements: Measurements) -> APIRouter:

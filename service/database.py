@@ -17,6 +17,8 @@ from weightgen.errors import BadOption, StorageFailed, UnsupportedTask
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 30.0
 """How long a writer waits for another process's transaction on SQLite."""
+_GIVE_UP = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+"""When psycopg takes a server for dead that says nothing, seconds and times; libpq itself would wait for hours."""
 _LOCK = 0x77656967  # any number that nobody else takes as an advisory lock in this database
 
 
@@ -28,10 +30,10 @@ def open_database(url: str) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
     except ArgumentError as error:
-        raise BadOption("database_url is not a URL; expected sqlite:///FILE or postgresql+psycopg://…") from error
+        raise BadOption("database_url is not a URL; expected sqlite:///FILE or postgresql://…") from error
     kind, shown = parsed.get_backend_name(), parsed.render_as_string(hide_password=True)
     if kind not in ("sqlite", "postgresql"):
-        raise BadOption(f"database_url is of kind {kind!r}, expected sqlite:///FILE or postgresql+psycopg://…")
+        raise BadOption(f"database_url is of kind {kind!r}, expected sqlite:///FILE or postgresql://…")
     try:
         if kind == "sqlite":
             if not parsed.database or parsed.database == ":memory:":
@@ -39,9 +41,14 @@ def open_database(url: str) -> sa.Engine:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
         else:
-            engine = sa.create_engine(parsed, pool_pre_ping=True)
+            if parsed.drivername == "postgresql":  # by which SQLAlchemy means a driver that is not used here
+                parsed = parsed.set(drivername="postgresql+psycopg")
+            engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args=_GIVE_UP)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
-        raise BadOption(f"database_url {shown!r} needs a driver that is not installed: {error}") from error
+        raise BadOption(
+            f"database_url {shown!r} needs a driver that is not installed: {error}; expected postgresql://… with "
+            "weightgen[postgres] installed"
+        ) from error
     except OSError as error:
         raise StorageFailed(f"the folder of {shown!r} cannot be made: {error.strerror}") from error
     if kind == "sqlite":
@@ -78,7 +85,8 @@ def upgrade(engine: sa.Engine) -> None:
             "database"
         ) from error
     except DatabaseError as error:
-        raise StorageFailed(f"the database {where!r} cannot be used: {error.orig}") from error
+        reason = str(error.orig).partition("\n")[0]  # psycopg goes on with advice
+        raise StorageFailed(f"the database {where!r} cannot be used: {reason}") from error
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:

@@ -80,6 +80,11 @@ class Generation:
         files = [asdict(file) for file in self._artifacts.files(artifact)]
         return {"artifact": artifact, "repository": f"sha/{artifact}", "files": files, "report": report}
 
+    def look_up(self, request: Mapping[str, Any]) -> "tuple[Job, threading.Lock]":
+        """What a canonical request names, loaded, and the lock to hold while its generator works."""
+        check_names(request)
+        return self._look_up(request)
+
     def _tell(self, stage: str, progress: Progress) -> None:
         progress(stage, STAGES.index(stage), len(STAGES))
 
@@ -132,9 +137,11 @@ class _Generator:
 
 def _load_generator(key: tuple[Path, int]) -> _Generator:
     from weightgen.generators import load_generator
+    from weightgen.global_rng import borrowed_rng
     from weightgen.storage import sha256_file
 
-    return _Generator(load_generator(key[0]), sha256_file(key[0]))
+    with borrowed_rng():  # modules draw when they are made, and another job may be drawing
+        return _Generator(load_generator(key[0]), sha256_file(key[0]))
 
 
 def _load_data(name: str) -> "LabelledData":

@@ -8,7 +8,8 @@ A process that dies stops renewing its lease; the job is then claimed by another
 holder of the lease can finish a job, so that it ends once, however often its work was begun. One request (by digest)
 has one job at a time that is queued, running or succeeded: a unique index sees to that, not this file's care.
 
-SQLite in WAL mode by default, PostgreSQL by URL. Times are seconds since the epoch.
+SQLite in WAL mode by default, PostgreSQL by URL. Times are seconds since the epoch, by one clock for all: that of
+PostgreSQL's machine, or of the one that has the file.
 """
 
 import math
@@ -102,8 +103,8 @@ class Job:
 class JobStore:
     """The jobs of one database, which any number of processes and threads may have open."""
 
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        """Raises BadOption for a URL that names no database that can be used."""
+    def __init__(self, url: str, *, clock: Callable[[], float] | None = None) -> None:
+        """`clock` stands in for the database's. Raises BadOption for a URL that names no database that can be used."""
         self._engine = open_database(url)
         self._clock = clock
 
@@ -156,7 +157,7 @@ class JobStore:
             return _job(row), is_new
 
     def _insert(self, connection: sa.Connection, given: Mapping[str, Any]) -> sa.Row[Any]:
-        now = self._clock()
+        now = self._now()
         made = sa.insert(JOBS).values(
             id=secrets.token_hex(16), **given, state="queued", progress={}, attempt=0, created=now, updated=now,
             version=1,
@@ -175,7 +176,7 @@ class JobStore:
         another job.
         """
         open_jobs = sa.or_(
-            JOBS.c.state == "queued", sa.and_(JOBS.c.state == "running", JOBS.c.lease_until < self._clock())
+            JOBS.c.state == "queued", sa.and_(JOBS.c.state == "running", JOBS.c.lease_until < self._now())
         )
         oldest = sa.select(JOBS.c.number).where(open_jobs).order_by(JOBS.c.number).limit(1)
         with self._engine.connect() as connection:  # an idle runner takes no lock
@@ -186,7 +187,7 @@ class JobStore:
             if number is None:
                 return None
             changes = {"state": "running", "runner": runner, "attempt": JOBS.c.attempt + 1,
-                       "lease_until": self._clock() + lease_seconds, "progress": {}}  # fmt: skip
+                       "lease_until": self._now() + lease_seconds, "progress": {}}  # fmt: skip
             row = connection.execute(self._change(JOBS.c.number == number, changes).returning(JOBS)).one()
             return _job(row)
 
@@ -223,7 +224,7 @@ class JobStore:
         self, job_id: str, runner: str, *, lease_seconds: float, progress: Mapping[str, Any] | None = None
     ) -> bool:
         """Keep the lease for another `lease_seconds`, and tell the progress; False if the job is no longer its own."""
-        held, until = _held(job_id, runner), self._clock() + lease_seconds
+        held, until = _held(job_id, runner), self._now() + lease_seconds
         if progress is None:
             change = sa.update(JOBS).where(held).values(lease_until=until)
         else:
@@ -264,9 +265,16 @@ class JobStore:
             counts = {row.state: row.number for row in found}
         return {state: counts.get(state, 0) for state in STATES}
 
+    def latest_results(self, *, limit: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """(request, result) of the newest jobs that succeeded, newest first, `limit` at most."""
+        succeeded = sa.select(JOBS.c.request, JOBS.c.result).where(JOBS.c.state == "succeeded")
+        with self._engine.connect() as connection:
+            rows = connection.execute(succeeded.order_by(JOBS.c.number.desc()).limit(limit))
+            return [(row.request, row.result) for row in rows]
+
     def prune(self, *, older_than: float) -> int:
         """Forget the jobs that ended more than `older_than` seconds ago, with their keys; how many they were."""
-        return self._forget(sa.and_(JOBS.c.state.in_(FINAL), JOBS.c.updated < self._clock() - older_than))
+        return self._forget(sa.and_(JOBS.c.state.in_(FINAL), JOBS.c.updated < self._now() - older_than))
 
     def forget_artifact(self, artifact: str) -> int:
         """Forget the jobs whose result is this artifact, with their keys; how many they were.
@@ -286,11 +294,19 @@ class JobStore:
     def _forget(self, which: sa.ColumnElement[bool]) -> int:
         with self._writing() as connection:
             exclude_others(connection)  # or a key could be written for a job that goes at this moment
-            connection.execute(sa.delete(KEYS).where(KEYS.c.job.in_(sa.select(JOBS.c.id).where(which))))
-            return connection.execute(sa.delete(JOBS).where(which)).rowcount
+            gone = connection.execute(sa.delete(JOBS).where(which).returning(JOBS.c.id)).scalars().all()
+            for start in range(0, len(gone), 1000):  # a statement takes so many parameters and no more
+                connection.execute(sa.delete(KEYS).where(KEYS.c.job.in_(gone[start : start + 1000])))
+            return len(gone)
+
+    def _now(self) -> Any:
+        """Seconds since the epoch, a number or what the database makes one of."""
+        if self._clock is None and self._engine.dialect.name == "postgresql":
+            return sa.cast(sa.extract("epoch", sa.func.statement_timestamp()), sa.Float)
+        return (self._clock or time.time)()
 
     def _change(self, which: sa.ColumnElement[bool], changes: Mapping[str, Any]) -> sa.Update:
-        return sa.update(JOBS).where(which).values(**changes, updated=self._clock(), version=JOBS.c.version + 1)
+        return sa.update(JOBS).where(which).values(**changes, updated=self._now(), version=JOBS.c.version + 1)
 
     def _apply(self, change: sa.Update) -> bool:
         with self._writing() as connection:

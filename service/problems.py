@@ -21,6 +21,7 @@ from weightgen.errors import (
     BadOption,
     CorruptFile,
     NotFound,
+    ServiceFailed,
     SpecMismatch,
     StorageFailed,
     UnknownName,
@@ -56,6 +57,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "internal": (500, "The server failed"),
     "storage-failed": (503, "The server cannot store or read its files"),
     "storage-full": (507, "The server has no room for more"),
+    "too-busy": (503, "The server has too many connections"),
     "not-ready": (503, "The server is not ready"),
     "still-generating": (503, "The weights are being made"),
 }
@@ -67,6 +69,7 @@ ERRORS: dict[type[WeightgenError], str] = {
     CorruptFile: "storage-failed",
     SpecMismatch: "unsupported",
     StorageFailed: "storage-failed",
+    ServiceFailed: "internal",
     VerificationFailed: "verification-failed",
     UnsupportedTask: "unsupported",
     NotFound: "not-found",

@@ -38,6 +38,8 @@ class RequestHead:
         if not _is_text(target) or not _is_text(scope["query_string"]):
             detail = "the path or the query is no text: it holds control characters or is not UTF-8"
             return Problem("malformed-request", detail)
+        if scope.get("http_version") not in ("1.0", "1.1"):
+            return Problem("malformed-request", "the request is of another version of HTTP than 1.0 and 1.1")
         headers = Headers(raw=raw)
         if "transfer-encoding" in headers and "content-length" in headers:
             detail = "the request has both Content-Length and Transfer-Encoding, so that its end is in doubt"

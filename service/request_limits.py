@@ -44,7 +44,9 @@ class RequestLimits:
         headers, max_bytes = Headers(scope=scope), self._max_bytes
         if scope["method"] in WITH_BODY:
             max_bytes = self._streams.get(scope["path"], max_bytes)
-        body = LimitedBody(receive, max_bytes=max_bytes, max_seconds=self._max_seconds)
+        body = LimitedBody(
+            receive, is_read=scope["method"] in WITH_BODY, max_bytes=max_bytes, max_seconds=self._max_seconds
+        )
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdecimal()) or len(length) > 18 or int(length) > max_bytes:
             raise body.too_large()
@@ -60,14 +62,26 @@ class ClientLeft(Exception):
 
 
 class LimitedBody:
-    """A `receive` that raises Problem for a body that is too large or too slow."""
+    """A `receive` that raises Problem for a body that is too large or too slow.
 
-    def __init__(self, receive: Receive, *, max_bytes: int, max_seconds: float) -> None:
+    Where nothing reads the body, as of a GET, whoever sends such a one counts as gone: the answer may have begun.
+    """
+
+    def __init__(self, receive: Receive, *, is_read: bool, max_bytes: int, max_seconds: float) -> None:
         self._receive, self._max_bytes, self._max_seconds = receive, max_bytes, max_seconds
+        self._is_read = is_read
         self._deadline = asyncio.get_running_loop().time() + max_seconds
         self._read, self._is_whole = 0, False
 
     async def __call__(self) -> Message:
+        try:
+            return await self._receive_limited()
+        except Problem:
+            if self._is_read:
+                raise
+            return {"type": "http.disconnect"}
+
+    async def _receive_limited(self) -> Message:
         if self._is_whole:  # what is waited for now is that the client leaves, and it may stay as long as it likes
             return await self._receive()
         try:

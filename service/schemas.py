@@ -171,6 +171,34 @@ class DatasetsBody(_Answered):
     datasets: list[str]
 
 
+class BandBody(_Answered):
+    """Between which values a fraction is expected."""
+
+    low: float
+    high: float
+
+
+class BasisBody(_Answered):
+    """Where each estimate comes from, or why it is null, a sentence each."""
+
+    seconds: str
+    accuracy: str
+    out_of_distribution: str
+
+
+class EstimateBody(_Answered):
+    """What a generation would give; null where that is not known."""
+
+    parameters: int = Field(description="Numbers of one network.")
+    bytes: int = Field(description="Of all tensors of all samples; a file adds a header of a few thousand.")
+    seconds: float | None = Field(description="To make and verify the weights, without waiting.")
+    accuracy: BandBody | None = Field(description="Expected on the data set's test part, a fraction.")
+    out_of_distribution: bool | None = Field(
+        description="Whether the task is unlike all that the generator learnt from, by the generator's own embedding."
+    )
+    basis: BasisBody
+
+
 class StatusBody(_Answered):
     """Whether the server is well."""
 

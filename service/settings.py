@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from weightgen.errors import BadOption, UnknownName
 
 PREFIX = "WEIGHTGEN_"
-OTHERS = ("WEIGHTGEN_SHARED",)
+OTHERS = ("WEIGHTGEN_KEY", "WEIGHTGEN_SHARED", "WEIGHTGEN_URL")
 """Variables of the prefix that are read elsewhere."""
 MIB = 2**20
 
@@ -108,6 +108,7 @@ class Settings(BaseSettings):
     max_request_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="How long a request may take to arrive, its body included."
     )
+    max_connections: int = Field(default=512, ge=1, description="Connections that one process has open at a time.")
     max_artifact_bytes: int = Field(default=1024 * MIB, ge=1, description="Largest artifact, all its files together.")
     max_stored_bytes: int = Field(
         default=0, ge=0, description="Most bytes of all artifacts, and of all uploads, together; 0: no limit."

@@ -1,13 +1,14 @@
 """Settings every test runs under: one torch thread a worker, a steady hypothesis profile, rngs by seed."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from benchmarks.postgres_server import PostgresServer
 from tests.standins import StandIn
 from weightgen.checkpoint import save_state
 from weightgen.generators import GENERATORS
@@ -58,3 +59,22 @@ def generator_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.fixture
 def make_rng() -> Callable[[int], torch.Generator]:
     return lambda seed: torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this test process; the test is skipped where none is installed."""
+    try:
+        server = PostgresServer()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    yield server
+    server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new, empty database, once of each kind."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres").make_database()
+    return f"sqlite:///{tmp_path}/jobs.sqlite"

@@ -1,6 +1,8 @@
 """The database of the jobs opens, upgrades once however many try, and refuses what it cannot be."""
 
+import re
 import threading
+import time
 
 import pytest
 import sqlalchemy as sa
@@ -11,14 +13,14 @@ from alembic.migration import MigrationContext
 from sqlalchemy.exc import OperationalError
 
 import service.keys  # noqa: F401, whose table is of the same database
-from service.database import MIGRATIONS, open_database, upgrade
+from service.database import MIGRATIONS, exclude_others, open_database, upgrade
 from service.jobs import METADATA, JobStore
 from weightgen.errors import BadOption, StorageFailed, UnsupportedTask
 
 
 @pytest.fixture
-def engine(tmp_path):
-    engine = open_database(f"sqlite:///{tmp_path}/new/jobs.sqlite")
+def engine(database_url):
+    engine = open_database(database_url)
     yield engine
     engine.dispose()
 
@@ -28,8 +30,9 @@ def test_the_migrations_make_the_tables_that_the_code_uses(engine):
     upgrade(engine)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
-        made = sa.text("SELECT sql FROM sqlite_master WHERE name = 'jobs_digest_current'")
-        assert "WHERE state IN ('queued', 'running', 'succeeded')" in connection.execute(made).scalar_one()
+    index = next(index for index in sa.inspect(engine).get_indexes("jobs") if index["name"] == "jobs_digest_current")
+    condition = str(index["dialect_options"][f"{engine.dialect.name}_where"])
+    assert index["unique"] and re.findall("'([a-z]+)'", condition) == ["queued", "running", "succeeded"]
 
 
 FIRST_JOBS = """
@@ -56,8 +59,8 @@ def test_jobs_and_keys_of_the_first_version_are_kept(engine):
     store.close()
 
 
-def test_processes_that_upgrade_at_once_wait_for_each_other(tmp_path):
-    engines = [open_database(f"sqlite:///{tmp_path}/jobs.sqlite") for _ in range(3)]
+def test_processes_that_upgrade_at_once_wait_for_each_other(database_url):
+    engines = [open_database(database_url) for _ in range(3)]
     faults: list[Exception] = []
 
     def try_upgrade(engine: sa.Engine) -> None:
@@ -76,13 +79,39 @@ def test_processes_that_upgrade_at_once_wait_for_each_other(tmp_path):
     assert faults == []
 
 
-def test_a_writing_transaction_excludes_another_from_its_begin(engine):
+def test_a_writing_transaction_excludes_another_from_its_begin_on_sqlite(tmp_path):
+    engine = open_database(f"sqlite:///{tmp_path}/new/jobs.sqlite")
     upgrade(engine)
     with engine.execution_options(writes=True).begin(), engine.connect() as reader:
         assert reader.execute(sa.text("SELECT count(*) FROM jobs")).scalar_one() == 0
         reader.exec_driver_sql("PRAGMA busy_timeout = 1")
         with pytest.raises(OperationalError, match="locked"):
             reader.exec_driver_sql("DELETE FROM jobs")
+    engine.dispose()
+
+
+def test_a_transaction_that_excludes_others_waits_for_another_on_postgresql(postgres):
+    engine, order = open_database(postgres.make_database()), []
+
+    def write() -> None:
+        with engine.begin() as connection:
+            exclude_others(connection)
+            order.append("second")
+
+    second = threading.Thread(target=write)
+    waiting = sa.text(
+        "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database "
+        "WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"
+    )
+    with engine.begin() as connection:
+        exclude_others(connection)
+        second.start()
+        while connection.execute(waiting).scalar_one() == 0:
+            time.sleep(0.01)
+        order.append("first")
+    second.join()
+    engine.dispose()
+    assert order == ["first", "second"]
 
 
 def test_a_database_of_a_newer_version_is_refused(engine):
@@ -102,7 +131,7 @@ def test_a_database_of_a_newer_version_is_refused(engine):
         ("mysql://root@localhost/jobs", "is of kind 'mysql', expected sqlite:///FILE or postgresql"),
         (
             "postgresql+nothing://me:secret@localhost/jobs",
-            "'postgresql.nothing://me:.*' needs a driver",
+            r"'postgresql.nothing://me:.*' needs a driver .*; expected postgresql://… with weightgen\[postgres\]",
         ),
     ],
 )
@@ -110,6 +139,21 @@ def test_a_url_that_cannot_be_used_is_refused_without_its_password(url, sentence
     with pytest.raises(BadOption, match=sentence) as caught:
         open_database(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "postgresql+psycopg"])
+def test_postgresql_is_spoken_to_by_psycopg(kind):
+    engine = open_database(f"{kind}://me@localhost/jobs")
+    assert engine.dialect.driver == "psycopg"
+    engine.dispose()
+
+
+def test_a_server_that_is_not_there_is_told_in_one_sentence(tmp_path):
+    engine = open_database(f"postgresql://me:secret@/jobs?host={tmp_path}")
+    with pytest.raises(StorageFailed, match="^the database 'postgresql.*' cannot be used: .*failed.*$") as caught:
+        upgrade(engine)
+    engine.dispose()
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_file_that_is_no_database_is_told(tmp_path):

@@ -1,12 +1,14 @@
 """Jobs are accepted once, claimed by one runner at a time, and end once, whoever asks and whoever dies."""
 
-import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
+from service.database import open_database
 from service.jobs import FINAL, Conflict, Job, JobStore, QueueFull
 from weightgen.errors import NotFound
 
@@ -25,8 +27,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def url(tmp_path) -> str:
-    return f"sqlite:///{tmp_path}/jobs.sqlite"
+def url(database_url) -> str:
+    return database_url
 
 
 @pytest.fixture
@@ -159,16 +161,18 @@ def test_posts_of_one_request_at_once_make_one_job(store, url):
     assert sum(is_new for _, is_new in answers) == 1
 
 
-def test_the_table_itself_refuses_a_second_current_job_of_a_request(store, tmp_path):
+def test_the_table_itself_refuses_a_second_current_job_of_a_request(store, url):
     submit(store)
     columns = "digest, owner, request, state, progress, attempt, created, updated, version"
-    with sqlite3.connect(tmp_path / "jobs.sqlite") as raw:
-        insert = f"INSERT INTO jobs (id, {columns}) SELECT 'other', {columns} FROM jobs"
-        with pytest.raises(sqlite3.IntegrityError, match=r"UNIQUE constraint failed: jobs\.digest"):
-            raw.execute(insert)
-        raw.execute("UPDATE jobs SET state = 'failed'")
-        raw.execute(insert)
-    raw.close()
+    insert = sa.text(f"INSERT INTO jobs (id, {columns}) SELECT 'other', {columns} FROM jobs")
+    engine = open_database(url)
+    refused = pytest.raises(IntegrityError, match=r"UNIQUE constraint failed: jobs\.digest|jobs_digest_current")
+    with refused, engine.begin() as connection:
+        connection.execute(insert)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE jobs SET state = 'failed'"))
+        connection.execute(insert)
+    engine.dispose()
 
 
 def test_jobs_are_claimed_in_the_order_they_came(store):
@@ -338,3 +342,15 @@ def test_a_job_that_was_begun_before_is_not_claimed_with_others(store):
     assert store.claim("dead", lease_seconds=-1) is not None
     assert store.claim_more("r", lease_seconds=30, limit=9, is_wanted=lambda _: True) == []
     assert store.claim("alone", lease_seconds=30) is not None
+
+
+def test_the_latest_results_are_those_of_jobs_that_succeeded_newest_first(store):
+    for number in range(4):
+        store.submit({"n": number}, digest=f"{number:064}", max_queued=9)
+        job = store.claim("runner", lease_seconds=60)
+        if number == 1:
+            store.fail(job.id, "runner", {})
+        else:
+            store.finish(job.id, "runner", {"made": number})
+    assert store.latest_results(limit=2) == [({"n": 3}, {"made": 3}), ({"n": 2}, {"made": 2})]
+    assert [request["n"] for request, _ in store.latest_results(limit=9)] == [3, 2, 0]

@@ -1,8 +1,12 @@
+import asyncio
+from typing import Any
+
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.problems import MEDIA_TYPE
-from service.request_head import MAX_HEADERS, MAX_TARGET_BYTES
+from service.request_head import MAX_HEADERS, MAX_TARGET_BYTES, RequestHead
 from tests.service_standins import ASKED, stand_in_app
 
 LIMIT = 2048
@@ -65,3 +69,22 @@ def test_hub_clients_are_told_in_a_header(client):
 
 def test_a_slash_too_many_is_not_redirected_to_a_host_that_the_client_made_up(client):
     assert client.get("/healthz/", headers={"Host": "evil.example"}).status_code == 404
+
+
+def test_another_version_of_http_is_refused():
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def nothing(*args: object) -> Any:
+        raise AssertionError
+
+    scope = {"type": "http", "http_version": "9.9", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+    head = RequestHead(nothing, max_header_bytes=LIMIT)
+    asyncio.run(_call(head, scope, nothing, send))
+    assert sent[0]["status"] == 400 and b"another version of HTTP" in sent[1]["body"]
+
+
+async def _call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    await app(scope, receive, send)

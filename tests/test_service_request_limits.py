@@ -80,11 +80,13 @@ def test_json_that_is_not_strict_is_malformed(client, content, sentence):
     assert sentence in answer.json()["detail"]
 
 
-def ask(app: ASGIApp, messages: list[Message], *, path: str = "/", length: str = "0") -> list[Message]:
-    """What a POST of these messages is answered; after them nothing comes."""
+def ask(
+    app: ASGIApp, messages: list[Message], *, path: str = "/", length: str = "0", method: str = "POST"
+) -> list[Message]:
+    """What a request of these messages is answered; after them nothing comes."""
     sent: list[Message] = []
     headers = [(b"content-type", b"application/json"), (b"content-length", length.encode())]
-    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+    scope = {"type": "http", "method": method, "path": path, "headers": headers, "query_string": b""}
 
     async def receive() -> Message:
         if messages:
@@ -101,6 +103,13 @@ def ask(app: ASGIApp, messages: list[Message], *, path: str = "/", length: str =
 
 async def _call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     await app(scope, receive, send)
+
+
+async def wait_for_end(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers once the client is gone, as a stream does."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    await PlainTextResponse("gone")(scope, receive, send)
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,3 +150,9 @@ def test_a_path_that_streams_has_its_own_limit_and_reads_any_type():
     assert ask(limits, [], path="/uploads", length="8")[0]["status"] == 413
     with pytest.raises(Problem, match="a body may have 8 bytes here"):
         ask(limits, [chunk(b"12345"), chunk(b"6789")], path="/upload")
+
+
+@pytest.mark.parametrize("messages", [[chunk(b"{")], [chunk(b"x" * LIMIT), chunk(b"x")]], ids=["slow", "large"])
+def test_who_sends_too_much_where_nothing_reads_it_counts_as_gone(messages):
+    limits = RequestLimits(wait_for_end, max_body_bytes=LIMIT, max_request_seconds=0.01)
+    assert ask(limits, messages, method="GET")[1]["body"] == b"gone"

@@ -21,8 +21,8 @@ PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture
-def url(tmp_path) -> str:
-    return f"sqlite:///{tmp_path}/jobs.sqlite"
+def url(database_url) -> str:
+    return database_url
 
 
 @pytest.fixture

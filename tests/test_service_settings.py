@@ -71,6 +71,7 @@ def test_every_setting_is_described_and_limits_name_their_unit():
                 "bytes",
                 "seconds",
                 "requests",
+                "connections",
                 "jobs",
                 "generators",
                 "datasets",

@@ -6,6 +6,7 @@
     ├── CorruptFile           1  a file is truncated, tampered with, too large or of another format
     ├── SpecMismatch          1  tensors do not match what a spec asks for
     ├── StorageFailed         1  a file could not be written (disk full, no permission)
+    ├── ServiceFailed         1  a service over HTTP does not answer, or not as it should
     ├── VerificationFailed    3  generated weights did not pass the gate
     ├── UnsupportedTask       4  a generator cannot honour this request
     └── NotFound              5  a file or folder does not exist
@@ -45,6 +46,10 @@ class SpecMismatch(WeightgenError):
 
 class StorageFailed(WeightgenError):
     """A file could not be written."""
+
+
+class ServiceFailed(WeightgenError):
+    """A service over HTTP does not answer, or not as it should."""
 
 
 class VerificationFailed(WeightgenError):

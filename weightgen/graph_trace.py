@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from weightgen import graph_rules as rules
+from weightgen.global_rng import borrowed_rng
 from weightgen.graph_calls import follow_call
 from weightgen.graph_drafts import Call, Draft, DraftBook, Value, tensors_in
 from weightgen.graph_guesses import GUESSES, Guesser
@@ -54,7 +55,7 @@ class Recorder(TorchFunctionMode):
             self.book.keep(tensor, Value(0))
         numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
         try:
-            with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.no_grad():
+            with borrowed_rng(), warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
                 with self:
                     result = module(*args, **kwargs)

@@ -21,6 +21,7 @@ from torch.nn.parameter import is_lazy
 from weightgen.errors import BadOption, NotFound, UnknownName, UnsupportedTask
 from weightgen.generator_file import read_method
 from weightgen.generators.graph_hypernet import GraphHypernet, report_of
+from weightgen.global_rng import borrowed_rng
 from weightgen.graph import ArchGraph, build_graph
 from weightgen.init_report import InitReport, TensorReport
 from weightgen.spec import State, TensorSpec
@@ -276,7 +277,7 @@ def _draw(layer: nn.Module, path: str, names: list[str], *, seed: int) -> State:
 def _reset(layer: nn.Module, *, seed: int, blank: int) -> nn.Module:
     """A copy of a layer on the CPU, every number of it `blank` and then drawn by reset_parameters."""
     layer = copy.deepcopy(layer).to_empty(device="cpu")
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), borrowed_rng():
         for tensor in itertools.chain(layer.parameters(), layer.buffers()):
             tensor.fill_(blank)
         torch.manual_seed(seed)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from weightgen.global_rng import borrowed_rng
 from weightgen.spec import State, StateSpec
 
 
@@ -32,7 +33,7 @@ class Target:
         config: Mapping[str, Any],
         input_shape: tuple[int, ...],
     ) -> "Target":
-        with torch.random.fork_rng(devices=[]):
+        with borrowed_rng():
             spec = StateSpec.from_module(make(), axes, arch=arch, config=config)
         return cls(spec=spec, make=make, input_shape=input_shape)
 
@@ -44,13 +45,12 @@ class Target:
 
     def init_state(self, seed: int) -> State:
         """A state at the architecture's default initialisation; the global RNG is left as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with borrowed_rng(seed):
             return {name: tensor.detach() for name, tensor in self.make().state_dict().items()}
 
     def load(self, state: State) -> nn.Module:
         """A fresh module holding `state`, loaded strictly, in eval mode."""
-        with torch.random.fork_rng(devices=[]):
+        with borrowed_rng():
             module = self.make()
         module.load_state_dict(state, strict=True)
         return module.eval()

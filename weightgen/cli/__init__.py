@@ -1,6 +1,7 @@
 """The command line, an application on top of weightgen and model_zoo (docs/decisions/0001-cli-on-top.md).
 
     weightgen generate | init | compare | tokenize | inspect | score | doctor
+    weightgen remote generate | estimate | list | status | cancel
 
 stdout is data: a short table, or JSON with --json. stderr is progress and errors, one sentence each. Exit codes: 0 ok,
 1 failed, 2 usage, 3 verification failed, 4 unsupported, 5 not found, 130 interrupted. Commands import torch only when
@@ -19,6 +20,7 @@ from weightgen import __version__
 from weightgen.cli.doctor import doctor
 from weightgen.cli.files import inspect, score, tokenize
 from weightgen.cli.init import init
+from weightgen.cli.remote import app as remote
 from weightgen.cli.weights import compare, generate
 from weightgen.errors import WeightgenError
 
@@ -32,6 +34,7 @@ app = typer.Typer(
 )
 for command in (generate, init, compare, tokenize, inspect, score, doctor):
     app.command()(command)
+app.add_typer(remote)
 
 
 def main() -> NoReturn:

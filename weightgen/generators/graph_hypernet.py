@@ -26,6 +26,7 @@ from weightgen.encoders.support_set import SupportSetEncoder
 from weightgen.errors import BadOption, CorruptFile, UnsupportedTask
 from weightgen.generator import GenerationRequest
 from weightgen.generator_file import FORMAT, read_generator_manifest
+from weightgen.global_rng import borrowed_rng
 from weightgen.graph import OPS, ROLES, ArchGraph, build_graph
 from weightgen.graph_entries import read_entries
 from weightgen.init_report import InitReport, TensorReport
@@ -348,8 +349,7 @@ class Unconditioned:
 
 def new_graph_hypernet(config: LogahConfig, *, seed: int) -> GraphHypernet:
     """An untrained graph hypernetwork; the global RNG is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with borrowed_rng(seed):
         return GraphHypernet(config)
 
 

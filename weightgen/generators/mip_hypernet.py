@@ -36,6 +36,7 @@ from weightgen.condition import SupportSet
 from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
 from weightgen.generator import GenerationRequest, require_support
 from weightgen.generator_file import FORMAT, read_generator_manifest
+from weightgen.global_rng import borrowed_rng
 from weightgen.head import LinearHead, RidgeHead, left_out_cross_entropy, ridge_head, step_to_softmax
 from weightgen.layers.blended_norm import blended_norm
 from weightgen.normal_form import fit_layers, normalised_layers, run_fitted
@@ -327,8 +328,7 @@ def new_hypernet(target: Target, config: MipConfig, *, seed: int) -> ArchHyperne
     Layers are normalised where the architecture has BatchNorm; where it has no norm at all, every layer but the head;
     where it has LayerNorm, only the first layer, which reads the images.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with borrowed_rng(seed):
         return ArchHypernet(target.spec, normalised_layers(target), target.init_state(seed), config)
 
 

@@ -1,0 +1,25 @@
+"""torch's global random generator, which constructors of modules draw from, lent to one thread at a time.
+
+Everything else draws from an explicit `rng`. Two threads that seeded the global one and drew from it at the same time
+would get each other's numbers, and the same request other weights.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_LOCK = threading.RLock()
+
+
+@contextmanager
+def borrowed_rng(seed: int | None = None) -> Iterator[None]:
+    """Let this thread alone draw from the global generator of the CPU, seeded if `seed` is given.
+
+    It is handed back as it was. Other threads that borrow it wait.
+    """
+    with _LOCK, torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
