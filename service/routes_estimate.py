@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Body
 
 from service.estimate import Estimator
@@ -9,14 +10,21 @@ from service.intake import Intake
 from service.routes_native import tell
 from service.schemas import EstimateBody, GenerationRequestBody
 
+MAX_THREADS = 2
+"""Estimates that one process works on at a time; they wait for generators, and must not keep other requests waiting."""
+
 
 def estimate_routes(intake: Intake, estimator: Estimator) -> APIRouter:
     """The route of estimates."""
     routes = APIRouter(prefix="/v1")
+    limiter = CapacityLimiter(MAX_THREADS)
 
     @routes.post("/estimate", responses=tell(*_REFUSALS))
-    def estimate(body: Annotated[GenerationRequestBody, Body()]) -> EstimateBody:
+    async def estimate(body: Annotated[GenerationRequestBody, Body()]) -> EstimateBody:
         """What a generation would give: its size, time, accuracy, and whether its task is a stranger."""
+        return await to_thread.run_sync(_estimate, body, limiter=limiter)
+
+    def _estimate(body: GenerationRequestBody) -> EstimateBody:
         request = body.canonical()
         digest = body.digest(generator_sha256=intake.catalogue.check(request))
         return estimator.estimate(request, digest=digest)
