@@ -26,6 +26,7 @@ from service.jobs import JobStore
 from service.key_limits import KeyLimits
 from service.keys import KeyStore
 from service.measurements import Measurements
+from service.page import page_routes
 from service.problems import Problem, tell_problems
 from service.request_head import RequestHead
 from service.request_limits import RequestLimits
@@ -116,6 +117,7 @@ def create_app(
         app.include_router(estimate_routes(intake, Estimator(jobs, work_of_jobs.look_up, catalogue.facts)))
     app.include_router(hub_routes(intake))
     app.include_router(_docs_routes(app))
+    app.include_router(page_routes())
     app.include_router(_health_routes(jobs, drain, measurements))
     return app
 

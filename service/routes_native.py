@@ -58,11 +58,13 @@ def native_routes(intake: Intake) -> APIRouter:
         request: Request,
         response: Response,
         idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+        prefer: Annotated[str | None, Header(description="respond-async: the job at once, finished or not.")] = None,
     ) -> JobBody:
         """Make weights: the result if it is quick, else the job to ask for it."""
         owner = request.state.owner
         job = await run_in_threadpool(intake.accept, body, owner=owner, idempotency_key=idempotency_key)
-        job = await intake.wait(job)
+        if "respond-async" not in (prefer or "").lower():  # RFC 7240
+            job = await intake.wait(job)
         if job.problem is not None:
             raise_described(job.problem)
         if job.state == "cancelled":

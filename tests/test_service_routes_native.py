@@ -61,6 +61,17 @@ def test_a_slow_request_is_answered_with_a_job_to_ask_again(slow_service):
     assert wait_for(client, answer.json(), "succeeded")["result"]["report"] == {"seed": 0}
 
 
+def test_who_prefers_not_to_wait_is_answered_with_the_job_at_once(service):
+    client, run = service  # it would wait as long as it takes
+    run.go_on.clear()
+    answer = client.post("/v1/generations", json=ASKED, headers={"Prefer": "respond-async"})
+    assert answer.status_code == 202
+    run.go_on.set()
+    wait_for(client, answer.json(), "succeeded")
+    again = client.post("/v1/generations", json=ASKED, headers={"Prefer": "handling=strict, Respond-Async"})
+    assert (again.status_code, again.json()["state"]) == (201, "succeeded")
+
+
 def test_requests_that_are_the_same_share_one_job_even_at_once(service):
     client, run = service
     with ThreadPoolExecutor(4) as threads:

@@ -1,0 +1,151 @@
+/* The request as a form: what can be chosen, what was chosen, and what is wrong with it. */
+
+import { byId, element, percent, tellFault } from "./dom.js";
+
+const FIELDS = ["dataset", "architecture", "generator", "support_per_class", "seed", "fallback"];
+const CUSTOM = "other";
+const FIRST_CHOICE = { dataset: "digits", architecture: "cnn-tiny", generator: "mip" };
+
+let facts = new Map();
+
+/** Puts in what the server lists; `generators` are the answers of /v1/generators/{name}. */
+export function fillForm({ datasets, architectures, generators }) {
+  facts = new Map(generators.map((generator) => [generator.name, generator]));
+  byId("dataset").replaceChildren(...datasets.map((name) => element("option", { value: name }, name)));
+  choose(byId("dataset"), FIRST_CHOICE.dataset);
+  const chips = [...architectures, CUSTOM].map((name) => radio("architecture", name, name === CUSTOM ? "other sizes…" : name));
+  byId("architectures").replaceChildren(...chips);
+  byId("generators").replaceChildren(...generators.map(({ name }) => radio("generator", name, name)));
+  tick("architecture", architectures.includes(FIRST_CHOICE.architecture) ? FIRST_CHOICE.architecture : architectures[0]);
+  tick("generator", facts.has(FIRST_CHOICE.generator) ? FIRST_CHOICE.generator : generators[0]?.name);
+  showChoices();
+}
+
+/** Calls back after every change of the request. */
+export function whenChanged(tell) {
+  byId("request").addEventListener("input", (event) => {
+    if (event.target.id === "file") return;
+    showChoices();
+    tell();
+  });
+}
+
+/** A data set of the user's own, chosen at once. */
+export function addDataset(name, label) {
+  const list = byId("dataset");
+  if (![...list.options].some((option) => option.value === name)) {
+    let group = list.querySelector("optgroup");
+    if (!group) list.prepend((group = element("optgroup", { label: "Uploaded" })));
+    group.append(element("option", { value: name }, label));
+  }
+  list.value = name;
+  list.dispatchEvent(new Event("input", { bubbles: true }));
+}
+
+export const chosenDataset = () => byId("dataset").value;
+export const chosenGenerator = () => facts.get(ticked("generator"));
+
+export function chosenArchitecture() {
+  const name = ticked("architecture");
+  return name === CUSTOM ? byId("custom-architecture").value.trim() : name;
+}
+
+/** The body of a generation request; null, with what is wrong shown, if there is no number where one has to be. */
+export function readRequest() {
+  clearFaults();
+  const request = {
+    generator: ticked("generator"),
+    architecture: chosenArchitecture(),
+    dataset: chosenDataset(),
+    fallback: byId("fallback").checked,
+  };
+  for (const field of ["support_per_class", "seed"]) {
+    const text = byId(field).value.trim();
+    request[field] = Number(text);
+    if (text === "" || !Number.isSafeInteger(request[field])) {
+      showFaults({ message: "", errors: [{ detail: "expected a whole number", pointer: `#/${field}` }] });
+      return null;
+    }
+  }
+  return request;
+}
+
+/** Sets the form to a request that was made earlier, as far as the server still lists what it names. */
+export function showRequest(request) {
+  choose(byId("dataset"), request.dataset);
+  tick("generator", request.generator);
+  if (!tick("architecture", request.architecture)) {
+    tick("architecture", CUSTOM);
+    byId("custom-architecture").value = request.architecture;
+  }
+  byId("support_per_class").value = request.support_per_class;
+  byId("seed").value = request.seed;
+  byId("fallback").checked = request.fallback;
+  showChoices();
+}
+
+/** Shows a refusal: each part at the field that its pointer names, the rest above the button. */
+export function showFaults(refusal) {
+  clearFaults();
+  const elsewhere = [];
+  for (const { detail, pointer, supported } of refusal.errors ?? []) {
+    const field = FIELDS.find((name) => pointer === `#/${name}`);
+    if (!field) elsewhere.push(detail);
+    else {
+      tellFault(byId(`fault-${field}`), supported && detail.length < 80 ? `${detail}; there are ${supported.join(", ")}` : detail);
+      inputsOf(field).forEach((input) => input.setAttribute("aria-invalid", "true"));
+    }
+  }
+  const isSaidThere = refusal.errors?.some((part) => part.detail === refusal.message);
+  tellFault(byId("fault"), isSaidThere ? "" : refusal.message, ...elsewhere);
+  document.querySelector("#request [aria-invalid=true]")?.focus();
+}
+
+export function clearFaults() {
+  tellFault(byId("fault"));
+  for (const field of FIELDS) {
+    tellFault(byId(`fault-${field}`));
+    inputsOf(field).forEach((input) => input.removeAttribute("aria-invalid"));
+  }
+}
+
+/** The scoreboard of a generator for an architecture, if it has one. */
+export const boardOf = (generator, architecture) =>
+  generator?.scoreboards.find((board) => board.architecture === architecture);
+
+export const serves = (generator, architecture) =>
+  generator.architectures === null || generator.architectures.includes(architecture);
+
+function showChoices() {
+  const architecture = chosenArchitecture();
+  byId("custom").hidden = ticked("architecture") !== CUSTOM;
+  for (const input of document.querySelectorAll("input[name=generator]")) {
+    const generator = facts.get(input.value);
+    const board = boardOf(generator, architecture);
+    const said = board ? `${percent(board.mean.generated)} on average` : "not measured";
+    input.parentElement.querySelector("small").textContent = serves(generator, architecture) ? said : `not for ${architecture}`;
+  }
+  byId("generator-about").textContent = chosenGenerator()?.about ?? "";
+}
+
+function inputsOf(field) {
+  if (field === "architecture" && ticked("architecture") === CUSTOM) return [byId("custom-architecture")];
+  return [...document.querySelectorAll(`#request [name=${field}]`)];
+}
+
+function radio(name, value, label) {
+  const text = element("span", {}, element("b", {}, label), name === "generator" ? element("small") : null);
+  return element("label", { class: "choice" }, element("input", { type: "radio", name, value, class: "unseen" }), text);
+}
+
+function tick(name, value) {
+  const found = [...document.querySelectorAll(`input[name=${name}]`)].find((input) => input.value === value);
+  if (found) found.checked = true;
+  return found !== undefined;
+}
+
+function choose(list, value) {
+  if ([...list.options].some((option) => option.value === value)) list.value = value;
+}
+
+const ticked = (name) => document.querySelector(`input[name=${name}]:checked`)?.value ?? "";

@@ -1,0 +1,69 @@
+/* The ways to load a result, as text that runs as it stands. */
+
+const SHOTS_OF_NAMES = 20;
+const LONGEST_NAME = 96;
+
+/** The name under which Hub clients find a job's result: readable where its request can be said in a name. */
+export function repositoryOf(job) {
+  const asked = job.request;
+  const parts = [asked.architecture, asked.dataset, asked.generator];
+  const name = `${parts.join(".")}.s${asked.seed}`;
+  const isPlain = asked.support_per_class === SHOTS_OF_NAMES && asked.fallback && asked.num_samples === 1;
+  const others = Object.keys(asked).length === 7; // a field this page knows nothing of cannot be in a name
+  const fits = parts.every((part) => /^[\w-]+$/.test(part)) && name.length <= LONGEST_NAME;
+  return isPlain && others && fits ? `gen/${name}` : job.result.repository;
+}
+
+/** [{title, text}] for a job that has succeeded; `manifest` is the artifact's, `isLocked` whether a key is needed. */
+export function snippetsOf(job, manifest, isLocked) {
+  const hub = `${location.origin}/hf`;
+  const repository = repositoryOf(job);
+  return [
+    { title: "Python", text: inPython(hub, repository, manifest, isLocked) },
+    { title: "State dict", text: asState(hub, repository, isLocked) },
+    { title: "hf", text: `${isLocked ? "HF_TOKEN=wg_… " : ""}HF_ENDPOINT=${hub} hf download ${repository}\n` },
+    { title: "curl", text: byCurl(job.result, isLocked) },
+  ];
+}
+
+function inPython(hub, repository, manifest, isLocked) {
+  const [module, name] = manifest.module.split(":");
+  const shape = manifest.request.support?.input_shape ?? [];
+  const kind = shape.length === 3 ? "images in [0, 1]" : "features";
+  return [
+    "import os",
+    "",
+    `os.environ["HF_ENDPOINT"] = "${hub}"  # before a Hub client is imported`,
+    ...(isLocked ? ['os.environ["HF_TOKEN"] = "wg_…"  # your key'] : []),
+    "",
+    "import torch",
+    `from ${module} import ${name}`,
+    "",
+    `network = ${name}.from_pretrained("${repository}").eval()`,
+    `logits = network(torch.rand(${[1, ...shape].join(", ")}))  # ${kind}, one logit a class`,
+    "",
+  ].join("\n");
+}
+
+function asState(hub, repository, isLocked) {
+  const token = isLocked ? ', token="wg_…"' : "";
+  return [
+    "from huggingface_hub import hf_hub_download",
+    "from safetensors.torch import load_file",
+    "",
+    "path = hf_hub_download(",
+    `    "${repository}",`,
+    '    "model.safetensors",',
+    `    endpoint="${hub}"${token},`,
+    ")",
+    "state = load_file(path)",
+    "",
+  ].join("\n");
+}
+
+function byCurl(result, isLocked) {
+  const key = isLocked ? " -H 'Authorization: Bearer wg_…'" : "";
+  return result.files
+    .map((file) => `curl -sfO${key} ${location.origin}/v1/artifacts/${result.artifact}/files/${file.name}\n`)
+    .join("");
+}
