@@ -3,12 +3,13 @@
 import { askJson, FINAL, follow, whenKeyIsWanted } from "./api.js";
 import { showBoard } from "./board.js";
 import { byId, tellFault } from "./dom.js";
+import { describeDataset, showEstimate, startExtras } from "./extras.js";
 import * as form from "./form.js";
 import { askForKey } from "./key.js";
 import { remember, showRecent, startRecent } from "./recent.js";
 import { hideResult, showResult, startResult } from "./result.js";
 import { showProgress, startRunning, stopRunning } from "./running.js";
-import { startExtras } from "./extras.js";
+import { startUploads } from "./uploads.js";
 
 let watching = new AbortController();
 let running = null;
@@ -22,11 +23,12 @@ async function start() {
   byId("cancel").addEventListener("click", cancel);
   startResult();
   startRecent();
-  form.whenChanged(showChosenBoard);
+  form.whenChanged(showChosen);
   try {
     form.fillForm(await listOffers());
-    showChosenBoard();
     await startExtras();
+    startUploads(form.addDataset);
+    showChosen();
     const named = /^#job=([0-9a-f-]{1,64})$/.exec(location.hash);
     showRecent(open);
     if (named) await open(await askJson(`/v1/jobs/${named[1]}`));
@@ -43,7 +45,11 @@ async function listOffers() {
   return { datasets, architectures, generators: facts };
 }
 
-function showChosenBoard() {
+/** Shows all that is known of what is chosen, before anything is made. */
+function showChosen() {
+  describeDataset(form.chosenDataset());
+  showEstimate(form.currentRequest());
+
   const generator = form.chosenGenerator();
   if (!generator) return;
   const architecture = form.chosenArchitecture();
@@ -66,7 +72,7 @@ async function generate() {
 async function open(job) {
   form.showRequest(job.request);
   form.clearFaults();
-  showChosenBoard();
+  showChosen();
   await watch(async () => job);
 }
 

@@ -3,6 +3,7 @@
 import { byId, element, percent, tellFault } from "./dom.js";
 
 const FIELDS = ["dataset", "architecture", "generator", "support_per_class", "seed", "fallback"];
+const NUMBERS = ["support_per_class", "seed"];
 const CUSTOM = "other";
 const FIRST_CHOICE = { dataset: "digits", architecture: "cnn-tiny", generator: "mip" };
 
@@ -24,7 +25,7 @@ export function fillForm({ datasets, architectures, generators }) {
 /** Calls back after every change of the request. */
 export function whenChanged(tell) {
   byId("request").addEventListener("input", (event) => {
-    if (event.target.id === "file") return;
+    if (event.target.closest("#upload")) return; // no part of the request
     showChoices();
     tell();
   });
@@ -53,21 +54,23 @@ export function chosenArchitecture() {
 /** The body of a generation request; null, with what is wrong shown, if there is no number where one has to be. */
 export function readRequest() {
   clearFaults();
-  const request = {
+  const request = currentRequest();
+  const field = NUMBERS.find((name) => !Number.isSafeInteger(request[name]));
+  if (!field) return request;
+  showFaults({ message: "", errors: [{ detail: "expected a whole number", pointer: `#/${field}` }] });
+  return null;
+}
+
+/** The same, with NaN for what is no number. */
+export function currentRequest() {
+  const numbers = NUMBERS.map((field) => [field, Number(byId(field).value.trim() || NaN)]);
+  return {
     generator: ticked("generator"),
     architecture: chosenArchitecture(),
     dataset: chosenDataset(),
     fallback: byId("fallback").checked,
+    ...Object.fromEntries(numbers),
   };
-  for (const field of ["support_per_class", "seed"]) {
-    const text = byId(field).value.trim();
-    request[field] = Number(text);
-    if (text === "" || !Number.isSafeInteger(request[field])) {
-      showFaults({ message: "", errors: [{ detail: "expected a whole number", pointer: `#/${field}` }] });
-      return null;
-    }
-  }
-  return request;
 }
 
 /** Sets the form to a request that was made earlier, as far as the server still lists what it names. */
