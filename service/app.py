@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields, replace
 from functools import partial
 from typing import Literal
 
@@ -28,15 +29,20 @@ from service.keys import KeyStore
 from service.measurements import Measurements
 from service.page import page_routes
 from service.problems import Problem, tell_problems
+from service.reading import Limits
 from service.request_head import RequestHead
 from service.request_limits import RequestLimits
 from service.request_log import RequestLog
+from service.routes_datasets import PATH as UPLOAD_PATH
+from service.routes_datasets import dataset_routes
 from service.routes_estimate import estimate_routes
 from service.routes_native import native_routes, tell
 from service.runner import Run, Runner
 from service.schemas import StatusBody, VersionBody
+from service.scratch import Scratch
 from service.security_headers import SecurityHeaders
 from service.settings import Settings, is_loopback, read_settings
+from service.uploads import Uploads
 from weightgen import __version__
 
 
@@ -51,8 +57,9 @@ def create_app(
     settings = settings or read_settings()
     jobs, keys = JobStore(settings.database_url), KeyStore(settings.database_url)
     artifacts = open_artifacts(settings)
-    catalogue = catalogue or registered()
-    work_of_jobs = run or _generation(settings, artifacts)
+    uploads = open_uploads(settings)
+    catalogue = replace(catalogue or registered(), uploads=uploads)
+    work_of_jobs = run or _generation(settings, artifacts, uploads)
     measurements = Measurements()
     endings = Endings()
     runner = Runner(
@@ -100,7 +107,10 @@ def create_app(
     tell_problems(app)
     complete_description(app)
     app.add_middleware(
-        RequestLimits, max_body_bytes=settings.max_body_bytes, max_request_seconds=settings.max_request_seconds
+        RequestLimits,
+        max_body_bytes=settings.max_body_bytes,
+        max_request_seconds=settings.max_request_seconds,
+        streams={UPLOAD_PATH: settings.max_upload_bytes},
     )
     app.add_middleware(
         KeyLimits,
@@ -115,6 +125,7 @@ def create_app(
     app.include_router(native_routes(intake))
     if isinstance(work_of_jobs, Generation):
         app.include_router(estimate_routes(intake, Estimator(jobs, work_of_jobs.look_up, catalogue.facts)))
+    app.include_router(dataset_routes(uploads, catalogue))
     app.include_router(hub_routes(intake))
     app.include_router(_docs_routes(app))
     app.include_router(page_routes())
@@ -132,9 +143,16 @@ def open_artifacts(settings: Settings, kind: Literal["artifacts", "datasets"] = 
     )
 
 
-def _generation(settings: Settings, artifacts: ArtifactStore) -> Generation:
+def open_uploads(settings: Settings) -> Uploads:
+    """The uploaded data sets, where the settings say."""
+    limits = Limits(**{limit.name: getattr(settings, limit.name) for limit in fields(Limits)})
+    return Uploads(open_artifacts(settings, "datasets"), Scratch(settings.data_dir / "scratch"), limits)
+
+
+def _generation(settings: Settings, artifacts: ArtifactStore, uploads: Uploads) -> Generation:
     return Generation(
         artifacts,
+        uploads,
         scratch=settings.data_dir / "scratch",
         max_generators=settings.max_loaded_generators,
         max_datasets=settings.max_loaded_datasets,

@@ -68,6 +68,11 @@ class ArtifactStore:
         self._noted.pop(sha, None)
         return sha
 
+    def sha_of(self, folder: str | Path) -> str:
+        """The sha256 that `add` would return, with the errors that it would raise."""
+        listing = encode_json([asdict(file) for file in self._examine(Path(folder))], name=str(folder))
+        return hashlib.sha256(listing).hexdigest()
+
     def refuse_when_full(self, size: int = 0) -> None:
         """Raise StoreFull if `size` more bytes would pass the limit of all artifacts, or if that is reached already.
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from service.contents import Contents
 from service.problems import Problem
+from service.uploads import Uploads, is_upload
 from weightgen.errors import BadOption, UnknownName
 
 
@@ -12,6 +15,32 @@ def _released_facts(name: str) -> dict[str, Any]:
     from model_zoo.released import released_facts
 
     return released_facts(name)
+
+
+_CONTENTS = Contents()
+
+
+def _registered_contents(request: dict[str, Any]) -> dict[str, str]:
+    contents = {"references": _CONTENTS.of_references(request["generator"], request["architecture"])}
+    if not is_upload(request["dataset"]):
+        contents["dataset"] = _CONTENTS.of_dataset(request["dataset"])
+    return contents
+
+
+def _describe_registered(name: str) -> dict[str, Any]:
+    from model_zoo.data import list_data
+
+    if name not in (known := list_data()):
+        raise UnknownName("data set", name, known)
+    return _describe_loaded(name, _CONTENTS.of_dataset(name))
+
+
+@lru_cache(maxsize=64)
+def _describe_loaded(name: str, contents: str) -> dict[str, Any]:
+    from model_zoo.data import load_data
+    from service.upload_data import describe_data
+
+    return describe_data(load_data(name))
 
 
 @dataclass(frozen=True)
@@ -23,23 +52,33 @@ class Catalogue:
     architectures: Callable[[], list[str]]
     datasets: Callable[[], list[str]]
     check_names: Callable[[dict[str, Any]], None]
-    """Raises UnknownName for a request that names what is not registered; BadOption for a size out of its range."""
+    """Raises UnknownName for a request that names what is not registered; BadOption for a size out of its range.
+
+    Nothing is said of an uploaded data set.
+    """
     facts: Callable[[str], dict[str, Any]] = _released_facts
     """Of a generator in `generators`: {about, architectures, scoreboards}, as `benchmarks.generator_facts` says."""
+    contents: Callable[[dict[str, Any]], dict[str, str]] = _registered_contents
+    """What the data set and the reference zoo of a request stand for now, where its names do not say it."""
+    describe: Callable[[str], dict[str, Any]] = _describe_registered
+    """Of a registered data set, what `service.upload_data.describe_data` says; UnknownName if there is none."""
+    uploads: Uploads | None = None
 
-    def check(self, request: dict[str, Any]) -> str:
-        """The sha256 of the generator that a canonical request names; Problem says what could be asked for instead."""
+    def check(self, request: dict[str, Any]) -> dict[str, str]:
+        """What the names of a canonical request stand for now; Problem says what could be asked for instead."""
         generators = self.generators()
         if request["generator"] not in generators:
             raise self._unknown("generator", UnknownName("generator", request["generator"], generators))
         try:
             self.check_names(request)
+            if self.uploads is not None and is_upload(request["dataset"]):
+                self.uploads.check(request["dataset"])
         except UnknownName as error:
             raise self._unknown("dataset" if error.kind == "data set" else error.kind, error) from error
         except BadOption as error:
             part = {"detail": str(error), "pointer": "#/architecture"}  # of the names only this one holds numbers
             raise Problem("invalid-request", str(error), errors=[part]) from error
-        return generators[request["generator"]]
+        return {"generator": generators[request["generator"]], **self.contents(request)}
 
     def _unknown(self, field: str, error: UnknownName) -> Problem:
         known = {"generator": self.generators, "architecture": self.architectures, "dataset": self.datasets}

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from service.artifacts import ArtifactStore
+from service.contents import Contents
 from service.runner import Progress
 from service.scratch import Scratch
+from service.uploads import Uploads, is_upload
 from weightgen.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ STAGES = ("load", "generate", "store")
 def check_names(request: Mapping[str, Any]) -> None:
     """Raise UnknownName for a generator, architecture or data set that is not registered, whatever files there are.
 
-    An architecture with a size out of its range raises BadOption.
+    An architecture with a size out of its range raises BadOption. The names of uploaded data sets are let through.
     """
     from model_zoo.architectures import make_module
     from model_zoo.data import list_data
@@ -41,19 +43,21 @@ def check_names(request: Mapping[str, Any]) -> None:
     if request["generator"] not in RELEASED:
         raise UnknownName("generator", request["generator"], RELEASED)
     make_module(request["architecture"])
-    if request["dataset"] not in (known := list_data()):
+    if not is_upload(request["dataset"]) and request["dataset"] not in (known := list_data()):
         raise UnknownName("data set", request["dataset"], known)
 
 
 class Generation:
     """Runs canonical requests (`GenerationRequestBody.canonical`): a `service.runner.Run`."""
 
-    def __init__(self, artifacts: ArtifactStore, *, scratch: Path, max_generators: int, max_datasets: int) -> None:
+    def __init__(
+        self, artifacts: ArtifactStore, uploads: Uploads, *, scratch: Path, max_generators: int, max_datasets: int
+    ) -> None:
         """`scratch`, a folder for unfinished work, has to lie on the file system of the artifacts."""
-        self._artifacts, self._scratch = artifacts, Scratch(scratch)
+        self._artifacts, self._uploads, self._scratch, self._contents = artifacts, uploads, Scratch(scratch), Contents()
         self._generators: Loaded[tuple[Path, int], _Generator] = Loaded(_load_generator, max_generators)
-        self._datasets: Loaded[str, LabelledData] = Loaded(_load_data, max_datasets)
-        self._references: Loaded[Path, ReferenceZoo] = Loaded(_load_references, max_generators)
+        self._datasets: Loaded[tuple[str, str], LabelledData] = Loaded(self._load_data, max_datasets)
+        self._references: Loaded[tuple[Path, str], ReferenceZoo] = Loaded(_load_references, max_generators)
 
     def __call__(self, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         """{artifact, repository, files, report}, JSON values; raises whatever of WeightgenError the library raises."""
@@ -96,16 +100,28 @@ class Generation:
 
         arch, file = request["architecture"], released_generator(request["generator"])
         generator = self._generators.get((file, file.stat().st_mtime_ns))
-        data = self._datasets.get(request["dataset"])
+        data = self._find_data(request["dataset"])
         zoo = released_references(generator.generator.name, arch, data.in_channels) if data.in_channels else None
         job = Job(
             generator=generator.generator,
             generator_sha256=generator.sha256,
             data=data,
             target_for=partial(target_for, arch),
-            references=self._references.get(zoo) if zoo else None,
+            references=self._references.get((zoo, self._contents.of_file(zoo))) if zoo else None,
         )
         return job, generator.lock
+
+    def _find_data(self, name: str) -> "LabelledData":
+        """The data set as it is now, whether or not another was loaded under its name; UnknownName if it is gone."""
+        if is_upload(name):
+            self._uploads.check(name)
+            return self._datasets.get((name, name))
+        return self._datasets.get((name, self._contents.of_dataset(name)))
+
+    def _load_data(self, key: tuple[str, str]) -> "LabelledData":
+        from model_zoo.data import load_data
+
+        return self._uploads.load(key[0]) if is_upload(key[0]) else load_data(key[0])
 
 
 class Loaded(Generic[Key, Value]):
@@ -144,13 +160,7 @@ def _load_generator(key: tuple[Path, int]) -> _Generator:
         return _Generator(load_generator(key[0]), sha256_file(key[0]))
 
 
-def _load_data(name: str) -> "LabelledData":
-    from model_zoo.data import load_data
-
-    return load_data(name)
-
-
-def _load_references(path: Path) -> "ReferenceZoo":
+def _load_references(key: tuple[Path, str]) -> "ReferenceZoo":
     from weightgen.reference_zoo import ReferenceZoo
 
-    return ReferenceZoo.load(path)
+    return ReferenceZoo.load(key[0])

@@ -46,7 +46,7 @@ class Intake:
         Who may not make anything gets a job that there is already; Problem if there is none.
         """
         request = body.canonical()
-        digest = body.digest(generator_sha256=self.catalogue.check(request))
+        digest = body.digest(contents=self.catalogue.check(request))
         submit = partial(
             self.jobs.submit,
             request,

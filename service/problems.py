@@ -48,6 +48,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "range-not-satisfiable": (416, "The file has no such bytes"),
     "invalid-request": (422, "The request says something that cannot be asked"),
     "unknown-name": (422, "Nothing has this name"),
+    "unusable-data": (422, "The uploaded data cannot be used"),
     "unsupported": (422, "The generator cannot serve this request"),
     "verification-failed": (422, "The generated weights did not pass the gate"),
     "cancelled": (409, "The job was cancelled"),

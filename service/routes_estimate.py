@@ -26,7 +26,7 @@ def estimate_routes(intake: Intake, estimator: Estimator) -> APIRouter:
 
     def _estimate(body: GenerationRequestBody) -> EstimateBody:
         request = body.canonical()
-        digest = body.digest(generator_sha256=intake.catalogue.check(request))
+        digest = body.digest(contents=intake.catalogue.check(request))
         return estimator.estimate(request, digest=digest)
 
     return routes

@@ -1,7 +1,8 @@
 """What is asked and answered over HTTP, in pydantic; unknown fields and values of another type are refused."""
 
 import hashlib
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,8 +13,8 @@ from weightgen.storage import encode_json
 MAX_SEED = 2**63 - 1
 MAX_SHOTS = 50
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-"""Of something registered; a path or a URL is none."""
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=67)]
+"""Of something registered, or of an uploaded data set, up-<sha256>; a path or a URL is none."""
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -36,7 +37,7 @@ class GenerationRequestBody(_Asked):
     architecture: Name = Field(
         description="An architecture that GET /v1/architectures lists; cnn and mlp take sizes, as in cnn-w16-d3."
     )
-    dataset: Name = Field(description="A data set that GET /v1/datasets lists.")
+    dataset: Name = Field(description="A data set that GET /v1/datasets lists, or the name of an uploaded one.")
     support_per_class: int = Field(default=20, ge=1, le=MAX_SHOTS, description="Labelled examples of each class.")
     seed: int = Field(
         default=0, ge=0, le=MAX_SEED, description="Decides which examples are drawn, and every other random number."
@@ -51,9 +52,12 @@ class GenerationRequestBody(_Asked):
         """The request as a job keeps it, every field present."""
         return self.model_dump(mode="json")
 
-    def digest(self, *, generator_sha256: str) -> str:
-        """sha256 of everything that decides the answer, hex: requests with one digest share one job."""
-        parts = [self.canonical(), generator_sha256, __version__]
+    def digest(self, *, contents: Mapping[str, str]) -> str:
+        """sha256 of everything that decides the answer, hex: requests with one digest share one job.
+
+        `contents` is what the names stand for (`Catalogue.check`).
+        """
+        parts = [self.canonical(), dict(contents), __version__]
         return hashlib.sha256(encode_json(parts, name="the request")).hexdigest()
 
 
@@ -197,6 +201,30 @@ class EstimateBody(_Answered):
         description="Whether the task is unlike all that the generator learnt from, by the generator's own embedding."
     )
     basis: BasisBody
+
+
+class ClassBody(_Answered):
+    """One class of a data set."""
+
+    name: str
+    train: int = Field(description="Examples in the train part.")
+    test: int = Field(description="Examples in the test part.")
+
+
+class DatasetBody(_Answered):
+    """A data set as a generator gets it."""
+
+    name: str
+    origin: Literal["registered", "uploaded"]
+    kind: Literal["images", "features"]
+    num_classes: int
+    classes: list[ClassBody]
+    examples: int
+    train: int = Field(description="Examples in the train part.")
+    test: int = Field(description="Examples in the test part.")
+    shape: list[int] = Field(description="Of one example: channels, height and width of images, or how many features.")
+    dtype: str
+    notes: list[str] = Field(description="What was done to the data on the way in.")
 
 
 class StatusBody(_Answered):

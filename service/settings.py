@@ -116,6 +116,19 @@ class Settings(BaseSettings):
     max_loaded_generators: int = Field(default=4, ge=1, description="Generators that one process keeps in memory.")
     max_loaded_datasets: int = Field(default=2, ge=1, description="Data sets that one process keeps in memory.")
 
+    max_upload_bytes: int = Field(default=64 * MIB, ge=1, description="Largest uploaded file.")
+    max_uncompressed_bytes: int = Field(
+        default=256 * MIB, ge=1, le=8192 * MIB, description="What an uploaded file may unpack to."
+    )
+    max_examples: int = Field(default=10_000, ge=4, description="Examples of an uploaded data set.")
+    max_features: int = Field(default=4096, ge=1, description="Numbers of an example that is no image, in an upload.")
+    max_classes: int = Field(default=1000, ge=2, description="Classes of an uploaded data set.")
+    max_image_pixels: int = Field(default=2**24, ge=4, description="Height times width of an uploaded image.")
+    max_archive_entries: int = Field(default=12_000, ge=1, description="Files and folders in an uploaded archive.")
+    max_reading_seconds: int = Field(
+        default=30, ge=1, description="Time of one processor that reading an uploaded file may take."
+    )
+
     def location(self, kind: Literal["artifacts", "datasets"]) -> str:
         """Where the store of artifacts or of uploaded data sets lies."""
         return f"{(self.artifacts_url or str(self.data_dir)).rstrip('/')}/{kind}"

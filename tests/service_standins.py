@@ -14,6 +14,7 @@ from service.catalogue import Catalogue
 from service.jobs import JobStore
 from service.runner import Progress
 from service.settings import Settings
+from service.uploads import is_upload
 from weightgen.errors import UnknownName, WeightgenError
 
 ASKED = {"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits"}
@@ -62,10 +63,12 @@ def stand_in_catalogue() -> Catalogue:
     def check_names(request: dict[str, Any]) -> None:
         if request["architecture"] not in architectures:
             raise UnknownName("architecture", request["architecture"], architectures)
-        if request["dataset"] not in datasets:
+        if not is_upload(request["dataset"]) and request["dataset"] not in datasets:
             raise UnknownName("data set", request["dataset"], datasets)
 
-    return Catalogue(lambda: {"mip": "a" * 64}, lambda: architectures, lambda: datasets, check_names)
+    return Catalogue(
+        lambda: {"mip": "a" * 64}, lambda: architectures, lambda: datasets, check_names, contents=lambda _: {}
+    )
 
 
 def stand_in_app(data_dir: Path, *, inline_seconds: float = 600.0, **settings: Any) -> tuple[FastAPI, StandInRun]:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,8 @@ from service.catalogue import registered
 from service.problems import Problem
 from service.schemas import GeneratorFactsBody
 from tests.service_standins import ASKED, stand_in_catalogue
-from weightgen.errors import BadOption
+from tests.upload_samples import npz_bytes, some_images, some_uploads, upload
+from weightgen.errors import BadOption, UnknownName
 
 
 def test_what_is_registered_can_be_asked_for():
@@ -19,7 +21,9 @@ def test_what_is_registered_can_be_asked_for():
     assert catalogue.architectures() == sorted(ARCHITECTURES)
     assert set(SKLEARN_SETS) <= set(catalogue.datasets())
     for generator in RELEASED:
-        assert catalogue.check({**ASKED, "generator": generator}) == catalogue.generators()[generator]
+        contents = catalogue.check({**ASKED, "generator": generator})
+        assert contents["generator"] == catalogue.generators()[generator]
+        assert contents["dataset"].startswith("scikit-learn ")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +46,26 @@ def test_a_size_out_of_its_range_is_refused_at_the_architecture():
     with pytest.raises(Problem, match="expected 1 to 4096") as refused:
         catalogue.check(dict(ASKED))
     assert refused.value.kind == "invalid-request" and refused.value.errors[0]["pointer"] == "#/architecture"
+
+
+def test_an_uploaded_data_set_is_known_while_it_is_there(tmp_path):
+    uploads = some_uploads(tmp_path)
+    catalogue = replace(registered(), uploads=uploads)
+    images, labels = some_images()
+    name = upload(uploads, npz_bytes(x=images, y=labels))
+    assert "dataset" not in catalogue.check({**ASKED, "dataset": name})  # its name says what it holds
+    uploads.delete(name)
+    with pytest.raises(Problem, match="upload it again") as refused:
+        catalogue.check({**ASKED, "dataset": name})
+    assert refused.value.errors[0]["pointer"] == "#/dataset"
+
+
+def test_a_registered_data_set_is_described_as_generators_get_it():
+    about = registered().describe("digits")
+    assert (about["kind"], about["shape"], about["num_classes"]) == ("images", [1, 28, 28], 10)
+    assert about["train"] + about["test"] == about["examples"] == 1797
+    with pytest.raises(UnknownName, match="did you mean 'digits'"):
+        registered().describe("digit")
 
 
 def test_importing_the_service_loads_no_torch():

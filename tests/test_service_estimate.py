@@ -56,7 +56,7 @@ def estimate(jobs):
 
     def ask(**changes: Any):
         request = GenerationRequestBody.model_validate(ASKED | changes)
-        return estimator.estimate(request.canonical(), digest=request.digest(generator_sha256="a" * 64))
+        return estimator.estimate(request.canonical(), digest=request.digest(contents={"generator": "a" * 64}))
 
     return ask
 

@@ -9,6 +9,7 @@ import pytest
 from service.artifacts import open_store
 from service.generation import STAGES, Generation, Loaded, check_names
 from service.runner import JobLost
+from tests.upload_samples import npz_bytes, some_images, some_uploads, upload
 from weightgen.artifact import read_artifact
 from weightgen.errors import BadOption, UnknownName, UnsupportedTask
 
@@ -19,7 +20,8 @@ REQUEST = {"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits", 
 @pytest.fixture
 def generation(tmp_path) -> Generation:
     artifacts = open_store(tmp_path / "artifacts")
-    return Generation(artifacts, scratch=tmp_path / "scratch", max_generators=1, max_datasets=1)
+    uploads = some_uploads(tmp_path)
+    return Generation(artifacts, uploads, scratch=tmp_path / "scratch", max_generators=1, max_datasets=1)
 
 
 def test_a_request_becomes_an_artifact_and_the_same_one_again(generation, tmp_path):
@@ -61,6 +63,18 @@ def test_a_folder_or_file_is_no_data_set_here(tmp_path, monkeypatch):
     for name in ("pictures", "own.npz", str(tmp_path)):
         with pytest.raises(UnknownName, match="no data set is called"):
             check_names(REQUEST | {"dataset": name})
+
+
+def test_an_uploaded_data_set_is_used_until_it_is_forgotten(generation, tmp_path):
+    images, labels = some_images()
+    uploads = some_uploads(tmp_path)
+    name = upload(uploads, npz_bytes(x=images, y=labels))
+    request = REQUEST | {"dataset": name, "support_per_class": 2}
+    report = generation(request, lambda *_: None)["report"]
+    assert (report["data"], report["classes"]) == (name, 3)
+    uploads.delete(name)
+    with pytest.raises(UnknownName, match="upload it again"):
+        generation(request, lambda *_: None)
 
 
 def test_what_the_generator_cannot_serve_is_told(generation):

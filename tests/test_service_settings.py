@@ -75,4 +75,9 @@ def test_every_setting_is_described_and_limits_name_their_unit():
                 "jobs",
                 "generators",
                 "datasets",
+                "examples",
+                "features",
+                "classes",
+                "pixels",
+                "entries",
             ), name

@@ -16,6 +16,7 @@ from model_zoo.data.shared import (
     TRAIN_SETS,
     describe_image_set,
     find_evaluation_files,
+    image_set_files,
     list_image_sets,
     load_image_set,
     shared_folder,
@@ -30,6 +31,7 @@ __all__ = [
     "EVALUATION_SETS",
     "TRAIN_SETS",
     "DataSource",
+    "data_files",
     "data_licence",
     "describe_image_set",
     "find_evaluation_files",
@@ -99,6 +101,11 @@ def data_licence(name_or_path: str) -> str:
     if name_or_path in list_image_sets():
         return str(describe_image_set(name_or_path)["licence"])
     return "not stated"
+
+
+def data_files(name: str) -> tuple[Path, ...]:
+    """The files that a registered data set is read from; none for scikit-learn's, which come with the package."""
+    return () if name in SKLEARN_SETS else image_set_files(name)
 
 
 def list_data() -> list[str]:

@@ -93,7 +93,7 @@ def _read_images(name: str, split: Any, column: str, size: int) -> NDArray:
         converted = [convert_picture(picture, size) for picture in split[column]]
     except BadData as error:
         raise BadData(f"{name!r}: an image of column {column!r} cannot be used: {error}") from error
-    return np.stack([pixels for pixels, _ in converted])
+    return np.stack(converted)
 
 
 def _read_features(name: str, split: Any, label: str) -> NDArray:

@@ -37,26 +37,43 @@ def load_image_folder(path: Path, *, image_size: int | None = 28, max_bytes: int
     if 12 * total * size**2 > max_bytes:
         raise BadData(f"{str(path)!r}: {total} images of {size}x{size} take {12 * total * size**2:,} bytes, the limit "
                       f"is {max_bytes:,}; use fewer images or raise max_bytes")  # fmt: skip
-    notes = []
-    if "all" in files:
-        everything = files["all"]
-        train, test = split_stratified(str(path), np.array([c for c, _ in everything]), test_fraction=TEST_FRACTION)
-        files = {"train": [everything[i] for i in train], "test": [everything[i] for i in test]}
+    parts = [part for part in ("train", "test", "all") if part in files]
+    pictures, sizes = _read_pictures([f for part in parts for _, f in files[part]], size)
+    classes = [c for part in parts for c, _ in files[part]]
+    num_train = len(files["train"]) if "train" in files else None
+    return label_pictures(str(path), pictures, classes, num_train=num_train, sizes=sizes)
+
+
+def label_pictures(
+    name: str, pictures: NDArray, classes: list[str], *, num_train: int | None, sizes: set[tuple[int, int]]
+) -> LabelledData:
+    """The labelled data of pictures (n, size, size, 3) uint8 of these classes, which had these heights and widths.
+
+    The first `num_train` are the train part; None: a fifth of each class is kept for testing.
+    """
+    labels, names = number_classes(classes)
+    size, notes = pictures.shape[1], []
+    if num_train is None:
+        train, test = split_stratified(name, np.array(classes), test_fraction=TEST_FRACTION)
         notes.append(f"split into {len(train)} train and {len(test)} test examples (seeded, stratified)")
-    labels, names = number_classes([c for part in ("train", "test") for c, _ in files[part]])
-    absent = sorted({c for c, _ in files["test"]} - {c for c, _ in files["train"]})
-    if absent:
-        raise BadData(f"{str(path)!r}: class {absent[0]!r} is in test/ but not in train/")
-    pictures, sizes, is_grey = _read_pictures([f for part in ("train", "test") for _, f in files[part]], size)
-    if is_grey:
-        pictures = pictures[..., 0]
+    else:
+        train, test = np.arange(num_train), np.arange(num_train, len(pictures))
+        absent = sorted(set(classes[num_train:]) - set(classes[:num_train]))
+        if absent:
+            raise BadData(f"{name!r}: class {absent[0]!r} is in test/ but not in train/")
+    if (pictures[..., :1] == pictures).all():
+        pictures = pictures[..., 0]  # grey
     other = sorted(s for s in sizes if s != (size, size))
     if other:
-        shown = ", ".join(f"{h}x{w}" for w, h in other[:3]) + (f" and {len(other) - 3} more sizes" if other[3:] else "")
+        shown = ", ".join(f"{h}x{w}" for h, w in other[:3]) + (f" and {len(other) - 3} more sizes" if other[3:] else "")
         notes.append(f"resized from {shown} to {size}x{size}")
-    n = len(files["train"])
-    arrays = {"x_train": pictures[:n], "y_train": labels[:n], "x_test": pictures[n:], "y_test": labels[n:]}
-    return convert_arrays(str(path), arrays, image_size=size, class_names=names).with_notes(notes)
+    arrays = {
+        "x_train": pictures[train],
+        "y_train": labels[train],
+        "x_test": pictures[test],
+        "y_test": labels[test],
+    }
+    return convert_arrays(name, arrays, image_size=size, class_names=names).with_notes(notes)
 
 
 def import_pillow(what: str) -> ModuleType:
@@ -68,8 +85,8 @@ def import_pillow(what: str) -> ModuleType:
     return PIL.Image
 
 
-def convert_picture(picture: Any, size: int) -> tuple[NDArray, bool]:
-    """One PIL picture as (size, size, 3) uint8, and whether its three channels are the same.
+def convert_picture(picture: Any, size: int) -> NDArray:
+    """One PIL picture as (size, size, 3) uint8.
 
     Transparency is refused: what is behind it is not known.
     """
@@ -80,10 +97,14 @@ def convert_picture(picture: Any, size: int) -> tuple[NDArray, bool]:
         raise BadData(f"it has {height}x{width} pixels; expected {MIN_SIDE} to {MAX_SIDE} a side")
     if picture.mode.startswith(("I", "F")):
         raise BadData(f"its pixels are of kind {picture.mode!r}; expected 8 bits a channel")
-    rgb = torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32))
+    return resize_picture(np.array(picture.convert("RGB")), size)
+
+
+def resize_picture(pixels: NDArray, size: int) -> NDArray:
+    """(h, w, 3) uint8 to (size, size, 3) uint8."""
+    rgb = torch.from_numpy(pixels.astype(np.float32))
     rgb = resize_images(rgb.permute(2, 0, 1)[None], size)[0].permute(1, 2, 0)
-    pixels = rgb.round().clamp(0, 255).to(torch.uint8).numpy()
-    return pixels, picture.mode in ("1", "L") or bool((pixels[..., :1] == pixels).all())
+    return rgb.round().clamp(0, 255).to(torch.uint8).numpy()
 
 
 def _list_files(path: Path) -> dict[str, list[tuple[str, Path]]]:
@@ -115,17 +136,17 @@ def _list_classes(folder: Path) -> list[tuple[str, Path]]:
     ]
 
 
-def _read_pictures(files: list[Path], size: int) -> tuple[NDArray, set[tuple[int, int]], bool]:
-    """(n, size, size, 3) uint8, the sizes (width, height) met, and whether all are grey."""
+def _read_pictures(files: list[Path], size: int) -> tuple[NDArray, set[tuple[int, int]]]:
+    """(n, size, size, 3) uint8, and the heights and widths met."""
     image = import_pillow("a folder of images")
-    pictures, sizes, is_grey = [], set(), True
+    pictures, sizes = [], set()
     for file in files:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", image.DecompressionBombWarning)
                 with image.open(file) as picture:
-                    sizes.add(picture.size)
-                    pixels, grey = convert_picture(picture, size)
+                    sizes.add((picture.height, picture.width))
+                    pictures.append(convert_picture(picture, size))
         except BadData as error:
             raise BadData(f"image {str(file)!r}: {error}") from error
         except (image.DecompressionBombError, image.DecompressionBombWarning) as error:
@@ -134,6 +155,4 @@ def _read_pictures(files: list[Path], size: int) -> tuple[NDArray, set[tuple[int
             ) from error
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise CorruptFile(f"image {str(file)!r} cannot be read: {type(error).__name__}") from error
-        pictures.append(pixels)
-        is_grey = is_grey and grey
-    return np.stack(pictures), sizes, is_grey
+    return np.stack(pictures), sizes

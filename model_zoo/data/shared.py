@@ -81,6 +81,12 @@ def describe_image_set(name: str) -> dict[str, Any]:
     return _find("omniglot_small" if name in ("omniglot", "omniglot_held_out") else name)[1]
 
 
+def image_set_files(name: str) -> tuple[Path, Path]:
+    """The arrays of an image set and their description."""
+    path, _ = _find("omniglot_small" if name in ("omniglot", "omniglot_held_out") else name)
+    return path, path.with_suffix(".json")
+
+
 def find_evaluation_files() -> dict[str, str]:
     """sha256 of the file -> name, for every evaluation set of the shared folder, images and tables."""
     names = [n for n in list_image_sets() if n in EVALUATION_SETS or n == "omniglot_held_out"]

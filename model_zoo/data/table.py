@@ -1,8 +1,9 @@
 """CSV and Parquet tables: one row an example, one column the class. Needs pandas: the extra `table`.
 
-The class is the column called "target" or "class" if there is one (any case), else the last. Numbers are standardised
-by the train part; other columns become one 0/1 feature a category. A missing number becomes the train part's median, a
-missing category a category of its own; the notes say how many. A fifth of each class is kept for testing.
+The class is the column called "target", "class" or "label" if there is one (any case), else the last. Numbers are
+standardised by the train part; other columns become one 0/1 feature a category. A missing number becomes the train
+part's median, a missing category a category of its own; the notes say how many. A fifth of each class is kept for
+testing.
 """
 
 from pathlib import Path
@@ -20,7 +21,7 @@ from weightgen.errors import BadData, BadOption, CorruptFile, WeightgenError
 from weightgen.labelled_data import LabelledData
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
-TARGET_NAMES = ("target", "class")
+TARGET_NAMES = ("target", "class", "label")
 MISSING = ("", "?", "NA", "NaN", "nan", "null")
 """What stands for a missing value in a CSV."""
 TEST_FRACTION = 0.2
