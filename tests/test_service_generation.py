@@ -1,8 +1,12 @@
 """Names become an artifact: the same request the same one, other names refused before anything is loaded."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +17,7 @@ from tests.upload_samples import npz_bytes, some_images, some_uploads, upload
 from weightgen.artifact import read_artifact
 from weightgen.errors import BadOption, UnknownName, UnsupportedTask
 
+ROOT = Path(__file__).resolve().parents[1]
 REQUEST = {"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits", "support_per_class": 5, "seed": 0,
            "num_samples": 1, "fallback": True}  # fmt: skip
 
@@ -38,6 +43,35 @@ def test_a_request_becomes_an_artifact_and_the_same_one_again(generation, tmp_pa
     assert manifest["generator"] == result["report"]["generator"]
     assert generation(REQUEST, lambda *_: None)["artifact"] == artifact
     assert list((tmp_path / "scratch").glob("*/*")) == []
+
+
+RUN_ALONE = """
+import json, sys
+from pathlib import Path
+from service.app import open_artifacts
+from service.generation import Generation
+from service.settings import read_settings
+
+folder, request = Path(sys.argv[1]), json.loads(sys.argv[2])
+store = open_artifacts(read_settings(data_dir=folder))
+run = Generation(store, scratch=folder / "scratch", max_generators=1, max_datasets=1)
+print(run(request, lambda *_: None)["artifact"])
+"""
+
+
+@pytest.mark.parametrize("generator", ["mip", pytest.param("d2nwg", marks=pytest.mark.slow)])
+def test_processes_that_know_nothing_of_each_other_make_the_same_bytes(tmp_path, generator):
+    shas, contents = [], []
+    for number, differences in enumerate([{"PYTHONHASHSEED": "1", "TZ": "UTC"}, {"PYTHONHASHSEED": "2", "TZ": "JST"}]):
+        folder = tmp_path / f"data-{number}"
+        command = [sys.executable, "-c", RUN_ALONE, str(folder), json.dumps(REQUEST | {"generator": generator})]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | differences
+        ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        shas.append(ran.stdout.strip())
+        files = (folder / "artifacts" / shas[-1][:2] / shas[-1]).iterdir()
+        contents.append({path.name: path.read_bytes() for path in files})
+    assert shas[0] == shas[1] and contents[0] == contents[1]
+    assert not any(str(tmp_path).encode() in content for content in contents[0].values())
 
 
 @pytest.mark.parametrize(
