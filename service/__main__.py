@@ -6,7 +6,6 @@ Settings are WEIGHTGEN_* in the environment; logs are JSON lines on stderr.
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
@@ -17,8 +16,10 @@ from service.app import open_artifacts
 from service.http_protocol import guarded_http
 from service.key_commands import parse_command, run_command
 from service.keys import KeyStore
+from service.orphans import wait_for_port
 from service.request_head import MAX_TARGET_BYTES
 from service.request_log import LOGGING
+from service.scratch import Scratch
 from service.settings import Settings, is_loopback, read_settings
 from weightgen.errors import BadOption, WeightgenError
 
@@ -41,30 +42,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse_open_door(settings, has_key=keys.has_active())
         keys.close()
         open_artifacts(settings).check()
+        metrics = Scratch(settings.data_dir / "metrics")
     except WeightgenError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201, what the user reads
         return error.exit_code
     signal.signal(signal.SIGTERM, _leave)
-    with tempfile.TemporaryDirectory(prefix="weightgen-metrics-") as folder:
-        if settings.workers > 1:  # a single process has read already whether it is one of several
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where the workers add up their measurements
-        uvicorn.run(
-            "service.app:create_app",
-            factory=True,
-            host=settings.host,
-            port=settings.port,
-            http=guarded_http(
-                max_request_seconds=settings.max_request_seconds, max_connections=settings.max_connections
-            ),
-            h11_max_incomplete_event_size=settings.max_header_bytes + MAX_TARGET_BYTES,
-            ws="none",
-            workers=settings.workers,
-            log_config=LOGGING,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=CLOSE_SECONDS,
-            timeout_worker_healthcheck=WORKER_ANSWER_SECONDS,
-        )
+    wait_for_port(settings.host, settings.port)
+    if settings.workers > 1:  # a single process has read already whether it is one of several
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics.folder)  # where the workers add up their measurements
+    uvicorn.run(
+        "service.app:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        http=guarded_http(max_request_seconds=settings.max_request_seconds, max_connections=settings.max_connections),
+        h11_max_incomplete_event_size=settings.max_header_bytes + MAX_TARGET_BYTES,
+        ws="none",
+        workers=settings.workers,
+        log_config=LOGGING,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=CLOSE_SECONDS,
+        timeout_worker_healthcheck=WORKER_ANSWER_SECONDS,
+    )
     return 0
 
 

@@ -27,6 +27,7 @@ from service.jobs import JobStore
 from service.key_limits import KeyLimits
 from service.keys import KeyStore
 from service.measurements import Measurements
+from service.orphans import leave_with_parent
 from service.page import page_routes
 from service.problems import Problem, tell_problems
 from service.reading import Limits
@@ -86,11 +87,14 @@ def create_app(
         runner.start()
         expiry.start()
         drain.watch()
+        leave_with_parent()
         try:
             yield
         finally:
             await run_in_threadpool(drain.finish)
             await run_in_threadpool(expiry.stop)
+            if isinstance(work_of_jobs, Generation):
+                work_of_jobs.close()
             jobs.close()
             keys.close()
 

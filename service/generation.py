@@ -84,6 +84,10 @@ class Generation:
         files = [asdict(file) for file in self._artifacts.files(artifact)]
         return {"artifact": artifact, "repository": f"sha/{artifact}", "files": files, "report": report}
 
+    def close(self) -> None:
+        """Remove unfinished work; nothing can be made any more."""
+        self._scratch.remove()
+
     def look_up(self, request: Mapping[str, Any]) -> "tuple[Job, threading.Lock]":
         """What a canonical request names, loaded, and the lock to hold while its generator works."""
         check_names(request)

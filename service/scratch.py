@@ -34,7 +34,12 @@ class Scratch:
                 fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             raise StorageFailed(f"{root}: unfinished work cannot be kept there: {error.strerror}") from error
-        weakref.finalize(self, _remove, self.folder, lock)  # at the latest when the process ends
+        # At the latest when the process ends, unless a signal ends it.
+        self._finalizer = weakref.finalize(self, _remove, self.folder, lock)
+
+    def remove(self) -> None:
+        """Remove the folder with all that is in it; no new place can be had then."""
+        self._finalizer()
 
     @contextlib.contextmanager
     def new_place(self) -> Iterator[Path]:
@@ -50,10 +55,14 @@ def _sweep(root: Path) -> None:
     for folder in root.iterdir():
         if not folder.is_dir():
             continue
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # its process removed it at this moment
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder)
+            # What comes into it now, from a child that outlives its process by a little, goes at the next start.
+            shutil.rmtree(folder, ignore_errors=True)
         except BlockingIOError:
             pass  # its process lives
         finally:

@@ -74,6 +74,7 @@ def test_the_server_serves_until_it_is_told_to_end_and_leaves_nothing_behind(sta
     _, log = server.communicate()
     assert server.returncode == 0 and b"Traceback" not in log, log.decode()
     assert (tmp_path / "data" / "jobs.sqlite").exists() and list((tmp_path / "tmp").iterdir()) == []
+    assert [path.name for path in (tmp_path / "data" / "metrics").iterdir()] == ["lock"]
 
 
 @pytest.mark.parametrize(

@@ -74,3 +74,26 @@ def test_a_root_that_cannot_be_made_is_told(tmp_path):
     with pytest.raises(StorageFailed, match="unfinished work cannot be kept there"):
         Scratch(tmp_path / "file")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_that_goes_while_it_is_swept_disturbs_nobody(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    opened = os.open
+
+    def open_late(path, flags, *rest):
+        if Path(path).name == "gone":
+            Path(path).rmdir()
+        return opened(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", open_late)
+    scratch = Scratch(tmp_path)
+    assert folders(tmp_path) == [scratch.folder]
+
+
+def test_a_folder_can_be_removed_before_its_process_ends(tmp_path):
+    scratch = Scratch(tmp_path)
+    with scratch.new_place() as place:
+        place.mkdir()
+        scratch.remove()
+    scratch.remove()
+    assert folders(tmp_path) == []
