@@ -193,3 +193,32 @@ def test_sampling_is_refused_rather_than_ignored(generator):
 def test_embedding_for_an_unknown_architecture_is_refused(generator):
     with pytest.raises(UnknownName, match="did you mean 'resnet8'"):
         generator.embed(make_support(), arch="resnet9")
+
+
+@pytest.mark.parametrize("shots", [1, 3, 8])
+def test_several_requests_in_one_pass_give_each_the_bytes_that_it_gets_alone(generator, shots):
+    target = build_target("cnn-tiny", num_classes=3)
+    requests = [make_request(target, make_support(num_classes=3, shots=shots, seed=seed)) for seed in range(4)]
+    assert len({generator.group_of(request) for request in requests}) == 1
+    alone = [generator.generate(request)[0] for request in requests]
+    for chosen in ([0, 1], [3, 0, 2], [0, 1, 2, 3], [2, 2, 1, 0, 3, 1, 1]):
+        for i, (state,) in zip(chosen, generator.generate_many([requests[i] for i in chosen]), strict=True):
+            assert encode_state(state, manifest={}) == encode_state(alone[i], manifest={})
+
+
+def test_side_by_side_without_refinement_is_the_same_route_as_forward():
+    generator = make_generator("cnn-tiny")
+    hypernet = generator._hypernet("cnn-tiny")
+    hypernet.rates.zero_()  # a step is along the sign of what may be a rounding error
+    support, target = make_support(num_classes=3, shots=8), build_target("cnn-tiny", num_classes=3)
+    expected = hypernet(target.skeleton, support.inputs, support.labels, num_classes=3)
+    (state,) = generator.generate(make_request(target, support))
+    for name in expected:
+        assert torch.allclose(state[name], expected[name], rtol=1e-3, atol=1e-4), name
+
+
+def test_requests_that_no_pass_can_hold_have_no_group(generator):
+    target = build_target("resnet8", num_classes=3)
+    assert generator.group_of(make_request(target, make_support())) is None
+    other = make_request(build_target("cnn-tiny", num_classes=3), make_support(num_classes=3, shots=2))
+    assert generator.group_of(other) != generator.group_of(make_request(other.target, make_support(num_classes=3)))

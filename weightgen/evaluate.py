@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from weightgen.condition import SupportSet
 from weightgen.errors import BadData, BadOption
+from weightgen.side_by_side import can_run_side_by_side, run_halves
 from weightgen.spec import State
 from weightgen.target import Target
 
@@ -92,6 +93,8 @@ class ScratchRun:
 def predict(target: Target, state: State, inputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n classes"]:
     """Logits (n, classes) of any number of inputs, in eval mode and batches, without gradients."""
     with torch.no_grad():
+        if can_run_side_by_side(target.skeleton):
+            return run_halves(target.skeleton, state, inputs)
         return torch.cat([target.run(state, batch) for batch in inputs.split(EVAL_BATCH)])
 
 
@@ -108,9 +111,9 @@ def recalibrate_batchnorm(target: Target, state: State, inputs: Float[Tensor, "n
     Deterministic: one pass over all inputs in equal chunks, the plain mean of the chunks' statistics. The rest of the
     network stays in eval mode.
     """
-    module = target.load(state)
-    if not _batch_norms(module):
+    if not _batch_norms(target.skeleton):
         return state
+    module = target.load(state)
     _measure_batchnorm(module, inputs)
     measured = module.state_dict()
     return {t.name: state[t.name] if t.carried is not None else measured[t.name] for t in target.spec.tensors}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -72,4 +73,17 @@ class WeightGenerator(Protocol):
 
     def generate(self, request: GenerationRequest) -> list[State]:
         """`num_samples` full states in the spec's order, each passing `request.target.spec.check`."""
+        ...
+
+
+@runtime_checkable
+class MakesMany(Protocol):
+    """A generator that serves several requests in one pass."""
+
+    def group_of(self, request: GenerationRequest) -> Hashable:
+        """Requests of equal groups can be made in one pass; those of None cannot."""
+        ...
+
+    def generate_many(self, requests: Sequence[GenerationRequest]) -> list[list[State]]:
+        """For each of several requests of one group what `generate` gives for it alone, to the bit."""
         ...

@@ -17,12 +17,13 @@ from torch.func import functional_call
 
 from weightgen.condition import SupportSet
 from weightgen.errors import UnsupportedTask
+from weightgen.side_by_side import can_run_side_by_side, run_halves
 from weightgen.spec import State
 from weightgen.target import Target
 
 DEFAULT_RIDGE = 0.1
 """Penalty in units of the mean squared norm of a centred feature vector."""
-_LOG_SCALES = torch.linspace(0.0, 4.5, 19)
+LOG_SCALES = torch.linspace(0.0, 4.5, 19)
 
 
 def solve_head(target: Target, state: State, support: SupportSet, *, ridge: float = DEFAULT_RIDGE) -> State:
@@ -32,7 +33,11 @@ def solve_head(target: Target, state: State, support: SupportSet, *, ridge: floa
     """
     weight_name, bias_name = head_names(target)
     with torch.no_grad():
-        features = trunk_features(target, state, support.inputs)
+        if can_run_side_by_side(target.skeleton):
+            layer = weight_name.removesuffix(".weight")
+            features = run_halves(target.skeleton, state, support.inputs, without=layer)
+        else:
+            features = trunk_features(target, state, support.inputs)
         head = ridge_head(features, support.labels, num_classes=support.num_classes, ridge=ridge)
     return {**state, weight_name: head.weight, bias_name: head.bias}
 
@@ -59,7 +64,7 @@ def ridge_head(
     Classes count equally whatever their number of examples: squared errors are weighted by 1 / class size.
     """
     n, d = features.shape
-    root = _root_weights(labels, num_classes).to(features)
+    root = root_weights(labels, num_classes).to(features)
     weights = root**2 / n
     mean = (weights * features).sum(0)
     onehot = F.one_hot(labels, num_classes).to(features.dtype)
@@ -109,7 +114,7 @@ def step_to_softmax(head: RidgeHead, features: Tensor, labels: Tensor, *, steps:
     carries half of the one before. Differentiable in features, head and steps.
     """
     num_classes = len(head.bias)
-    root = _root_weights(labels, num_classes).to(features)
+    root = root_weights(labels, num_classes).to(features)
     weights = root**2 / len(labels)
     mean = (weights * features).sum(0)
     onehot = F.one_hot(labels, num_classes).to(features.dtype)
@@ -134,7 +139,7 @@ def left_out_cross_entropy(ridge: RidgeHead, stepped: LinearHead, features: Tens
     return F.cross_entropy(ridge.left_out_logits + moved, labels)
 
 
-def _root_weights(labels: Tensor, num_classes: int) -> Tensor:
+def root_weights(labels: Tensor, num_classes: int) -> Tensor:
     """Square roots (n, 1) of the weights that let every class count equally, whatever its size; weights of mean 1."""
     counts = torch.bincount(labels, minlength=num_classes)
     return (len(labels) / (num_classes * counts[labels])).sqrt()[:, None]
@@ -142,15 +147,15 @@ def _root_weights(labels: Tensor, num_classes: int) -> Tensor:
 
 def _calibrating_scale(left_out: Tensor, labels: Tensor) -> Tensor:
     """The factor on leave-one-out logits (n, k) with the least cross-entropy, scalar; a grid and a parabola."""
-    scales = _LOG_SCALES.to(left_out).exp()
+    scales = LOG_SCALES.to(left_out).exp()
     surprises = -(scales[:, None, None] * left_out).log_softmax(-1)
     losses = surprises[:, torch.arange(len(labels)), labels].mean(1)
     best = int(losses.argmin().clamp(1, len(scales) - 2))
     before, at, after = losses[best - 1 : best + 2].tolist()
     bend = before - 2 * at + after
     shift = 0.5 * (before - after) / bend if bend > 1e-12 else 0.0
-    step = float(_LOG_SCALES[1] - _LOG_SCALES[0])
-    return (_LOG_SCALES[best] + step * max(-1.0, min(1.0, shift))).exp().to(left_out)
+    step = float(LOG_SCALES[1] - LOG_SCALES[0])
+    return (LOG_SCALES[best] + step * max(-1.0, min(1.0, shift))).exp().to(left_out)
 
 
 def head_names(target: Target) -> tuple[str, str]:

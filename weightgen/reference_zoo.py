@@ -14,6 +14,7 @@ manifest {"format": "weightgen.references", "version": 1, "arch", "embedder", "r
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -89,6 +90,20 @@ class ReferenceZoo:
         """The mean of some trunks, all of them by default."""
         rows = torch.arange(len(self)) if indices is None else torch.tensor(indices)
         return {name: t[rows].float().mean(0) for name, t in self.trunks.items()}
+
+    def distances(self, target: Target, trunk: Mapping[str, Tensor]) -> list[float]:
+        """`trunk_distance` of a trunk to each of the zoo's, all at once."""
+        learnt = [name for name, _ in target.skeleton.named_parameters() if name in trunk]
+        squares = torch.zeros(len(self))
+        for name in learnt:
+            squares += (self._unit_trunks[name] - _unit(trunk[name]).flatten()).square().sum(1)
+        return (squares / sum(trunk[name].numel() for name in learnt)).sqrt().tolist()
+
+    @cached_property
+    def _unit_trunks(self) -> dict[str, Tensor]:
+        """Every tensor of the trunks at unit mean square, (n, numel) float32."""
+        flat = {name: t.float().flatten(1) for name, t in self.trunks.items()}
+        return {name: t / t.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12) for name, t in flat.items()}
 
     def rank(self, embedding: Tensor) -> list[int]:
         """Trunks by similarity of their task to `embedding` (e,), nearest first; ties in stored order."""
@@ -207,7 +222,8 @@ def nearest_trunk(
     spec = trunk_spec(target.spec)
     moved = align(trunk, zoo.trunk(0), spec)
     others = [i for i in range(len(zoo)) if i not in excluded]
-    rough = sorted((trunk_distance(target, moved, zoo.trunk(i)), i) for i in others)
+    distances = zoo.distances(target, moved)
+    rough = sorted((distances[i], i) for i in others)
     fine = []
     for distance, i in rough[:_CANDIDATES]:
         other = zoo.trunk(i)

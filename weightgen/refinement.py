@@ -26,20 +26,32 @@ SMALLEST_SIZE = 0.02
 
 
 def refine(
-    trunk: Mapping[str, Tensor], loss_of: Callable[[Mapping[str, Tensor]], Tensor], rates: Tensor
+    trunk: Mapping[str, Tensor],
+    loss_of: Callable[[Mapping[str, Tensor]], Tensor],
+    rates: Tensor,
+    *,
+    number: int | None = None,
 ) -> dict[str, Tensor]:
     """The trunk after one step down the loss, tensor by tensor in the order of `rates` (t,): shares of their sizes.
 
-    Differentiable in trunk and rates, but not through the gradient. Tensors that the loss does not read stay.
+    Differentiable in trunk and rates, but not through the gradient. Tensors that the loss does not read stay. With a
+    `number`, the trunk is that of so many networks side by side, and each has its own sizes.
     """
+
+    def size_of(tensor: Tensor) -> Tensor:
+        if number is None:
+            return tensor.square().mean().sqrt()
+        each = tensor.reshape(number, -1).square().mean(1).sqrt().repeat_interleave(len(tensor) // number)
+        return each.reshape(-1, *[1] * (tensor.ndim - 1))
+
     with torch.enable_grad():
         leaves = {name: t.detach().requires_grad_() for name, t in trunk.items()}
         slopes = torch.autograd.grad(loss_of(leaves), list(leaves.values()), allow_unused=True)
     refined = {}
     for (name, tensor), slope, rate in zip(trunk.items(), slopes, rates, strict=True):
         if slope is not None:
-            size = tensor.detach().square().mean().sqrt().clamp_min(SMALLEST_SIZE)
-            tensor = tensor - rate * size * slope / (slope.square().mean().sqrt() + 1e-8)
+            size = size_of(tensor.detach()).clamp_min(SMALLEST_SIZE)
+            tensor = tensor - rate * size * slope / (size_of(slope) + 1e-8)
         refined[name] = tensor
     return refined
 

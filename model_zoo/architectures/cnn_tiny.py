@@ -27,6 +27,8 @@ class CnnTiny(nn.Module, PyTorchModelHubMixin):
     }
     SCALABLE = ("c1", "c2", "c3", "f")
     """Hidden words whose units may be scaled: only ReLU and pooling stand between those that make and read them."""
+    SIDE_BY_SIDE = True
+    """Several may run as one wide network: nothing between the layers mixes channels."""
     INPUT = "image"
 
     def __init__(self, *, num_classes: int = 10, in_channels: int = 1) -> None:

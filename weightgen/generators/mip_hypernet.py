@@ -21,7 +21,7 @@ summed over its input channels for one, which is the same function on grey image
 import copy
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from weightgen import side_by_side
 from weightgen.checkpoint import encode_state, load_state, save_state
 from weightgen.condition import SupportSet
 from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
@@ -38,9 +39,19 @@ from weightgen.generator import GenerationRequest, require_support
 from weightgen.generator_file import FORMAT, read_generator_manifest
 from weightgen.global_rng import borrowed_rng
 from weightgen.head import LinearHead, RidgeHead, left_out_cross_entropy, ridge_head, step_to_softmax
-from weightgen.layers.blended_norm import blended_norm
+from weightgen.heads_together import HeadsTogether, solve_heads
+from weightgen.layers.blended_norm import blended_norm, sum_channels
 from weightgen.normal_form import fit_layers, normalised_layers, run_fitted
 from weightgen.refinement import refine, shots_scale
+from weightgen.side_by_side import (
+    MIN_NETWORKS,
+    can_run_side_by_side,
+    join_inputs,
+    join_states,
+    split_features,
+    split_state,
+    widen,
+)
 from weightgen.spec import State, StateSpec
 from weightgen.target import Target
 
@@ -158,6 +169,44 @@ class ArchHypernet(nn.Module):
         weight_name, bias_name = self.spec.head
         return {**state, weight_name: heat * head.weight, bias_name: heat * head.bias}
 
+    @torch.no_grad()
+    def generate_side_by_side(
+        self, skeleton: nn.Module, supports: Sequence[Tensor], labels: Tensor, *, num_classes: int
+    ) -> list[State]:
+        """The generated tensors for each of several support sets, whose labels are the same: as `forward` gives them,
+        but for rounding, and the same to the bit whatever others there are.
+
+        `skeleton` is that of the target, which can run side by side.
+        """
+        trunks = [self._trunk(support, labels, num_classes, conditioned=True) for support in supports]
+        padding = max(0, MIN_NETWORKS - len(supports))
+        number = len(supports) + padding
+        wide = widen(skeleton, number)
+        inputs = join_inputs([*supports, *[supports[0]] * padding])
+        trunk = join_states([*trunks, *trunks[:1] * padding])
+        scale = shots_scale(labels, num_classes)
+        steps = (self.log_head_steps + scale * self.log_head_steps_by_shots).exp()
+
+        def solve(leaves: Mapping[str, Tensor]) -> tuple[State, HeadsTogether]:
+            state, features = self._normalise(leaves, wide, inputs, conditioned=True, number=number)
+            features = split_features(features, number)
+            return state, solve_heads(
+                features, labels, num_classes=num_classes, ridge=self.log_ridge.exp(), steps=steps
+            )
+
+        for rates, by_shots in zip(self.rates, self.rates_by_shots, strict=True):
+            trunk = refine(
+                trunk, lambda leaves: solve(leaves)[1].left_out_loss.sum(), 0.1 * (rates + scale * by_shots),
+                number=number,
+            )  # fmt: skip
+        state, heads = solve(trunk)
+        heat = self.log_heat.exp()
+        weight_name, bias_name = self.spec.head
+        return [
+            {**each, weight_name: heat * heads.weight[i], bias_name: heat * heads.bias[i]}
+            for i, each in enumerate(split_state(state, number)[: len(supports)])
+        ]
+
     def _solve(self, features: Tensor, labels: Tensor, num_classes: int) -> tuple[RidgeHead, LinearHead]:
         """The class head on features (n, d), in closed form and after its steps towards softmax regression."""
         ridge = ridge_head(features, labels, num_classes=num_classes, ridge=self.log_ridge.exp())
@@ -194,17 +243,29 @@ class ArchHypernet(nn.Module):
         return refine(trunk, left_out, 0.1 * (self.rates[step] + by_shots))
 
     def _normalise(
-        self, trunk: Mapping[str, Tensor], skeleton: nn.Module, support: Tensor, *, conditioned: bool
+        self,
+        trunk: Mapping[str, Tensor],
+        skeleton: nn.Module,
+        support: Tensor,
+        *,
+        conditioned: bool,
+        number: int = 1,
     ) -> tuple[State, Tensor]:
-        """The state with every normalised layer's statistics set layer by layer, and the head's inputs (n, d)."""
+        """The state with every normalised layer's statistics set layer by layer, and the head's inputs (n, d).
+
+        `number` is how many networks run side by side.
+        """
         trunk = {name: _laid_out(t) for name, t in trunk.items()}
         count = self.log_prior_count.exp()
         blend = count / (count + len(support)) if conditioned else torch.ones_like(count)
+        sums = sum_channels if number == 1 else side_by_side.sum_channels
         priors = list(zip(self.prior_mean, self.prior_log_var, strict=True))
 
         def normalise(index: int, z: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             mean, log_var = priors[index]
-            return blended_norm(z, gain, bias, mean, log_var.exp(), blend)
+            if number > 1:
+                mean, log_var = mean.repeat(number), log_var.repeat(number)
+            return blended_norm(z, gain, bias, mean, log_var.exp(), blend, sums=sums)
 
         return fit_layers(skeleton, self.spec.head[0], self.layers, trunk, support, normalise)
 
@@ -242,7 +303,25 @@ class MipHypernet(nn.Module):
         require_support(request, name=self.name, max_classes=MAX_CLASSES, max_shots=MAX_SHOTS)
 
     def generate(self, request: GenerationRequest) -> list[State]:
-        return [self._generate(request, conditioned=True)]
+        return self.generate_many([request])[0]
+
+    def group_of(self, request: GenerationRequest) -> Hashable:
+        target, support = request.target, request.condition.support
+        if support is None or not can_run_side_by_side(target.skeleton):
+            return None
+        return target.spec.digest(), tuple(support.labels.tolist())
+
+    def generate_many(self, requests: Sequence[GenerationRequest]) -> list[list[State]]:
+        for request in requests:
+            self.check(request)
+        if self.group_of(requests[0]) is None:
+            return [[self._generate(request, conditioned=True)] for request in requests]
+        supports = [request.condition.support for request in requests if request.condition.support is not None]
+        target, first = requests[0].target, supports[0]
+        states = self._hypernet(target.spec.arch).generate_side_by_side(
+            target.skeleton, [support.inputs for support in supports], first.labels, num_classes=first.num_classes
+        )
+        return [[_complete(target, state)] for state in states]
 
     def without_condition(self) -> "Unconditioned":
         """The same route with the trunk's condition switched off; the head is still solved on the support set."""
@@ -302,9 +381,7 @@ class MipHypernet(nn.Module):
             state = hypernet(
                 skeleton, support.inputs, support.labels, num_classes=support.num_classes, conditioned=conditioned
             )
-        full = request.target.spec.complete({name: t.contiguous() for name, t in state.items()})
-        request.target.spec.check(full)
-        return full
+        return _complete(request.target, state)
 
 
 class Unconditioned:
@@ -336,6 +413,12 @@ def trunk_names(spec: StateSpec) -> list[str]:
     """Generated tensors that are neither the class head nor BatchNorm's statistics, which are solved for."""
     statistics = ("running_mean", "running_var")
     return [t.name for t in spec.generated if t.name not in spec.head and not t.name.endswith(statistics)]
+
+
+def _complete(target: Target, state: State) -> State:
+    full = target.spec.complete({name: t.contiguous() for name, t in state.items()})
+    target.spec.check(full)
+    return full
 
 
 def _laid_out(t: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ so that a batch of few examples need not be trusted alone. Written with its own 
 times instead of a dozen, which is what refinement of small networks spends its time on.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,18 +17,33 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+SumChannels = Callable[[Tensor], Tensor]
+"""z (n, c, ...) -> sums (c,)"""
+
 EPS = 1e-5
 """Added to variances, as torch's BatchNorm does."""
 
 
+def sum_channels(z: Tensor) -> Tensor:
+    """Sums (c,) of z (n, c, ...)."""
+    return z.sum([0, *range(2, z.ndim)])
+
+
 def blended_norm(
-    z: Tensor, gain: Tensor, bias: Tensor, prior_mean: Tensor, prior_var: Tensor, blend: Tensor
+    z: Tensor,
+    gain: Tensor,
+    bias: Tensor,
+    prior_mean: Tensor,
+    prior_var: Tensor,
+    blend: Tensor,
+    *,
+    sums: SumChannels = sum_channels,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z (n, c, ...) normalised, scaled and shifted by channel, and the mean (c,) and variance (c,) that were used.
 
     `blend` is a scalar in [0, 1]. Differentiable once, in everything.
     """
-    return _BlendedNorm.apply(z, gain, bias, prior_mean, prior_var, blend)  # pyright: ignore
+    return _BlendedNorm.apply(z, gain, bias, prior_mean, prior_var, blend, sums)  # pyright: ignore
 
 
 def scale_by_channel(z: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
@@ -38,15 +54,23 @@ def scale_by_channel(z: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
 class _BlendedNorm(Function):
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, gain: Tensor, bias: Tensor, prior_mean: Tensor, prior_var: Tensor, blend: Tensor
+        ctx: Any,
+        z: Tensor,
+        gain: Tensor,
+        bias: Tensor,
+        prior_mean: Tensor,
+        prior_var: Tensor,
+        blend: Tensor,
+        sums: SumChannels,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        axes = [0, *range(2, z.ndim)]
-        batch_mean = z.mean(axes)
-        batch_var = (z.square().mean(axes) - batch_mean.square()).clamp_min(0)  # var_mean is ten times slower
+        count = z.numel() // z.shape[1]
+        batch_mean = sums(z) / count
+        batch_var = (sums(z.square()) / count - batch_mean.square()).clamp_min(0)  # var_mean is ten times slower
         mean = torch.lerp(batch_mean, prior_mean, blend)
         var = torch.lerp(batch_var, prior_var, blend)
         scale = (var + EPS).rsqrt()
         factor = gain * scale
+        ctx.sums = sums
         ctx.save_for_backward(z, batch_mean, batch_var, prior_mean, prior_var, blend, mean, scale, gain)
         return scale_by_channel(z, factor, bias - mean * factor), mean, var
 
@@ -55,9 +79,8 @@ class _BlendedNorm(Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         z, batch_mean, batch_var, prior_mean, prior_var, blend, mean, scale, gain = ctx.saved_tensors
         of_y, of_mean, of_var = slopes
-        axes = [0, *range(2, z.ndim)]
-        total = of_y.sum(axes)
-        lever = (of_y * z).sum(axes) - mean * total
+        total = ctx.sums(of_y)
+        lever = ctx.sums(of_y * z) - mean * total
         of_mean = of_mean - gain * scale * total
         of_var = of_var - 0.5 * gain * scale**3 * lever
         of_blend = (of_mean * (prior_mean - batch_mean) + of_var * (prior_var - batch_var)).sum()
@@ -68,7 +91,7 @@ class _BlendedNorm(Function):
             of_first = (1 - blend) * of_mean / count - 2 * batch_mean * of_square
             of_z = scale_by_channel(z, 2 * of_square, of_first)
             of_z.addcmul_(of_y, _by_channel(gain * scale, z))
-        return of_z, scale * lever, total, blend * of_mean, blend * of_var, of_blend
+        return of_z, scale * lever, total, blend * of_mean, blend * of_var, of_blend, None
 
 
 def _by_channel(vector: Tensor, like: Tensor) -> Tensor:

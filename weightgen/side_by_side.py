@@ -1,0 +1,124 @@
+"""Networks of one architecture run side by side: as one wide network, each layer a group for each of them.
+
+Small networks on a CPU take their time from calls and from channels too few to fill a vector; side by side they share
+the calls and fill the vectors. Tensors of a wide network are those of its networks one behind the other along their
+first axis, the units; images and activations are joined along their channels, features along their features.
+
+A network's numbers do not depend on the others, to the bit, nor on how many there are, as long as there are two:
+libraries take another kernel for a single group. Therefore one alone is run beside itself (`MIN_NETWORKS`).
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from weightgen.errors import UnsupportedTask
+
+MIN_NETWORKS = 2
+_BATCH = 128
+"""Inputs of each network in a forward pass without gradients, so that activations stay in the processor's cache."""
+
+
+def can_run_side_by_side(module: nn.Module) -> bool:
+    """Whether the module's class says so: SIDE_BY_SIDE, for networks of convolutions and linear layers, each with a
+    bias, between which channels are not mixed, and so narrow that it pays."""
+    return getattr(type(module), "SIDE_BY_SIDE", False)
+
+
+def widen(module: nn.Module, number: int) -> nn.Module:
+    """The module on the meta device as `number` of them side by side, structure without numbers.
+
+    Raises UnsupportedTask for a module whose class does not say that it can be.
+    """
+    if not can_run_side_by_side(module):
+        raise UnsupportedTask(f"{type(module).__name__} does not say that it can run side by side with others")
+    wide = copy.deepcopy(module)
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            assert layer.groups == 1 and layer.bias is not None
+            grouped = nn.Conv2d(
+                number * layer.in_channels,
+                number * layer.out_channels,
+                (layer.kernel_size[0], layer.kernel_size[1]),
+                stride=(layer.stride[0], layer.stride[1]),
+                padding=layer.padding if isinstance(layer.padding, str) else (layer.padding[0], layer.padding[1]),
+                groups=number,
+                device="meta",
+            )
+            wide.set_submodule(name, grouped)
+        elif isinstance(layer, nn.Linear):
+            wide.set_submodule(name, _GroupedLinear(number, layer.in_features, layer.out_features))
+        else:
+            assert not list(layer.parameters(recurse=False)), f"{name} is neither a convolution nor a linear layer"
+    return wide
+
+
+def join_inputs(inputs: Sequence[Tensor]) -> Tensor:
+    """Inputs (n, c, h, w) of every network as those of the wide one (n, b c, h, w), channels last in memory."""
+    n, c, h, w = inputs[0].shape
+    c *= len(inputs)
+    joined = torch.empty_strided((n, c, h, w), (c * h * w, 1, w * c, c))  # a format that one channel cannot ask for
+    return torch.cat(list(inputs), 1, out=joined)
+
+
+def join_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of some networks as those of the wide one."""
+    return {name: torch.cat([state[name] for state in states]) for name in states[0]}
+
+
+def split_state(state: Mapping[str, Tensor], number: int) -> list[dict[str, Tensor]]:
+    """The tensors of each of `number` networks, views of those of the wide one."""
+    parts = {name: t.chunk(number) for name, t in state.items()}
+    return [{name: chunks[i] for name, chunks in parts.items()} for i in range(number)]
+
+
+def sum_channels(z: Tensor) -> Tensor:
+    """Sums (c,) of z (n, c, ...) that do not depend on how many channels there are: `Tensor.sum` adds up in an order
+    that does."""
+    if z.ndim == 4:  # pooling goes through the pixels one after the other
+        z = F.avg_pool2d(z, (z.shape[2], z.shape[3]), divisor_override=1).flatten(1)
+    return z.T.contiguous().sum(1)
+
+
+def split_features(features: Tensor, number: int) -> Tensor:
+    """Features (n, b d) of a wide network by network, (b, n, d)."""
+    return rearrange(features, "n (b d) -> b n d", b=number).contiguous()
+
+
+def run_halves(module: nn.Module, state: Mapping[str, Tensor], inputs: Tensor, *, without: str | None = None) -> Tensor:
+    """What one network makes of inputs (n, c, h, w): half of them go through it and half through another beside it.
+
+    `without` names a last layer that is left out.
+    """
+    half = (len(inputs) + 1) // 2
+    wide = widen(module, 2)
+    if without is not None:
+        wide.set_submodule(without, nn.Identity())
+    known = wide.state_dict()
+    doubled = join_states([{name: state[name] for name in known}] * 2)
+    made = []
+    for low, high in zip(inputs[:half].split(_BATCH), inputs[-half:].split(_BATCH), strict=True):
+        made.append(functional_call(wide, doubled, (join_inputs([low, high]),)))
+    first, second = torch.cat(made).chunk(2, 1)
+    return torch.cat([first, second[2 * half - len(inputs) :]])
+
+
+class _GroupedLinear(nn.Module):
+    """Linear layers side by side: features (n, b in) to (n, b out)."""
+
+    def __init__(self, number: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.number = number
+        self.weight = nn.Parameter(torch.empty(number * out_features, in_features, device="meta"))
+        self.bias = nn.Parameter(torch.empty(number * out_features, device="meta"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = rearrange(self.weight, "(b o) i -> b i o", b=self.number)
+        bias = rearrange(self.bias, "(b o) -> b 1 o", b=self.number)
+        made = torch.baddbmm(bias, split_features(x, self.number), weight)
+        return rearrange(made, "b n o -> n (b o)")
