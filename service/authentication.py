@@ -28,6 +28,7 @@ NEEDED: Mapping[tuple[str, str], Scope] = {
     ("DELETE", "/v1/jobs/"): "generate",
     ("POST", "/v1/datasets"): "upload",
     ("DELETE", "/v1/datasets/"): "upload",
+    ("POST", "/hf/"): "read",
 }
 """(Method, beginning of the path) -> scope; what is not here needs "read" to look at and "generate" to change."""
 _LOOKING = ("GET", "HEAD", "OPTIONS")

@@ -8,10 +8,12 @@
 `main` is the newest; a commit is the first 40 digits of the artifact's sha256, so what it names never changes.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
 from pydantic import ValidationError
@@ -29,6 +31,7 @@ from weightgen.errors import NotFound
 MAX_NAME = 96
 """Characters of a part of a repository's name, by the Hub's rules."""
 FORM = "gen/<architecture>.<dataset>.<generator>.s<seed>, job/<id> or sha/<sha256>"
+MAX_PATHS = 1000
 _PART = "[A-Za-z0-9][A-Za-z0-9_-]*?"
 _GENERATION = re.compile(rf"({_PART})(\.|--)({_PART})\2({_PART})\2s(0|[1-9][0-9]{{0,18}})")
 
@@ -96,7 +99,48 @@ def hub_routes(intake: Intake) -> APIRouter:
     async def list_folder(org: str, name: str, revision: str, path: str, request: Request) -> list[dict[str, Any]]:
         raise _no_entry(await _find(intake, request, org, name, revision), path)
 
+    @routes.post("/api/models/{org}/{name}/paths-info/{revision}")
+    async def list_paths(org: str, name: str, revision: str, request: Request) -> list[dict[str, Any]]:
+        """Those of the paths asked for that exist; the others are left out, as the Hub does."""
+        asked = _parse_paths(request.headers.get("content-type", ""), await request.body())
+        repository = await _find(intake, request, org, name, revision)
+        return [_describe_file(file) for file in repository.files if file.name in asked]
+
+    @routes.get("/api/models/{org}/{name}/refs")
+    async def list_refs(org: str, name: str, request: Request) -> dict[str, Any]:
+        repository = await _find(intake, request, org, name, "main")
+        main = {"name": "main", "ref": "refs/heads/main", "targetCommit": repository.commit}
+        return {"branches": [main], "converts": [], "tags": [], "pullRequests": []}
+
+    @routes.get("/api/whoami-v2")
+    async def tell_who_asks(request: Request) -> dict[str, Any]:
+        name = getattr(request.state, "owner", "") or "everybody"
+        token = {"type": "access_token", "accessToken": {"displayName": name, "role": "read"}}
+        return {"type": "user", "id": name, "name": name, "fullname": name, "orgs": [], "auth": token}
+
+    @routes.head("/{path:path}", include_in_schema=False)
+    @routes.get("/{path:path}")
+    async def refuse_others(path: str) -> None:
+        raise _absent("RepoNotFound", f"nothing is served under {'/hf/' + path[:80]!r}; there are models only: {FORM}")
+
     return routes
+
+
+def _parse_paths(content_type: str, body: bytes) -> set[str]:
+    """The paths in a form or a JSON object as the Hub's clients post them; Problem for anything else."""
+    if content_type.partition(";")[0].strip().lower() == "application/json":
+        try:
+            paths = json.loads(body)["paths"]
+        except (ValueError, TypeError, KeyError):
+            paths = None
+    else:
+        try:
+            paths = parse_qs(body.decode("ascii"), max_num_fields=MAX_PATHS).get("paths")
+        except ValueError:
+            paths = None
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise Problem("malformed-request", f"the body has to be a form with at most {MAX_PATHS} fields, each 'paths'")
+    return set(paths)
 
 
 async def _find(intake: Intake, request: Request, org: str, name: str, revision: str) -> Repository:

@@ -10,6 +10,8 @@ from service.problems import Problem, refuse
 from service.strict_json import NotStrict, check_json
 
 WITH_BODY = ("POST", "PUT", "PATCH")
+FORMS = "/hf/"
+"""Below this a body may be a form as well: so the Hub's clients post what they ask."""
 
 
 class RequestLimits:
@@ -32,7 +34,7 @@ class RequestLimits:
             return await self._app(scope, receive, send)
         try:
             limited = self._limit(scope, receive)
-            if scope["method"] in WITH_BODY and scope["path"] not in self._streams:
+            if self._has_json(scope):
                 limited = await _read_json(limited)
         except Problem as problem:
             return await refuse(problem, scope)(scope, receive, send)
@@ -50,11 +52,14 @@ class RequestLimits:
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdecimal()) or len(length) > 18 or int(length) > max_bytes:
             raise body.too_large()
-        if scope["method"] in WITH_BODY and scope["path"] not in self._streams:
-            media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-            if media_type != "application/json":
-                raise Problem("wrong-content-type", "the body has to be JSON, with Content-Type: application/json")
+        if self._has_json(scope) and _media_type(scope) != "application/json":
+            raise Problem("wrong-content-type", "the body has to be JSON, with Content-Type: application/json")
         return body
+
+    def _has_json(self, scope: Scope) -> bool:
+        """Whether the request has to have JSON for its body."""
+        is_form = scope["path"].startswith(FORMS) and _media_type(scope) == "application/x-www-form-urlencoded"
+        return scope["method"] in WITH_BODY and scope["path"] not in self._streams and not is_form
 
 
 class ClientLeft(Exception):
@@ -98,6 +103,10 @@ class LimitedBody:
 
     def too_large(self) -> Problem:
         return Problem("body-too-large", f"a body may have {self._max_bytes} bytes here")
+
+
+def _media_type(scope: Scope) -> str:
+    return Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def _read_json(receive: Receive) -> Receive:

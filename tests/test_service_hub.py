@@ -1,13 +1,6 @@
-import json
-import os
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
 
 import pytest
-import uvicorn
 from starlette.testclient import TestClient
 
 from service.hub import parse_generation
@@ -152,55 +145,50 @@ def test_a_cancelled_job_is_no_repository(tmp_path):
         run.go_on.set()
 
 
-@pytest.fixture
-def address(tmp_path) -> Iterator[str]:
-    """A real server, for clients that are real too."""
-    app, _ = stand_in_app(tmp_path / "data")
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+def test_those_of_the_paths_asked_for_that_exist_are_described(service):
+    client, _ = service
+    tree = client.get(f"/hf/api/models/{REPOSITORY}/tree/main").json()
+    place = f"/hf/api/models/{REPOSITORY}/paths-info/main"
+    asked = {"paths": ["config.json", "none", "../config.json"], "expand": "false"}
+    assert client.post(place, data=asked).json() == client.post(place, json=asked).json() == tree[:1]
+    assert tree[0]["path"] == "config.json"
 
 
-CLIENT = """
-import json, sys
-from pathlib import Path
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-
-name, absent = sys.argv[1:]
-api, told = HfApi(), {}
-told["info"] = api.model_info(name).sha
-told["files"] = sorted(api.list_repo_files(name))
-told["config"] = json.loads(Path(hf_hub_download(name, "config.json")).read_text())
-told["snapshot"] = sorted(p.name for p in Path(snapshot_download(name)).iterdir())
-told["pinned"] = sorted(p.name for p in Path(snapshot_download(name, revision=told["info"])).iterdir())
-told["parameters"] = api.get_safetensors_metadata(name).parameter_count
-for error, arguments in [
-    (EntryNotFoundError, {"repo_id": name, "filename": "none"}),
-    (RevisionNotFoundError, {"repo_id": name, "filename": "config.json", "revision": "v1"}),
-    (RepositoryNotFoundError, {"repo_id": absent, "filename": "config.json"}),
-]:
-    try:
-        hf_hub_download(**arguments)
-    except error as raised:
-        told[error.__name__] = str(raised)
-print(json.dumps(told))
-"""
+@pytest.mark.parametrize(
+    ("content", "content_type"),
+    [
+        ("expand=1", "application/x-www-form-urlencoded"),
+        ("paths=a&" * 1001, "application/x-www-form-urlencoded"),
+        ("paths=\u00e9", "application/x-www-form-urlencoded"),
+        ("{}", "application/json"),
+        ("[]", "application/json"),
+        ('{"paths": "config.json"}', "application/json"),
+        ('{"paths": [1]}', "application/json"),
+    ],
+    ids=range(7),
+)
+def test_paths_that_cannot_be_read_are_refused(service, content, content_type):
+    client, _ = service
+    place, headers = f"/hf/api/models/{REPOSITORY}/paths-info/main", {"Content-Type": content_type}
+    answer = client.post(place, content=content.encode(), headers=headers)
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:weightgen:problem:malformed-request")
 
 
-def test_the_hub_client_loads_generated_weights(address, tmp_path):
-    chosen = {"HF_ENDPOINT": f"{address}/hf", "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-c", CLIENT, REPOSITORY, "gen/cnn-tiny.digits.mop.s0"]
-    done = subprocess.run(command, env=os.environ | chosen, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["files"] == told["snapshot"] == told["pinned"] == ["config.json", "model.safetensors"]
-    assert told["config"] == {"num_classes": 10} and told["parameters"] == {"F32": 300}
-    assert "it has config.json, model.safetensors" in told["EntryNotFoundError"]
-    assert "did you mean 'mip'?" in told["RepositoryNotFoundError"]
-    assert "expected 'main'" in told["RevisionNotFoundError"]
+def test_the_only_branch_is_main_and_there_are_no_tags(service):
+    client, _ = service
+    refs = client.get(f"/hf/api/models/{REPOSITORY}/refs").json()
+    commit = client.get(f"/hf/api/models/{REPOSITORY}").json()["sha"]
+    assert refs == {
+        "branches": [{"name": "main", "ref": "refs/heads/main", "targetCommit": commit}],
+        "converts": [], "tags": [], "pullRequests": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path", ["/hf/api/datasets/gen/digits", "/hf/datasets/gen/digits/resolve/main/a", "/hf/api/models", "/hf/"]
+)
+def test_what_is_no_model_is_no_repository(service, path):
+    client, _ = service
+    answer = client.get(path)
+    assert (answer.status_code, answer.headers["x-error-code"]) == (404, "RepoNotFound")
+    assert "there are models only" in answer.json()["detail"]

@@ -156,3 +156,11 @@ def test_a_path_that_streams_has_its_own_limit_and_reads_any_type():
 def test_who_sends_too_much_where_nothing_reads_it_counts_as_gone(messages):
     limits = RequestLimits(wait_for_end, max_body_bytes=LIMIT, max_request_seconds=0.01)
     assert ask(limits, messages, method="GET")[1]["body"] == b"gone"
+
+
+def test_forms_are_read_where_hub_clients_post_them_and_nowhere_else(client):
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    asked = {path: client.post(path, content=b"paths=a", headers=form).status_code for path in ("/hf/none", "/v1/none")}
+    assert asked == {"/hf/none": 405, "/v1/none": 415}
+    too_much = client.post("/hf/none", content=b"a" * (LIMIT + 1), headers=form)
+    assert too_much.status_code == 413
