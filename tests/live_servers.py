@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -67,6 +68,59 @@ class ScriptedServer:
                     connection.sendall(answer)
                     connection.shutdown(socket.SHUT_RDWR)
         self._listener.close()  # one request too many is refused, not kept waiting
+
+
+class RecordingProxy:
+    """Passes connections on to a server and keeps the requests; the first answer over `cut_after` bytes is cut off."""
+
+    def __init__(self, url: str, *, cut_after: int | None = None) -> None:
+        host, _, port = url.removeprefix("http://").partition(":")
+        self._target, self._cut_after = (host, int(port)), cut_after
+        self.heads: list[str] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "RecordingProxy":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def asked(self, method: str, ending: str = "") -> list[str]:
+        """The heads of the requests of this method whose paths have this ending."""
+        lines = [(head, head.partition("\r\n")[0].split(" ")) for head in self.heads]
+        return [head for head, line in lines if line[0] == method and line[1].endswith(ending)]
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._target)
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(target=self._pass, args=(source, sink, source is client), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, are_requests: bool) -> None:
+        passed = 0
+        with source, contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if are_requests:
+                    self.heads += re.findall(r"(?:GET|HEAD|POST) /.*?\r\n\r\n", data.decode("latin-1"), re.DOTALL)
+                passed += len(data)
+                if not are_requests and self._cut_after is not None and passed > self._cut_after:
+                    self._cut_after = None
+                    break
+                sink.sendall(data)
+            with contextlib.suppress(OSError):
+                source.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
 
 
 def answer(

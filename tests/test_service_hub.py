@@ -1,9 +1,13 @@
 import time
+from itertools import product
 
 import pytest
 from starlette.testclient import TestClient
 
-from service.hub import parse_generation
+from model_zoo.architectures import ARCHITECTURES
+from model_zoo.data import list_data
+from model_zoo.released import RELEASED
+from service.hub import MAX_NAME, parse_generation
 from service.schemas import MAX_SEED
 from tests.service_standins import ASKED, REPOSITORY, stand_in_app
 from weightgen.errors import NotFound, UnsupportedTask
@@ -29,6 +33,15 @@ def test_a_name_is_a_request(name):
     assert (request.architecture, request.dataset, request.generator, request.seed) == (
         "cnn-tiny", "fashion_mnist", "d2nwg-layerwise", 7
     )  # fmt: skip
+
+
+def test_every_registered_name_fits_into_the_name_of_a_repository():
+    uploaded = "up-" + "0" * 64
+    for architecture, generator in product(ARCHITECTURES, RELEASED):
+        assert len(f"{architecture}.{uploaded}.{generator}.s0") <= MAX_NAME
+        for dataset in list_data():
+            request = parse_generation(f"{architecture}.{dataset}.{generator}.s0")
+            assert (request.architecture, request.dataset, request.generator) == (architecture, dataset, generator)
 
 
 @pytest.mark.parametrize(
