@@ -5,6 +5,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# What is installed beside the library; the container image takes less.
+EXTRAS ?= dev
 # The CPU build of torch is a tenth of the CUDA build; it is asked for where no NVIDIA driver answers.
 TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
@@ -37,7 +39,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --no-deps -c constraints.txt --retries 1 $(TORCH_INDEX) torch \
 	  || $(BIN)/python -m pip install -qq --no-deps -c constraints.txt torch
 	@echo "[setup] installing weightgen and its tools, at the versions of constraints.txt"
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 	@echo "[setup] done"
 

@@ -6,6 +6,7 @@ Settings are WEIGHTGEN_* in the environment; logs are JSON lines on stderr.
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
@@ -21,7 +22,7 @@ from service.request_head import MAX_TARGET_BYTES
 from service.request_log import LOGGING
 from service.scratch import Scratch
 from service.settings import Settings, is_loopback, read_settings
-from weightgen.errors import BadOption, WeightgenError
+from weightgen.errors import BadOption, StorageFailed, WeightgenError
 
 CLOSE_SECONDS = 5
 """How long answers that have begun may take to end when the server stops."""
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(run_command(asked))  # noqa: T201, what the user reads
             return 0
         settings = read_settings()
+        _find_temporary_folder()
         keys = KeyStore(settings.database_url)
         keys.migrate()  # once, before the workers open it
         refuse_open_door(settings, has_key=keys.has_active())
@@ -76,6 +78,16 @@ def refuse_open_door(settings: Settings, *, has_key: bool) -> None:
             "`python -m service keys make`, listen on 127.0.0.1, or set WEIGHTGEN_INSECURE=1 if the network itself "
             "keeps others out"
         )
+
+
+def _find_temporary_folder() -> None:
+    """Raise StorageFailed where there is none, as on a read-only root without a file system for it."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise StorageFailed(
+            "no temporary folder can be written; mount one at /tmp, or name one in the variable TMPDIR"
+        ) from error
 
 
 def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
