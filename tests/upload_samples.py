@@ -3,7 +3,7 @@
 import io
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 from service.artifacts import open_store
-from service.reading import Limits
+from service.reading import Limits, Unusable
 from service.scratch import Scratch
 from service.uploads import Sent, Uploads
 
@@ -85,3 +85,17 @@ def upload(uploads: Uploads, data: bytes, **sent: Any) -> str:
     with tempfile.TemporaryFile() as file:
         file.write(data)
         return uploads.add(file, Sent(**sent))[0]
+
+
+def refusal(read: Callable[[bytes], object], data: bytes) -> str | None:
+    """Why a file is refused; None if it is read. Any other error is not caught."""
+    try:
+        read(data)
+    except Unusable as refused:
+        return str(refused)
+    return None
+
+
+def is_sentence(refused: str | None) -> bool:
+    """Whether a refusal is one line that prints anywhere, if there is one."""
+    return refused is None or (refused.isprintable() and refused.isascii() and len(refused) < 600)
