@@ -77,7 +77,8 @@ def create_app(
         jobs,
         lock=settings.data_dir / "expiry.lock",
         keep_seconds=settings.keep_artifacts_seconds,
-        others=[open_artifacts(settings, "datasets")],
+        datasets=uploads.store,
+        keep_datasets_seconds=settings.keep_datasets_seconds,
     )
     drain = Drain(partial(runner.stop, settings.drain_seconds), linger_seconds=settings.linger_seconds)
     intake = Intake(settings, jobs, artifacts, catalogue, runner.wake, drain, endings)

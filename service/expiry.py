@@ -10,7 +10,7 @@ import fcntl
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class Expiry:
-    """Removes what the artifact store need not keep; orphans of `others` too."""
+    """Removes what the stores of artifacts and of uploaded data sets need not keep."""
 
     def __init__(
         self,
@@ -37,15 +37,22 @@ class Expiry:
         *,
         lock: Path,
         keep_seconds: float,
-        others: Sequence[ArtifactStore] = (),
+        datasets: ArtifactStore | None = None,
+        keep_datasets_seconds: float = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`keep_seconds` after its last use an artifact goes; 0: never. `lock`: a file of this machine's processes."""
-        self._artifacts, self._jobs, self._others = artifacts, jobs, others
-        self._keep_seconds, self._lock, self._clock = keep_seconds, lock, clock
+        """`keep_seconds` after its last use an artifact goes, a data set as its own says; 0: never.
+
+        `lock`: a file of this machine's processes.
+        """
+        self._artifacts, self._jobs, self._datasets = artifacts, jobs, datasets
+        self._keep_seconds, self._keep_datasets_seconds = keep_seconds, keep_datasets_seconds
+        self._lock, self._clock = lock, clock
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._repeat, name="expiry", daemon=True)
         artifacts.make_room = self.expire
+        if datasets is not None:
+            datasets.make_room = self.expire
 
     def start(self) -> None:
         """Begin at once, and again every hour."""
@@ -57,26 +64,34 @@ class Expiry:
         self._thread.join(_STOP_SECONDS)
 
     def expire(self) -> int:
-        """Remove the artifacts that were not used for long; how many. Nothing if another process is at it."""
-        if not self._keep_seconds:
-            return 0
-        since, removed = self._clock() - self._keep_seconds, 0
+        """Remove what was not used for long; how many things. Nothing if another process is at it."""
+        removed = 0
         with self._alone() as is_alone:
-            for stored in self._artifacts.list_all() if is_alone else ():
-                if stored.used >= since or self._stopping.is_set():
-                    continue
-                if self._jobs.let_go_of(stored.sha, unchanged_since=since):
-                    removed += self._artifacts.delete_unused(stored.sha, since=since)
+            if is_alone and self._keep_seconds:
+                since = self._clock() - self._keep_seconds
+                removed += self._remove_unused(self._artifacts, since, self._jobs.let_go_of)
+            if is_alone and self._keep_datasets_seconds and self._datasets is not None:
+                removed += self._remove_unused(self._datasets, self._clock() - self._keep_datasets_seconds)
         if removed:
             _log.info("artifacts expired", extra={"artifacts": removed})
+        return removed
+
+    def _remove_unused(self, store: ArtifactStore, since: float, let_go_of: Callable[..., bool] | None = None) -> int:
+        removed = 0
+        for stored in store.list_all():
+            if stored.used >= since or self._stopping.is_set():
+                continue
+            if let_go_of is None or let_go_of(stored.sha, unchanged_since=since):
+                removed += store.delete_unused(stored.sha, since=since)
         return removed
 
     def sweep(self) -> int:
         """Remove what was begun long ago and never ended; how many pieces. Nothing if another process is at it."""
         removed = 0
         with self._alone() as is_alone:
-            for store in (self._artifacts, *self._others) if is_alone else ():
-                removed += store.sweep(before=self._clock() - UNFINISHED_SECONDS)
+            for store in (self._artifacts, self._datasets) if is_alone else ():
+                if store is not None:
+                    removed += store.sweep(before=self._clock() - UNFINISHED_SECONDS)
         if removed:
             _log.info("unfinished artifacts removed", extra={"pieces": removed})
         return removed

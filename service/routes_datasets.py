@@ -68,7 +68,7 @@ def dataset_routes(uploads: Uploads, catalogue: Catalogue) -> APIRouter:
         responses={
             200: {"model": DatasetBody, "description": "The same data were there already"},
             **tell("malformed-request", "request-too-slow", "body-too-large", "wrong-content-type", "invalid-request",
-                   "unusable-data", "storage-failed"),
+                   "unusable-data", "storage-failed", "storage-full"),
         },
         openapi_extra={"requestBody": _describe_body()},
     )  # fmt: skip

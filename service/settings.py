@@ -103,6 +103,12 @@ class Settings(BaseSettings):
         description="How long an artifact is kept after it was last read or answered, at least 3600; 0: for ever.",
     )
 
+    keep_datasets_seconds: float = Field(
+        default=30 * 86400.0,
+        ge=0,
+        description="How long an uploaded data set is kept after it was last asked for, at least 3600; 0: for ever.",
+    )
+
     max_body_bytes: int = Field(default=1 * MIB, ge=1, description="Largest body of a request.")
     max_header_bytes: int = Field(default=16 * 1024, ge=1024, description="Headers of a request, all together.")
     max_request_seconds: float = Field(
@@ -133,7 +139,7 @@ class Settings(BaseSettings):
         """Where the store of artifacts or of uploaded data sets lies."""
         return f"{(self.artifacts_url or str(self.data_dir)).rstrip('/')}/{kind}"
 
-    @field_validator("keep_artifacts_seconds")
+    @field_validator("keep_artifacts_seconds", "keep_datasets_seconds")
     @classmethod
     def _keep_for_an_hour(cls, value: float) -> float:
         if 0 < value < 3600:  # its use is noted every few minutes, and who was just answered has yet to read it

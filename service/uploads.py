@@ -45,7 +45,7 @@ class Uploads:
 
     def __init__(self, store: ArtifactStore, scratch: Scratch, limits: Limits) -> None:
         """`scratch` has to lie on the file system of the store."""
-        self._store, self._limits, self.scratch = store, limits, scratch
+        self.store, self._limits, self.scratch = store, limits, scratch
 
     def add(self, file: BinaryIO, sent: Sent) -> tuple[str, bool]:
         """The name of the data set in a file, and whether it is new; Problem says why it cannot be used."""
@@ -65,18 +65,18 @@ class Uploads:
             raise Problem("unusable-data", f"the upload cannot be used: {error}") from error
         with self.scratch.new_place() as place:
             write_data(place, data)
-            name = PREFIX + self._store.sha_of(place)
+            name = PREFIX + self.store.sha_of(place)
             is_new = not self.exists(name)
-            self._store.add(place)
+            self.store.add(place)
         return name, is_new
 
     def exists(self, name: str) -> bool:
         """Whether there is an uploaded data set of this name."""
-        return is_upload(name) and self._store.exists(name.removeprefix(PREFIX))
+        return is_upload(name) and self.store.exists(name.removeprefix(PREFIX))
 
     def check(self, name: str) -> None:
-        """Raise UnknownName unless there is an uploaded data set of this name."""
-        if not self.exists(name):
+        """Raise UnknownName unless there is an uploaded data set of this name; it counts as used."""
+        if not is_upload(name) or not self.store.note_use(name.removeprefix(PREFIX)):
             raise GoneUpload(name)
 
     def describe(self, name: str) -> dict[str, Any]:
@@ -95,13 +95,13 @@ class Uploads:
     def delete(self, name: str) -> None:
         """Forget one; UnknownName if there is none of this name."""
         try:
-            self._store.delete(name.removeprefix(PREFIX))
+            self.store.delete(name.removeprefix(PREFIX))
         except NotFound as error:
             raise GoneUpload(name) from error
 
     def _open(self, name: str, file: str) -> BinaryIO:
         try:
-            return self._store.open(name.removeprefix(PREFIX), file)
+            return self.store.open(name.removeprefix(PREFIX), file)
         except NotFound as error:
             raise GoneUpload(name) from error
 

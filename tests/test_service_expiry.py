@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from service.artifacts import ArtifactStore, open_store
+from service.artifacts import ArtifactStore, StoreFull, open_store
 from service.expiry import EVERY_SECONDS, Expiry
 from service.jobs import JobStore
 from tests.service_standins import ASKED, stand_in_app
+from tests.upload_samples import npz_bytes, some_images, some_uploads, upload
 
 HOUR = 3600.0
 
@@ -153,7 +154,7 @@ def test_orphans_of_every_store_are_swept(store, jobs, tmp_path):
         (folder / f".{sha}.00000000.removed").mkdir()
         (folder / "notes.txt").write_bytes(b"")
         orphans += [p for p in folder.iterdir() if p.name not in (sha, f"{sha}.json", "notes.txt")]
-    expiry = Expiry(store, jobs, lock=tmp_path / "expiry.lock", keep_seconds=0, others=[others])
+    expiry = Expiry(store, jobs, lock=tmp_path / "expiry.lock", keep_seconds=0, datasets=others)
     assert expiry.sweep() == len(orphans) == 8
     assert not any(path.exists() for path in orphans) and store.exists(kept[0]) and others.exists(kept[1])
 
@@ -196,3 +197,42 @@ def test_a_full_service_answers_507_until_old_artifacts_expire(tmp_path):
             time.sleep(0.01)
         assert client.post("/v1/generations", json={**ASKED, "seed": 1}).status_code == 201
         assert client.post("/v1/generations", json=ASKED).status_code == 507
+
+
+def test_a_data_set_that_nobody_asks_for_goes_and_one_that_is_asked_for_stays(store, jobs, clock, tmp_path):
+    uploads = some_uploads(tmp_path)
+    images, labels = some_images()
+    old, used = (upload(uploads, npz_bytes(x=x, y=labels)) for x in (images, 255 - images))
+    expiry = Expiry(
+        store,
+        jobs,
+        lock=tmp_path / "expiry.lock",
+        keep_seconds=0,
+        datasets=uploads.store,
+        keep_datasets_seconds=HOUR,
+        clock=clock,
+    )
+    assert expiry.expire() == 0
+    long_ago = time.time() - 3 * HOUR
+    for listing in (tmp_path / "datasets").rglob("*.json"):
+        if listing.parent.parent == tmp_path / "datasets":
+            os.utime(listing, (long_ago, long_ago))
+    uploads.check(used)
+    assert expiry.expire() == 1
+    assert not uploads.exists(old) and uploads.exists(used)
+
+
+def test_uploads_that_fill_the_store_are_refused_until_unused_ones_go(store, jobs, clock, tmp_path):
+    uploads = some_uploads(tmp_path)
+    images, labels = some_images()
+    first = upload(uploads, npz_bytes(x=images, y=labels))
+    uploads.store.max_stored_bytes = uploads.store.size() + 100
+    lock = tmp_path / "expiry.lock"
+    Expiry(
+        store, jobs, lock=lock, keep_seconds=0, datasets=uploads.store, keep_datasets_seconds=HOUR, clock=clock
+    )  # fmt: skip
+    with pytest.raises(StoreFull, match="which leaves no room"):
+        upload(uploads, npz_bytes(x=255 - images, y=labels))
+    clock.ahead = 2 * HOUR
+    second = upload(uploads, npz_bytes(x=255 - images, y=labels))
+    assert not uploads.exists(first) and uploads.exists(second)
