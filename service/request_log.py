@@ -71,6 +71,8 @@ class RequestLog:
                 seconds = seconds if seconds is not None else time.perf_counter() - start
                 route = getattr(scope.get("route"), "path", "none")
                 self._measurements.observe_request(method=scope["method"], route=route, status=status, seconds=seconds)
+                owner = scope.get("state", {}).get("owner")
+                fields |= {"owner": owner} if owner else {}
                 said = {**fields, "method": scope["method"], "path": scope["path"], "status": status,
                         "seconds": round(seconds, 4)}  # fmt: skip
                 LOGGER.info("answered", extra=said)
