@@ -62,20 +62,20 @@ export function upload(path, body, { headers = {}, onProgress, signal }) {
 
 /** Every change of a job until it has ended; a connection that breaks is taken up again where it was. */
 export async function* follow(id, signal) {
-  let last = "";
-  for (;;) {
+  let [last, hasEnded] = ["", false];
+  while (!hasEnded) {
     try {
       const response = await ask(`/v1/jobs/${id}/events`, { signal, headers: last ? { "Last-Event-ID": last } : {} });
       for await (const event of readEvents(response.body)) {
         last = event.id;
         const job = JSON.parse(event.data);
+        hasEnded = FINAL.has(job.state);
         yield job;
-        if (FINAL.has(job.state)) return;
       }
     } catch (error) {
       if (signal.aborted || error instanceof Refusal) throw error;
     }
-    await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+    if (!hasEnded) await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
   }
 }
 

@@ -26,6 +26,7 @@ async function start() {
   form.whenChanged(showChosen);
   try {
     form.fillForm(await listOffers());
+    setBusy(false);
     await startExtras();
     startUploads(form.addDataset);
     showChosen();

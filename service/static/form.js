@@ -5,6 +5,7 @@ import { byId, element, percent, tellFault } from "./dom.js";
 const FIELDS = ["dataset", "architecture", "generator", "support_per_class", "seed", "fallback"];
 const NUMBERS = ["support_per_class", "seed"];
 const CUSTOM = "other";
+const UPLOADED = /^up-[0-9a-f]{64}$/;
 const FIRST_CHOICE = { dataset: "digits", architecture: "cnn-tiny", generator: "mip" };
 
 let facts = new Map();
@@ -33,14 +34,15 @@ export function whenChanged(tell) {
 
 /** A data set of the user's own, chosen at once. */
 export function addDataset(name, label) {
-  const list = byId("dataset");
-  if (![...list.options].some((option) => option.value === name)) {
-    let group = list.querySelector("optgroup");
-    if (!group) list.prepend((group = element("optgroup", { label: "Uploaded" })));
-    group.append(element("option", { value: name }, label));
-  }
-  list.value = name;
-  list.dispatchEvent(new Event("input", { bubbles: true }));
+  listUploaded(name, label);
+  byId("dataset").value = name;
+  byId("dataset").dispatchEvent(new Event("input", { bubbles: true }));
+}
+
+/** What a data set is called here: uploaded ones by their file, or by the beginning of their content's name. */
+export function labelOf(name) {
+  const found = [...byId("dataset").options].find((option) => option.value === name);
+  return found?.label ?? (UPLOADED.test(name) ? `${name.slice(0, 11)}…` : name);
 }
 
 export const chosenDataset = () => byId("dataset").value;
@@ -75,6 +77,7 @@ export function currentRequest() {
 
 /** Sets the form to a request that was made earlier, as far as the server still lists what it names. */
 export function showRequest(request) {
+  if (UPLOADED.test(request.dataset)) listUploaded(request.dataset, labelOf(request.dataset));
   choose(byId("dataset"), request.dataset);
   tick("generator", request.generator);
   if (!tick("architecture", request.architecture)) {
@@ -129,6 +132,14 @@ function showChoices() {
     input.parentElement.querySelector("small").textContent = serves(generator, architecture) ? said : `not for ${architecture}`;
   }
   byId("generator-about").textContent = chosenGenerator()?.about ?? "";
+}
+
+function listUploaded(name, label) {
+  const list = byId("dataset");
+  if ([...list.options].some((option) => option.value === name)) return;
+  let group = list.querySelector("optgroup");
+  if (!group) list.prepend((group = element("optgroup", { label: "Uploaded" })));
+  group.append(element("option", { value: name }, label));
 }
 
 function inputsOf(field) {

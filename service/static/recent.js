@@ -2,6 +2,7 @@
 
 import { askJson, Refusal } from "./api.js";
 import { byId, element, percent } from "./dom.js";
+import { labelOf } from "./form.js";
 
 const PLACE = "weightgen.jobs";
 const LONGEST = 8;
@@ -42,7 +43,7 @@ function describe(job, open) {
   const { architecture, dataset, generator, seed } = job.request;
   const accuracy = job.result?.report.accuracy;
   const button = element("button", { type: "button", class: "job" },
-    element("span", {}, element("b", {}, architecture), ` for ${dataset}, by ${generator}, seed ${seed}`),
+    element("span", {}, element("b", {}, architecture), ` for ${labelOf(dataset)}, by ${generator}, seed ${seed}`),
     element("span", { class: `state ${job.state}` }, accuracy === undefined ? job.state : percent(accuracy)),
   );
   button.addEventListener("click", () => open(job));

@@ -3,6 +3,7 @@
 import { ask, askJson, hasKey } from "./api.js";
 import { drawHeldBack, drawInto, nameOf } from "./charts.js";
 import { byId, bytes, capitalise, count, element, many, percent, seconds, tellFault } from "./dom.js";
+import { labelOf } from "./form.js";
 import { snippetsOf } from "./snippets.js";
 import { packZip } from "./zip.js";
 
@@ -13,7 +14,7 @@ export async function showResult(job) {
   shown = job;
   const { report, artifact } = job.result;
   const asked = job.request;
-  byId("result-title").textContent = `${asked.architecture} for ${asked.dataset}`;
+  byId("result-title").textContent = `${asked.architecture} for ${labelOf(asked.dataset)}`;
   byId("result").hidden = false;
   showVerdict(report);
   showFigures(report, asked);
@@ -26,6 +27,7 @@ export async function showResult(job) {
 
 export function hideResult() {
   shown = null;
+  byId("snippet").textContent = "";
   byId("result").hidden = true;
 }
 

@@ -33,14 +33,16 @@ function inPython(hub, repository, manifest, isLocked) {
   return [
     "import os",
     "",
-    `os.environ["HF_ENDPOINT"] = "${hub}"  # before a Hub client is imported`,
+    "# before a Hub client is imported",
+    `os.environ["HF_ENDPOINT"] = "${hub}"`,
     ...(isLocked ? ['os.environ["HF_TOKEN"] = "wg_…"  # your key'] : []),
     "",
     "import torch",
     `from ${module} import ${name}`,
     "",
     `network = ${name}.from_pretrained("${repository}").eval()`,
-    `logits = network(torch.rand(${[1, ...shape].join(", ")}))  # ${kind}, one logit a class`,
+    `# ${kind} in, one logit a class out`,
+    `logits = network(torch.rand(${[1, ...shape].join(", ")}))`,
     "",
   ].join("\n");
 }

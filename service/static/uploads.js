@@ -65,8 +65,9 @@ function showFaults(error, file) {
   for (const { parameter, detail } of placed) tellFault(byId(`fault-upload-${parameter}`), detail);
   if (placed.length) byId("table-options").open = true;
   const others = parts.filter((part) => !placed.includes(part) && part.detail !== error.message);
-  const sentence = error.name === "AbortError" ? "cancelled, nothing is kept" : error.message;
-  tellFault(byId("upload-fault"), `${file.name}: ${sentence}`, ...others.map((part) => part.detail));
+  const isCancelled = error.name === "AbortError";
+  const sentence = isCancelled ? `Cancelled; nothing of ${file.name} is kept.` : `Cannot use ${file.name}: ${error.message}`;
+  tellFault(byId("upload-fault"), sentence, ...others.map((part) => part.detail));
   byId("upload-again").hidden = false;
 }
 
