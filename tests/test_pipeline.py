@@ -5,13 +5,15 @@ from functools import partial
 import pytest
 import torch
 
+from model_zoo.architectures import build_target
 from model_zoo.architectures.cnn_tiny import CnnTiny
 from model_zoo.lookup import target_for
 from tests.standins import StandIn, make_data, make_zoo
 from weightgen.artifact import read_artifact
-from weightgen.errors import BadData, BadOption, StorageFailed, UnsupportedTask, VerificationFailed
+from weightgen.errors import BadData, BadOption, StorageFailed, UnsupportedTask, VerificationFailed, WeightgenError
 from weightgen.evaluate import accuracy
-from weightgen.pipeline import Job, compare_job, make_weights
+from weightgen.generators.mip_hypernet import MipConfig, MipHypernet, new_hypernet
+from weightgen.pipeline import Job, Order, compare_job, make_weights, make_weights_many
 from weightgen.storage import sha256_file
 
 
@@ -124,3 +126,25 @@ def test_a_full_folder_is_not_overwritten(job, tmp_path):
 def test_compare_refuses_more_ways_than_classes(job, ways):
     with pytest.raises(BadOption, match=f"{ways} ways, expected 2 to the 3 classes"):
         compare_job(job, per_class=3, ways=ways)
+
+
+def test_orders_made_together_give_each_what_it_gets_alone(tmp_path):
+    generator = MipHypernet({"cnn-tiny": new_hypernet(build_target("cnn-tiny", num_classes=2, in_channels=3),
+                                                      MipConfig(encoding_dim=16, encoder_width=4, rank=2), seed=0)})  # fmt: skip
+    jobs = [
+        Job(generator=generator.requires_grad_(False), generator_sha256="0" * 64, data=make_data(num_classes=classes),
+            target_for=partial(target_for, "cnn-tiny"))
+        for classes in (3, 4)
+    ]  # fmt: skip
+    orders = [Order(jobs[0], 4), Order(jobs[0], 4, seed=1), Order(jobs[1], 4), Order(jobs[0], 99), Order(jobs[0], 2)]
+    together = make_weights_many(orders)
+    assert isinstance(together[3], BadOption)
+    with pytest.raises(BadOption, match="99 support examples a class"):
+        make_weights(jobs[0], per_class=99)
+    for i, (order, made) in enumerate(zip(orders, together, strict=True)):
+        if not isinstance(made, WeightgenError):
+            (alone,) = make_weights(order.job, per_class=order.per_class, seed=order.seed)
+            alone.save(tmp_path / f"alone-{i}")
+            made[0].save(tmp_path / f"together-{i}")
+            for path in (tmp_path / f"alone-{i}").iterdir():
+                assert (tmp_path / f"together-{i}" / path.name).read_bytes() == path.read_bytes()

@@ -5,7 +5,7 @@ files) is not their business.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from weightgen.artifact import describe_artifact, write_artifact
 from weightgen.condition import Condition
 from weightgen.diffusion import Sampling
-from weightgen.errors import BadOption
+from weightgen.errors import BadOption, WeightgenError
 from weightgen.evaluate import accuracy
 from weightgen.generator import GenerationRequest, WeightGenerator
 from weightgen.generators.default_init import RandomTrunkRidge
@@ -28,7 +28,7 @@ from weightgen.reference_zoo import ReferenceZoo
 from weightgen.scoreboard import EmbedsTasks, compare
 from weightgen.spec import State
 from weightgen.target import Target
-from weightgen.verify import VerifiedWeights, generate_verified
+from weightgen.verify import Asked, VerifiedWeights, generate_verified_many
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class Made:
     request: GenerationRequest
     weights: VerifiedWeights
     seconds: float
-    """Wall clock of generation and gate, over all samples of the request."""
+    """Wall clock of generation and gate, over all samples of the request and all requests made with it."""
 
     @property
     def state(self) -> State:
@@ -123,17 +123,52 @@ class Made:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Order:
+    """A job, and what is asked of it."""
+
+    job: Job
+    per_class: int
+    num_samples: int = 1
+    seed: int = 0
+    fallback: bool = True
+    """Whether a reference that does better is returned; without, VerificationFailed stands in the way."""
+
+
 def make_weights(job: Job, *, per_class: int, num_samples: int = 1, seed: int = 0, fallback: bool = True) -> list[Made]:
     """`num_samples` sets of verified weights for a support set drawn from the data's train split.
 
     Without `fallback`, VerificationFailed is raised where a reference does better; with it, the reference is returned.
     """
-    request = job.request(per_class=per_class, num_samples=num_samples, seed=seed)
-    job.generator.check(request)
+    (made,) = make_weights_many([Order(job, per_class, num_samples, seed, fallback)])
+    if isinstance(made, WeightgenError):
+        raise made
+    return made
+
+
+def make_weights_many(orders: Sequence[Order]) -> list[list[Made] | WeightgenError]:
+    """For each of several orders of one generator what `make_weights` gives, or raises, for it alone, but for the
+    seconds, which are those of all together."""
+    outcomes: dict[int, list[Made] | WeightgenError] = {}
+    asked: dict[int, Asked] = {}
+    generator = orders[0].job.generator
+    for i, order in enumerate(orders):
+        assert order.job.generator is generator
+        try:
+            request = order.job.request(per_class=order.per_class, num_samples=order.num_samples, seed=order.seed)
+            generator.check(request)
+            asked[i] = Asked(request, order.job.gate_references(), order.fallback)
+        except WeightgenError as error:
+            outcomes[i] = error
     start = time.perf_counter()
-    made = generate_verified(job.generator, request, references=job.gate_references(), fallback=fallback)
+    found = generate_verified_many(generator, list(asked.values()))
     seconds = time.perf_counter() - start
-    return [Made(job=job, request=request, weights=weights, seconds=seconds) for weights in made]
+    for (i, each), verified in zip(asked.items(), found, strict=True):
+        if isinstance(verified, WeightgenError):
+            outcomes[i] = verified
+        else:
+            outcomes[i] = [Made(orders[i].job, each.request, weights, seconds) for weights in verified]
+    return [outcomes[i] for i in range(len(orders))]
 
 
 def compare_job(

@@ -57,6 +57,8 @@ from weightgen.target import Target
 
 VERSION = 2
 MAX_CLASSES, MAX_SHOTS = 64, 50
+PASS_EXAMPLES = 800
+"""Of all networks that run side by side."""
 
 
 @dataclass(frozen=True)
@@ -318,9 +320,13 @@ class MipHypernet(nn.Module):
             return [[self._generate(request, conditioned=True)] for request in requests]
         supports = [request.condition.support for request in requests if request.condition.support is not None]
         target, first = requests[0].target, supports[0]
-        states = self._hypernet(target.spec.arch).generate_side_by_side(
-            target.skeleton, [support.inputs for support in supports], first.labels, num_classes=first.num_classes
-        )
+        at_once = max(MIN_NETWORKS, PASS_EXAMPLES // len(first.labels))  # more would not fit the processor's cache
+        states: list[State] = []
+        for start in range(0, len(supports), at_once):
+            images = [support.inputs for support in supports[start : start + at_once]]
+            states += self._hypernet(target.spec.arch).generate_side_by_side(
+                target.skeleton, images, first.labels, num_classes=first.num_classes
+            )
         return [[_complete(target, state)] for state in states]
 
     def without_condition(self) -> "Unconditioned":
