@@ -38,7 +38,7 @@ from service.routes_datasets import PATH as UPLOAD_PATH
 from service.routes_datasets import dataset_routes
 from service.routes_estimate import estimate_routes
 from service.routes_native import native_routes, tell
-from service.runner import Run, Runner
+from service.runner import Batching, Run, Runner
 from service.schemas import StatusBody, VersionBody
 from service.scratch import Scratch
 from service.security_headers import SecurityHeaders
@@ -69,6 +69,7 @@ def create_app(
         threads=settings.runner_threads,
         lease_seconds=settings.lease_seconds,
         keep_seconds=settings.keep_jobs_seconds,
+        batching=_batching(work_of_jobs, settings),
         measurements=measurements,
         on_end=endings.tell,
     )
@@ -152,6 +153,12 @@ def open_uploads(settings: Settings) -> Uploads:
     """The uploaded data sets, where the settings say."""
     limits = Limits(**{limit.name: getattr(settings, limit.name) for limit in fields(Limits)})
     return Uploads(open_artifacts(settings, "datasets"), Scratch(settings.data_dir / "scratch"), limits)
+
+
+def _batching(run: Run, settings: Settings) -> Batching | None:
+    if not isinstance(run, Generation):
+        return None
+    return Batching(run.group_of, run.run_many, max_jobs=settings.max_batch_jobs, sharers=settings.workers)
 
 
 def _generation(settings: Settings, artifacts: ArtifactStore, uploads: Uploads) -> Generation:

@@ -6,23 +6,23 @@ for one job at a time: running a module with other weights swaps them in and out
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from service.artifacts import ArtifactStore
 from service.contents import Contents
-from service.runner import Progress
+from service.runner import JobLost, Outcome, Progress, Task
 from service.scratch import Scratch
 from service.uploads import Uploads, is_upload
-from weightgen.errors import UnknownName
+from weightgen.errors import UnknownName, WeightgenError
 
 if TYPE_CHECKING:
     from weightgen.generator import WeightGenerator
     from weightgen.labelled_data import LabelledData
-    from weightgen.pipeline import Job
+    from weightgen.pipeline import Job, Made, Order
     from weightgen.reference_zoo import ReferenceZoo
 
 Key = TypeVar("Key", bound=Hashable)
@@ -60,25 +60,68 @@ class Generation:
         self._references: Loaded[tuple[Path, str], ReferenceZoo] = Loaded(_load_references, max_generators)
 
     def __call__(self, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        """{artifact, repository, files, report}, JSON values; raises whatever of WeightgenError the library raises."""
-        from weightgen.pipeline import make_weights
+        """{artifact, repository, files, report, samples}, JSON values; `samples` lists {artifact, ...} of every set of
+        weights, and the first stands outside as well. Raises whatever of WeightgenError the library raises."""
+        (outcome,) = self.run_many([Task(request, progress)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
-        check_names(request)
-        self._artifacts.refuse_when_full()
-        self._tell("load", progress)
-        job, lock = self._look_up(request)
-        self._tell("generate", progress)
-        with lock:
-            made = make_weights(
-                job,
-                per_class=request["support_per_class"],
-                num_samples=request["num_samples"],
-                seed=request["seed"],
-                fallback=request["fallback"],
-            )
-        self._tell("store", progress)
+    def group_of(self, request: Mapping[str, Any]) -> Hashable:
+        """Requests of equal groups gain by being made in one pass of their generator; None for one that does not."""
+        names = request["generator"], request["architecture"]
+        try:
+            is_joined = request["num_samples"] == 1 and _can_join(*names)
+        except WeightgenError:
+            return None  # it fails alone
+        return (*names, request["support_per_class"]) if is_joined else None
+
+    def run_many(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """The outcome of every task in order, those of one generator made together."""
+        from weightgen.pipeline import make_weights_many
+
+        begun = [self._begin(task) for task in tasks]
+        made: dict[int, list[Made] | WeightgenError] = {}
+        for generator in {id(each.generator): each.generator for each in begun if isinstance(each, _Begun)}.values():
+            orders = {i: each.order for i, each in enumerate(begun) if isinstance(each, _Begun)
+                      and each.generator is generator}  # fmt: skip
+            with generator.lock:
+                made.update(zip(orders, make_weights_many(list(orders.values())), strict=True))
+        for i, (task, each) in enumerate(zip(tasks, begun, strict=True)):
+            yield self._end(task, made[i]) if isinstance(each, _Begun) else each
+
+    def _begin(self, task: Task) -> "_Begun | Exception":
+        """What a task asks for, loaded, or what stands in its way."""
+        from weightgen.pipeline import Order
+
+        request = task.request
+        try:
+            check_names(request)
+            self._artifacts.refuse_when_full()
+            self._tell("load", task.progress)
+            job, generator = self._look_up(request)
+            self._tell("generate", task.progress)
+        except (WeightgenError, JobLost) as error:
+            return error
+        order = Order(
+            job, request["support_per_class"], request["num_samples"], request["seed"], request["fallback"]
+        )  # fmt: skip
+        return _Begun(order, generator)
+
+    def _end(self, task: Task, made: "list[Made] | WeightgenError") -> Outcome:
+        """The result of a task, its weights stored."""
+        if isinstance(made, WeightgenError):
+            return made
+        try:
+            self._tell("store", task.progress)
+            samples = [self._store(each) for each in made]
+        except (WeightgenError, JobLost) as error:
+            return error
+        return {**samples[0], "samples": samples}
+
+    def _store(self, made: "Made") -> dict[str, Any]:
         with self._scratch.new_place() as place:
-            report = made[0].save(place)
+            report = made.save(place)
             artifact = self._artifacts.add(place)
         del report["artifact"]  # where it was written before it was added
         files = [asdict(file) for file in self._artifacts.files(artifact)]
@@ -91,13 +134,14 @@ class Generation:
     def look_up(self, request: Mapping[str, Any]) -> "tuple[Job, threading.Lock]":
         """What a canonical request names, loaded, and the lock to hold while its generator works."""
         check_names(request)
-        return self._look_up(request)
+        job, generator = self._look_up(request)
+        return job, generator.lock
 
     def _tell(self, stage: str, progress: Progress) -> None:
         progress(stage, STAGES.index(stage), len(STAGES))
 
-    def _look_up(self, request: Mapping[str, Any]) -> "tuple[Job, threading.Lock]":
-        """The job that the names mean, as `model_zoo.lookup.look_up` builds it, and the lock of its generator."""
+    def _look_up(self, request: Mapping[str, Any]) -> "tuple[Job, _Generator]":
+        """The job that the names mean, as `model_zoo.lookup.look_up` builds it, and its generator."""
         from model_zoo.lookup import target_for
         from model_zoo.released import released_generator, released_references
         from weightgen.pipeline import Job
@@ -113,7 +157,7 @@ class Generation:
             target_for=partial(target_for, arch),
             references=self._references.get((zoo, self._contents.of_file(zoo))) if zoo else None,
         )
-        return job, generator.lock
+        return job, generator
 
     def _find_data(self, name: str) -> "LabelledData":
         """The data set as it is now, whether or not another was loaded under its name; UnknownName if it is gone."""
@@ -153,6 +197,29 @@ class _Generator:
     sha256: str
     """Of its file."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """What a task asks for, loaded."""
+
+    order: "Order"
+    generator: _Generator
+
+
+@lru_cache(maxsize=1024)
+def _can_join(generator: str, architecture: str) -> bool:
+    """Whether the generator makes several networks of the architecture in one pass; UnknownName, BadOption as
+    `check_names`."""
+    from model_zoo.architectures import make_module
+    from model_zoo.released import released_generator
+    from weightgen.generator import MakesMany
+    from weightgen.generator_file import read_method
+    from weightgen.generators import GENERATORS
+    from weightgen.side_by_side import can_run_side_by_side
+
+    is_able = issubclass(GENERATORS[read_method(released_generator(generator))], MakesMany)
+    return is_able and can_run_side_by_side(make_module(architecture).func)
 
 
 def _load_generator(key: tuple[Path, int]) -> _Generator:

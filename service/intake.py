@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
@@ -45,6 +46,9 @@ class Intake:
 
         Who may not make anything gets a job that there is already; Problem if there is none.
         """
+        if body.num_samples > self.settings.max_samples:
+            detail = f"num_samples is {body.num_samples}, at most {self.settings.max_samples} may be asked for"
+            raise Problem("invalid-request", detail, errors=[{"detail": detail, "pointer": "#/num_samples"}])
         request = body.canonical()
         digest = body.digest(contents=self.catalogue.check(request))
         submit = partial(
@@ -58,7 +62,7 @@ class Intake:
         )
         try:
             job, is_new = submit()
-            if job.result is not None and not self.artifacts.note_use(job.result["artifact"]):
+            if job.result is not None and not self._are_kept(job.result):
                 self.jobs.forget_artifact(job.result["artifact"])  # deleted: the weights are made anew
                 job, is_new = submit()
         except QueueFull:
@@ -73,6 +77,11 @@ class Intake:
         if is_new:
             self.wake()
         return job
+
+    def _are_kept(self, result: Mapping[str, Any]) -> bool:
+        """Whether every artifact of a result is there, and used now."""
+        others = {sample["artifact"] for sample in result.get("samples", ())}
+        return all(self.artifacts.note_use(artifact) for artifact in others | {result["artifact"]})
 
     async def wait(self, job: Job) -> Job:
         """The job once it has ended, or as it is after `inline_seconds`, or if this process stops and it waits."""

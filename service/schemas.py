@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.jobs import Job, State
 from weightgen import __version__
@@ -12,6 +12,7 @@ from weightgen.storage import encode_json
 
 MAX_SEED = 2**63 - 1
 MAX_SHOTS = 50
+MAX_SAMPLES = 1024
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=67)]
 """Of something registered, or of an uploaded data set, up-<sha256>; a path or a URL is none."""
@@ -42,7 +43,12 @@ class GenerationRequestBody(_Asked):
     seed: int = Field(
         default=0, ge=0, le=MAX_SEED, description="Decides which examples are drawn, and every other random number."
     )
-    num_samples: int = Field(default=1, ge=1, le=1, description="Sets of weights to make; one for now.")
+    num_samples: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_SAMPLES,
+        description="Sets of weights to make; more than one from generators that sample.",
+    )
     fallback: bool = Field(
         default=True,
         description="Whether a reference that does better than the generated weights is returned in their place.",
@@ -77,10 +83,22 @@ class ArtifactBody(_Answered):
     files: list[FileBody]
 
 
-class ResultBody(ArtifactBody):
-    """What a job made."""
+class SampleBody(ArtifactBody):
+    """One set of weights."""
 
     report: dict[str, Any] = Field(description="Where the weights come from, how they were verified, their accuracy.")
+
+
+class ResultBody(SampleBody):
+    """What a job made: the first set of weights, and the list of all."""
+
+    samples: list[SampleBody] = Field(description="Every set of weights, the first one included.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _list_the_only_one(cls, result: Any) -> Any:
+        is_single = isinstance(result, dict) and "samples" not in result  # written before there were more
+        return {**result, "samples": [result]} if is_single else result
 
 
 class ProblemPart(_Answered):

@@ -84,6 +84,10 @@ class Settings(BaseSettings):
         default=30.0, gt=0, description="How long a job stays with a process that gives no sign of life."
     )
     runner_threads: int = Field(default=1, ge=0, le=64, description="Jobs that one process runs at a time; 0: none.")
+    max_batch_jobs: int = Field(
+        default=8, ge=1, le=64, description="Waiting jobs that one thread makes in one pass, where their generator can."
+    )
+    max_samples: int = Field(default=8, ge=1, le=1024, description="Sets of weights that one request may ask for.")
     drain_seconds: float = Field(
         default=20.0, ge=0, le=20, description="How long a stopping process lets its jobs finish, and still answers."
     )

@@ -129,10 +129,11 @@ def test_compare_refuses_more_ways_than_classes(job, ways):
 
 
 def test_orders_made_together_give_each_what_it_gets_alone(tmp_path):
-    generator = MipHypernet({"cnn-tiny": new_hypernet(build_target("cnn-tiny", num_classes=2, in_channels=3),
-                                                      MipConfig(encoding_dim=16, encoder_width=4, rank=2), seed=0)})  # fmt: skip
+    config = MipConfig(encoding_dim=16, encoder_width=4, rank=2)
+    hypernet = new_hypernet(build_target("cnn-tiny", num_classes=2, in_channels=3), config, seed=0)
+    generator = MipHypernet({"cnn-tiny": hypernet}).requires_grad_(False)
     jobs = [
-        Job(generator=generator.requires_grad_(False), generator_sha256="0" * 64, data=make_data(num_classes=classes),
+        Job(generator=generator, generator_sha256="0" * 64, data=make_data(num_classes=classes),
             target_for=partial(target_for, "cnn-tiny"))
         for classes in (3, 4)
     ]  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 
 from service.artifacts import open_store
 from service.generation import STAGES, Generation, Loaded, check_names
-from service.runner import JobLost
+from service.runner import JobLost, Task
 from tests.upload_samples import npz_bytes, some_images, some_uploads, upload
 from weightgen.artifact import read_artifact
 from weightgen.errors import BadOption, UnknownName, UnsupportedTask
@@ -48,13 +48,14 @@ def test_a_request_becomes_an_artifact_and_the_same_one_again(generation, tmp_pa
 RUN_ALONE = """
 import json, sys
 from pathlib import Path
-from service.app import open_artifacts
+from service.app import open_artifacts, open_uploads
 from service.generation import Generation
 from service.settings import read_settings
 
 folder, request = Path(sys.argv[1]), json.loads(sys.argv[2])
-store = open_artifacts(read_settings(data_dir=folder))
-run = Generation(store, scratch=folder / "scratch", max_generators=1, max_datasets=1)
+settings = read_settings(data_dir=folder)
+artifacts, uploads = open_artifacts(settings), open_uploads(settings)
+run = Generation(artifacts, uploads, scratch=folder / "scratch", max_generators=1, max_datasets=1)
 print(run(request, lambda *_: None)["artifact"])
 """
 
@@ -164,3 +165,44 @@ def test_what_fails_to_load_is_tried_again():
     with pytest.raises(OSError, match="busy"):
         loaded.get("a")
     assert loaded.get("a") == "there"
+
+
+def test_tasks_made_together_give_each_what_it_gets_alone(generation):
+    requests = [REQUEST | {"seed": seed} for seed in range(3)] + [REQUEST | {"support_per_class": 1}]
+    wrong = [REQUEST | {"dataset": "digit"}, REQUEST | {"num_samples": 2}]
+    told = [[] for _ in [*requests, *wrong]]
+    tasks = [Task(asked, lambda *progress, i=i: told[i].append(progress[0]))
+             for i, asked in enumerate([*requests, *wrong])]  # fmt: skip
+    *made, unknown, refused = generation.run_many(tasks)
+    assert isinstance(unknown, UnknownName) and isinstance(refused, UnsupportedTask)
+    assert told == [list(STAGES)] * len(requests) + [[], ["load", "generate"]]
+    for request, outcome in zip(requests, made, strict=True):
+        alone = generation(request, lambda *_: None)
+        assert (outcome["artifact"], outcome["files"]) == (alone["artifact"], alone["files"])
+        assert outcome["report"] | {"seconds": 0} == alone["report"] | {"seconds": 0}
+
+
+def test_a_task_that_is_lost_does_not_hold_up_the_others(generation):
+    def lose(stage: str, done: int, total: int) -> None:
+        if stage == "store":
+            raise JobLost
+
+    lost, made = generation.run_many([Task(REQUEST, lose), Task(REQUEST | {"seed": 1}, lambda *_: None)])
+    assert isinstance(lost, JobLost)
+    assert made["report"]["seed"] == 1
+
+
+def test_requests_are_grouped_where_their_generator_makes_them_in_one_pass(generation):
+    assert generation.group_of(REQUEST) == generation.group_of(REQUEST | {"seed": 7, "fallback": False})
+    assert generation.group_of(REQUEST) != generation.group_of(REQUEST | {"support_per_class": 6})
+    alone = ({"generator": "d2nwg"}, {"architecture": "vit-tiny"}, {"num_samples": 2}, {"architecture": "cnn-tny"})
+    assert [generation.group_of(REQUEST | names) for names in alone] == [None] * len(alone)
+
+
+def test_a_generator_that_samples_gives_as_many_sets_of_weights_as_are_asked_for(generation):
+    result = generation(REQUEST | {"generator": "d2nwg", "num_samples": 3}, lambda *_: None)
+    samples = result.pop("samples")
+    assert samples[0] == result
+    assert len({sample["artifact"] for sample in samples}) == 3
+    with pytest.raises(UnsupportedTask, match="'mip' is deterministic: num_samples must be 1, got 2"):
+        generation(REQUEST | {"num_samples": 2}, lambda *_: None)

@@ -4,6 +4,8 @@ import shutil
 
 from fastapi.testclient import TestClient
 
+from service.jobs import JobStore
+from service.runner import Runner
 from tests.service_standins import ASKED, stand_in_app
 
 
@@ -18,3 +20,35 @@ def test_a_request_whose_artifact_was_deleted_is_made_anew(tmp_path):
         assert anew["id"] != made["id"] and anew["result"] == made["result"] and len(run.runs) == 2
         assert client.get(f"/v1/jobs/{made['id']}").status_code == 404
         assert client.get(f"/v1/artifacts/{sha}/files/config.json").status_code == 200
+
+
+def test_more_samples_than_may_be_asked_for_are_refused(tmp_path):
+    app, run = stand_in_app(tmp_path, max_samples=3)
+    with TestClient(app) as client:
+        refused = client.post("/v1/generations", json=ASKED | {"num_samples": 4})
+        assert (refused.status_code, run.runs) == (422, [])
+        (part,) = refused.json()["errors"]
+        assert part["pointer"] == "#/num_samples"
+        assert part["detail"] == "num_samples is 4, at most 3 may be asked for"
+        assert client.post("/v1/generations", json=ASKED | {"num_samples": 3}).status_code == 201
+
+
+def test_a_result_is_the_first_of_its_samples_and_lists_them_all(tmp_path):
+    app, _ = stand_in_app(tmp_path)
+    with TestClient(app) as client:
+        result = client.post("/v1/generations", json=ASKED).json()["result"]
+        samples = result.pop("samples")
+        assert samples == [result]
+
+
+def test_a_job_run_by_another_process_is_found_by_looking(tmp_path):
+    app, run = stand_in_app(tmp_path, runner_threads=0)
+    store = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite")
+    runner = Runner(store, run, threads=1, lease_seconds=30)
+    with TestClient(app) as client:
+        runner.start()
+        try:
+            assert client.post("/v1/generations", json=ASKED).status_code == 201
+        finally:
+            runner.stop(60)
+            store.close()

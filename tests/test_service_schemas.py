@@ -2,8 +2,9 @@ import pytest
 from pydantic import ValidationError
 
 from service.jobs import Job
-from service.schemas import MAX_SEED, MAX_SHOTS, GenerationRequestBody, JobBody
+from service.schemas import MAX_SAMPLES, MAX_SEED, MAX_SHOTS, GenerationRequestBody, JobBody, ResultBody
 from tests.service_standins import ASKED
+from weightgen.generator import MAX_SAMPLES as MOST_SAMPLES
 from weightgen.labelled_data import MAX_SHOTS as MOST_EXAMPLES
 
 CHANGES = {
@@ -53,7 +54,8 @@ def test_another_generator_file_is_another_request():
         ({"fallback": 1}, "fallback"),
         ({"support_per_class": 0}, "support_per_class"),
         ({"support_per_class": MAX_SHOTS + 1}, "support_per_class"),
-        ({"num_samples": 2}, "num_samples"),
+        ({"num_samples": 0}, "num_samples"),
+        ({"num_samples": MAX_SAMPLES + 1}, "num_samples"),
         ({"generator": "../mip.safetensors"}, "generator"),
         ({"generator": ".."}, "generator"),
         ({"dataset": "hf:mnist"}, "dataset"),
@@ -75,10 +77,19 @@ def test_the_most_examples_are_those_that_the_library_draws():
     assert MAX_SHOTS == MOST_EXAMPLES
 
 
+def test_the_most_samples_are_those_that_the_library_makes():
+    assert MAX_SAMPLES == MOST_SAMPLES
+
+
+def test_a_result_written_before_there_were_several_samples_lists_its_only_one():
+    known = {"artifact": "a" * 64, "repository": "sha/a", "files": [], "report": {}}
+    assert ResultBody.model_validate(known).model_dump() == {**known, "samples": [known]}
+
+
 def test_a_job_is_told_without_what_is_only_the_stores():
     job = Job(
-        id="1", digest="d", request=dict(ASKED), state="running", progress={}, result=None, problem=None, attempt=1,
-        created=1.0, updated=2.0, version=2,
+        id="1", digest="d", owner="", request=dict(ASKED), state="running", progress={}, result=None, problem=None,
+        attempt=1, created=1.0, updated=2.0, version=2,
     )  # fmt: skip
     told = JobBody.of(job).model_dump()
     assert told["state"] == "running" and told["progress"] is None and "digest" not in told

@@ -9,7 +9,7 @@ libraries take another kernel for a single group. Therefore one alone is run bes
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +24,13 @@ _BATCH = 128
 """Inputs of each network in a forward pass without gradients, so that activations stay in the processor's cache."""
 
 
-def can_run_side_by_side(module: nn.Module) -> bool:
-    """Whether the module's class says so: SIDE_BY_SIDE, for networks of convolutions and linear layers, each with a
-    bias, between which channels are not mixed, and so narrow that it pays."""
-    return getattr(type(module), "SIDE_BY_SIDE", False)
+def can_run_side_by_side(module: nn.Module | Callable[..., nn.Module]) -> bool:
+    """Whether the module, or this class of modules, says so: SIDE_BY_SIDE.
+
+    For networks of convolutions and linear layers, each with a bias, between which channels are not mixed, and narrow
+    enough for it to pay.
+    """
+    return getattr(module, "SIDE_BY_SIDE", False)
 
 
 def widen(module: nn.Module, number: int) -> nn.Module:
