@@ -1,12 +1,16 @@
 import json
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import transformers
 from huggingface_hub import ModelCard
 
 from model_zoo.architectures import ARCHITECTURES, build_target
 from tests.standins import StandIn, make_request, make_support
+from tests.test_architectures import hub_class
 from weightgen.artifact import describe_artifact, read_artifact, write_artifact
 from weightgen.errors import CorruptFile, NotFound, SpecMismatch, StorageFailed, UnsupportedTask
 from weightgen.verify import generate_verified
@@ -26,10 +30,12 @@ def make_artifact(folder, *, arch="cnn-tiny", num_classes=3, scoreboard=None):
 @pytest.mark.parametrize("arch", [*ARCHITECTURES, "cnn-w4-d2", "mlp-w8-d1"])
 def test_from_pretrained_gives_identical_logits(arch, tmp_path, capsys):
     target, state, _ = make_artifact(tmp_path / "a", arch=arch)
-    module = type(target.skeleton).from_pretrained(tmp_path / "a")  # pyright: ignore
+    skeleton: Any = target.skeleton
+    module = hub_class(skeleton).from_pretrained(tmp_path / "a")
     inputs = make_support().inputs
     with torch.no_grad():
-        assert torch.equal(module(inputs), target.load(state)(inputs))
+        logits = module(inputs)
+        assert torch.equal(getattr(logits, "logits", logits), target.load(state)(inputs))
     assert not module.training
 
 
@@ -41,6 +47,18 @@ def test_config_holds_the_arguments_of_the_class_and_nothing_else(tmp_path):
         "width": 4,
         "depth": 2,
     }
+
+
+def test_a_network_of_transformers_is_loaded_by_its_auto_classes_with_the_classes_names(tmp_path):
+    target, _, written = make_artifact(tmp_path / "a", arch="vit-hf-tiny")
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "a")
+    assert config.model_type == "vit" and config.id2label == {0: "class 0", 1: "class 1", 2: "class 2"}
+    prepared = transformers.AutoImageProcessor.from_pretrained(tmp_path / "a", backend="pil")
+    grey = np.full((9, 9, 1), 255, dtype=np.uint8)
+    assert torch.equal(prepared(grey, return_tensors="pt").pixel_values, torch.ones(1, 1, 28, 28))
+    assert read_artifact(tmp_path / "a", target=target).manifest == written
+    card = (tmp_path / "a/README.md").read_text()
+    assert "library_name: transformers" in card and "AutoModelForImageClassification.from_pretrained" in card
 
 
 def test_reading_gives_back_what_was_written(tmp_path):
@@ -118,8 +136,9 @@ def test_an_altered_file_is_named(tmp_path, name):
         read_artifact(tmp_path / "a")
 
 
-def change_manifest(folder, **changes):
-    manifest = json.loads((folder / "manifest.json").read_text()) | changes
+def change_manifest(folder, changes):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest |= changes(manifest) if callable(changes) else changes
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -129,13 +148,14 @@ def change_manifest(folder, **changes):
         ({"format": "zip"}, CorruptFile, "not the manifest of an artifact"),
         ({"version": 2}, UnsupportedTask, "version 2"),
         ({"files": {}}, CorruptFile, "expected the sha256 of"),
+        (lambda m: {"files": {**m["files"], "../x.json": "0"}}, CorruptFile, "is no file of an artifact"),
         ({"spec": {"arch": "x"}}, CorruptFile, "the spec cannot be read"),
         ({"spec": {"arch": "x", "config": {}, "tensors": []}}, CorruptFile, "not the configuration"),
     ],
 )
 def test_an_altered_manifest_is_refused(tmp_path, changes, error, sentence):
     make_artifact(tmp_path / "a")
-    change_manifest(tmp_path / "a", **changes)
+    change_manifest(tmp_path / "a", changes)
     with pytest.raises(error, match=sentence):
         read_artifact(tmp_path / "a")
 

@@ -7,10 +7,13 @@
     manifest.json       request, generator, seed, nearest checkpoint, verification, spec, sha256 of the other files
 
 `PyTorchModelHubMixin.from_pretrained(folder)` of the architecture's class loads it; `read_artifact` does, and checks
-every hash. The same request to the same generator file writes the same bytes, so no time and no path is written.
+every hash. A network of another library says by `hub_files(class_names)` which JSON files that library's loader reads
+(config.json and others); that loader loads it instead. The same request to the same generator file writes the same
+bytes, so no time and no path is written.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,7 @@ from weightgen.target import Target
 from weightgen.verify import VerifiedWeights
 
 FORMAT, VERSION = "weightgen.artifact", 1
+_JSON_NAME = re.compile(r"[a-z][a-z_]{0,60}\.json")
 WEIGHTS, CONFIG, CARD, MANIFEST = "model.safetensors", "config.json", "README.md", "manifest.json"
 
 
@@ -90,7 +94,9 @@ def write_artifact(
     spec = target.spec
     with new_folder(folder) as partial:
         save_for_spec(partial / WEIGHTS, state, spec)
-        write_json(partial / CONFIG, dict(spec.config))
+        described = _describe_for_hub(target, manifest)
+        for name, value in described.items():
+            write_json(partial / name, value)
         write_file(partial / CARD, _write_card(target, manifest, scoreboard).encode())
         complete = {
             **manifest,
@@ -98,9 +104,10 @@ def write_artifact(
             "version": VERSION,
             "weightgen": __version__,
             "arch": spec.arch,
+            **({"library": library} if (library := _library(target)) else {}),
             "module": f"{type(target.skeleton).__module__}:{type(target.skeleton).__qualname__}",
             "spec": spec.to_json(),
-            "files": {name: sha256_file(partial / name) for name in (WEIGHTS, CONFIG, CARD)},
+            "files": {name: sha256_file(partial / name) for name in (WEIGHTS, CARD, *described)},
         }
         write_json(partial / MANIFEST, complete)
     return complete
@@ -119,8 +126,10 @@ def read_artifact(folder: str | Path, *, target: Target | None = None) -> Artifa
             f"{folder}: version {manifest.get('version')!r} of {FORMAT}, this weightgen reads version {VERSION}"
         )
     files = manifest.get("files")
-    if not isinstance(files, dict) or set(files) != {WEIGHTS, CONFIG, CARD}:
+    if not isinstance(files, dict) or not {WEIGHTS, CONFIG, CARD} <= set(files):
         raise CorruptFile(f"{folder / MANIFEST}: expected the sha256 of {WEIGHTS}, {CONFIG} and {CARD}")
+    if strange := [name for name in files if name not in (WEIGHTS, CARD) and not _JSON_NAME.fullmatch(name)]:
+        raise CorruptFile(f"{folder / MANIFEST}: {strange[0][:80]!r} is no file of an artifact")
     for name, digest in files.items():
         found = sha256_file(folder / name)
         if found != digest:
@@ -129,7 +138,7 @@ def read_artifact(folder: str | Path, *, target: Target | None = None) -> Artifa
         spec = StateSpec.from_json(manifest["spec"])
     except (KeyError, TypeError, AttributeError, SpecMismatch) as error:
         raise CorruptFile(f"{folder / MANIFEST}: the spec cannot be read ({error})") from error
-    if read_json(folder / CONFIG) != spec.config:
+    if manifest.get("library") is None and read_json(folder / CONFIG) != spec.config:
         raise CorruptFile(f"{folder / CONFIG}: not the configuration in the manifest's spec")
     if target is not None and target.spec.digest() != spec.digest():
         raise SpecMismatch(f"{folder} holds a {spec.arch!r} {dict(spec.config)}, expected {target.spec.arch!r} "
@@ -137,18 +146,42 @@ def read_artifact(folder: str | Path, *, target: Target | None = None) -> Artifa
     return Artifact(state=load_for_spec(folder / WEIGHTS, spec), spec=spec, manifest=manifest)
 
 
+def _library(target: Target) -> str | None:
+    """The library whose loader reads a network of this target, if it is not the network's own class."""
+    return getattr(target.skeleton, "HUB_LIBRARY", None)
+
+
+def _loader(target: Target) -> tuple[str, str]:
+    """Module and name of the class whose `from_pretrained` loads the folder."""
+    module: Any = type(target.skeleton)
+    library = _library(target)
+    return (library, module.HUB_LOADER) if library else (module.__module__, module.__qualname__)
+
+
+def _describe_for_hub(target: Target, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Name -> JSON value of the files that whoever loads the weights reads, CONFIG among them."""
+    if _library(target) is None:
+        return {CONFIG: dict(target.spec.config)}
+    support = manifest["request"]["support"]
+    num_classes = target.spec.config["num_classes"]
+    names = support["class_names"] if support else [f"LABEL_{i}" for i in range(num_classes)]
+    skeleton: Any = target.skeleton
+    return skeleton.hub_files(names)
+
+
 def _write_card(target: Target, manifest: Mapping[str, Any], scoreboard: Mapping[str, Any] | None) -> str:
-    spec, module = target.spec, type(target.skeleton)
+    spec, library, (imported, loader) = target.spec, _library(target), _loader(target)
+    mixin = ("model_hub_mixin", "pytorch_model_hub_mixin") if library is None else ()
     generator, verification = manifest["generator"], manifest["verification"]
     support = manifest["request"]["support"]
     lines = [
         "---",
-        "library_name: weightgen",
+        f"library_name: {library or 'weightgen'}",
         "license: other",
         "license_name: as-the-support-examples",
         f"pipeline_tag: {'image' if len(target.input_shape) == 3 else 'tabular'}-classification",
         "tags:",
-        *(f"- {tag}" for tag in ("generated-weights", "model_hub_mixin", "pytorch_model_hub_mixin", "weightgen")),
+        *(f"- {tag}" for tag in ("generated-weights", *mixin, "weightgen")),
         "---",
         "",
         f"# {spec.arch}: generated weights",
@@ -158,9 +191,9 @@ def _write_card(target: Target, manifest: Mapping[str, Any], scoreboard: Mapping
         "made without a training step.",
         "",
         "```python",
-        f"from {module.__module__} import {module.__qualname__}",
+        f"from {imported} import {loader}",
         "",
-        f'model = {module.__qualname__}.from_pretrained("path/to/this/folder")',
+        f'model = {loader}.from_pretrained("path/to/this/folder")',
         "```",
         "",
         f"It takes float32 {_describe_input(target)} and returns one logit a class, in this order:",

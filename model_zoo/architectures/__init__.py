@@ -15,12 +15,23 @@ from model_zoo.architectures.cnn_tiny import CnnTiny
 from model_zoo.architectures.mlp import Mlp
 from model_zoo.architectures.resnet import ResNet
 from model_zoo.architectures.vit import ViT
-from weightgen.errors import BadOption, UnknownName
+from weightgen.errors import BadOption, UnknownName, UnsupportedTask
 from weightgen.target import Target
 
 IMAGE_SIZE = 28
 """Height and width of the images every architecture here takes."""
 MAX_CLASSES, MAX_WIDTH, MAX_DEPTH = 4096, 4096, 64
+
+
+def _vit_hf(**config: Any) -> nn.Module:
+    try:
+        from model_zoo.architectures.vit_hf import ViTHf
+    except ImportError as error:
+        raise UnsupportedTask(
+            "architecture 'vit-hf-tiny' needs transformers; install it with: pip install 'weightgen[transformers]'"
+        ) from error
+    return ViTHf(**config)
+
 
 ARCHITECTURES: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "cnn-tiny": (CnnTiny, {}),
@@ -28,6 +39,7 @@ ARCHITECTURES: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "mlp": (Mlp, {"width": 64, "depth": 2}),
     "resnet8": (ResNet, {"depth": 8, "width": 16}),
     "resnet20": (ResNet, {"depth": 20, "width": 16}),
+    "vit-hf-tiny": (_vit_hf, {"width": 48, "depth": 4}),
     "vit-tiny": (ViT, {"width": 48, "depth": 4}),
 }
 FAMILIES = ("cnn", "mlp")
