@@ -190,7 +190,7 @@ def test_every_installed_extra_of_the_doctor_is_an_extra_of_the_project():
     from weightgen.cli.doctor import EXTRAS
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(EXTRAS) | {"dev", "service", "s3"} == set(extras)  # the last two are the service's
+    assert set(EXTRAS) | {"dev", "service", "postgres", "s3"} == set(extras)  # the last three are the service's
 
 
 def test_no_doc_or_code_names_a_path_of_one_machine():
