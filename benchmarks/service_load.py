@@ -32,7 +32,7 @@ WARM_SECONDS, MAX_GROWTH = 20.0, 0.05
 ASKED = {"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits", "support_per_class": 10}
 NUM_READY = 8
 """Sets of weights that are there before the clients begin."""
-SAMPLE_SECONDS = 0.5
+SAMPLE_SECONDS, FOLLOW_SECONDS = 0.5, 3.0
 GOOD = (200, 201, 202, 206, 304, 429)
 
 
@@ -78,7 +78,14 @@ async def poll(connection: Connection, known: Known, rng: random.Random) -> Answ
 
 
 async def follow(connection: Connection, known: Known, rng: random.Random) -> Answer:
-    return await connection.ask("GET", f"/v1/jobs/{rng.choice(known.jobs[-50:])}/events")
+    """Events until the job ends, or until the client has seen enough and breaks off."""
+    started = time.perf_counter()
+    try:
+        async with asyncio.timeout(FOLLOW_SECONDS):
+            return await connection.ask("GET", f"/v1/jobs/{rng.choice(known.jobs[-50:])}/events")
+    except TimeoutError:
+        seconds = time.perf_counter() - started
+        return Answer(200, {}, b"", seconds, seconds)
 
 
 async def download(connection: Connection, known: Known, rng: random.Random) -> Answer:
