@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import HTTPException, RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from service.artifacts import StoreFull
 from service.jobs import Conflict, QueueFull
@@ -193,7 +194,10 @@ def _tell_http(request: Request, error: Exception) -> Response:
         "not-found": "nothing is served under this path; /docs lists what is",
         "method-not-allowed": f"{request.method} does nothing here; the header Allow says what does",
     }
-    headers = dict(error.headers) if error.headers else None
+    headers = dict(error.headers) if error.headers else {}
+    if kind == "method-not-allowed":  # the router tells only what the first route of this path serves
+        matching = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+        headers["Allow"] = ", ".join(sorted({m for route in matching for m in getattr(route, "methods", None) or ()}))
     return reply(Problem(kind, details.get(kind, _OWN_FAULT["internal"]), headers=headers))
 
 

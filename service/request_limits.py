@@ -33,14 +33,10 @@ class RequestLimits:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         try:
-            limited = self._limit(scope, receive)
-            if self._has_json(scope):
-                limited = await _read_json(limited)
+            limited: Receive = self._limit(scope, receive)
         except Problem as problem:
             return await refuse(problem, scope)(scope, receive, send)
-        except ClientLeft:
-            return None
-        await self._app(scope, limited, send)
+        await self._app(scope, JsonBody(limited, scope) if self._has_json(scope) else limited, send)
 
     def _limit(self, scope: Scope, receive: Receive) -> "LimitedBody":
         headers, max_bytes = Headers(scope=scope), self._max_bytes
@@ -52,18 +48,12 @@ class RequestLimits:
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdecimal()) or len(length) > 18 or int(length) > max_bytes:
             raise body.too_large()
-        if self._has_json(scope) and _media_type(scope) != "application/json":
-            raise Problem("wrong-content-type", "the body has to be JSON, with Content-Type: application/json")
         return body
 
     def _has_json(self, scope: Scope) -> bool:
         """Whether the request has to have JSON for its body."""
         is_form = scope["path"].startswith(FORMS) and _media_type(scope) == "application/x-www-form-urlencoded"
         return scope["method"] in WITH_BODY and scope["path"] not in self._streams and not is_form
-
-
-class ClientLeft(Exception):
-    """Nobody is there any more to be answered."""
 
 
 class LimitedBody:
@@ -109,28 +99,32 @@ def _media_type(scope: Scope) -> str:
     return Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def _read_json(receive: Receive) -> Receive:
-    """A `receive` that gives the body in one piece, strict JSON if there is any; Problem if not, or ClientLeft."""
-    parts, more = [], True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    body = b"".join(parts)
-    if body:
+class JsonBody:
+    """A `receive` that gives a body in one piece, which is strict JSON if there is any, or raises Problem.
+
+    It looks at the body when it is first asked for it: where no route asks, 404 and 405 say more than 415.
+    """
+
+    def __init__(self, receive: Receive, scope: Scope) -> None:
+        self._receive, self._scope, self._is_read = receive, scope, False
+
+    async def __call__(self) -> Message:
+        if self._is_read:
+            return await self._receive()
+        self._is_read = True
+        if _media_type(self._scope) != "application/json":
+            raise Problem("wrong-content-type", "the body has to be JSON, with Content-Type: application/json")
+        parts, more = [], True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                return message
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        body = b"".join(parts)
         try:
-            check_json(body)
+            if body:
+                check_json(body)
         except NotStrict as error:
             raise Problem("malformed-request", str(error)) from error
-    told = False
-
-    async def receive_again() -> Message:
-        nonlocal told
-        if told:
-            return await receive()
-        told = True
         return {"type": "http.request", "body": body, "more_body": False}
-
-    return receive_again

@@ -44,6 +44,9 @@ def client() -> TestClient:
     def bug() -> None:
         raise ZeroDivisionError("secret")
 
+    @app.delete("/names")
+    def forget_names() -> None: ...
+
     @app.get("/count")
     def count(number: int) -> None: ...
 
@@ -127,6 +130,10 @@ def test_a_path_and_a_method_that_are_not_served_are_told(client):
     assert (absent.status_code, absent.json()["title"]) == (404, KINDS["not-found"][1])
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET")
     assert wrong.headers["content-type"] == MEDIA_TYPE
+
+
+def test_a_path_of_several_routes_tells_the_methods_of_all(client):
+    assert client.patch("/names").headers["allow"] == "DELETE, POST"
 
 
 def test_a_bug_is_told_without_its_inside(client):
