@@ -6,6 +6,7 @@
 Without parts, a fifth of each class is kept for testing, always the same (`model_zoo.data.split`).
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -130,17 +131,28 @@ def _label_pictures(raw: Raw, shape: None) -> LabelledData:
     labels, sizes = raw.arrays["y"], raw.arrays["sizes"]
     classes = [raw.texts[i] for i in labels]
     _check_counts(labels, tuple(raw.texts))
-    pictures, start = [], 0
-    for height, width, channels in sizes.tolist():
+    met = {(height, width) for height, width, _ in sizes.tolist()}
+    if len(met) == 1 and raw.num_train is None:  # then they are what an .npz of them is
+        y, names = number_classes(classes)
+        pictures = np.stack(list(_cut_pictures(raw)))
+        return _split(pictures[..., 0] if (pictures[..., :1] == pictures).all() else pictures, y, names)
+    resized = np.stack([resize_picture(picture, IMAGE_SIZE) for picture in _cut_pictures(raw)])
+    return label_pictures(_NAME, resized, classes, num_train=raw.num_train, sizes=met)
+
+
+def _cut_pictures(raw: Raw) -> Iterator[np.ndarray]:
+    """Each picture, (h, w, 3)."""
+    start = 0
+    for height, width, channels in raw.arrays["sizes"].tolist():
         end = start + height * width * channels
         picture = raw.arrays["pixels"][start:end].reshape(height, width, channels)
-        pictures.append(resize_picture(np.broadcast_to(picture, (height, width, 3)), IMAGE_SIZE))
+        yield np.broadcast_to(picture, (height, width, 3))
         start = end
-    met = {(height, width) for height, width, _ in sizes.tolist()}
-    return label_pictures(_NAME, np.stack(pictures), classes, num_train=raw.num_train, sizes=met)
 
 
 def _split(x: np.ndarray, y: np.ndarray, names: tuple[str, ...] | None) -> LabelledData:
+    order = np.argsort(y, kind="stable")  # class after class, as folders hold them
+    x, y = x[order], y[order]
     train, test = split_stratified(_NAME, y, test_fraction=TEST_FRACTION)
     arrays = {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]}
     data = convert_arrays(_NAME, arrays, image_size=IMAGE_SIZE, class_names=names)

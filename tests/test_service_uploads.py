@@ -78,6 +78,8 @@ def test_weights_are_made_for_uploaded_digits_from_end_to_end(tmp_path):
     jobs.close()
     with TestClient(create_app(settings)) as client:
         name = client.post("/v1/datasets", files={"file": npz_bytes(x=images, y=digits.target[:700])}).json()["name"]
+        folders = zip_bytes(class_folders(images, digits.target[:700]))
+        assert client.post("/v1/datasets", files={"file": folders}).json()["name"] == name
         asked = {"generator": "mip", "architecture": "cnn-tiny", "dataset": name}
         while (answer := client.post("/v1/generations", json=asked)).status_code == 202:
             pass  # the first one loads the generator
