@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,12 +14,13 @@ from starlette.responses import HTMLResponse, Response
 from service.api_description import complete_description
 from service.api_page import HEADERS, render_page
 from service.artifacts import ArtifactStore, open_store
-from service.authentication import Authentication
+from service.authentication import Authentication, KeyRing
 from service.catalogue import Catalogue, registered
 from service.drain import Drain
 from service.endings import Endings
 from service.estimate import Estimator
 from service.expiry import Expiry
+from service.fast_files import FastFiles
 from service.generation import Generation
 from service.hub import hub_routes
 from service.intake import Intake
@@ -33,7 +34,7 @@ from service.problems import Problem, tell_problems
 from service.reading import Limits
 from service.request_head import RequestHead
 from service.request_limits import RequestLimits
-from service.request_log import RequestLog
+from service.request_log import RequestLog, write_down
 from service.routes_datasets import PATH as UPLOAD_PATH
 from service.routes_datasets import dataset_routes
 from service.routes_estimate import estimate_routes
@@ -82,18 +83,23 @@ def create_app(
         keep_datasets_seconds=settings.keep_datasets_seconds,
     )
     drain = Drain(partial(runner.stop, settings.drain_seconds), linger_seconds=settings.linger_seconds)
+    ring, may_be_open = KeyRing(keys), is_loopback(settings.host) or settings.insecure
+    fast_files = FastFiles(
+        artifacts, is_open=lambda: may_be_open and ring.is_known_empty(), write_down=partial(write_down, measurements)
+    )
     intake = Intake(settings, jobs, artifacts, catalogue, runner.wake, drain, endings)
 
     @asynccontextmanager
-    async def work(app: FastAPI) -> AsyncIterator[None]:
+    async def work(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         runner.start()
         expiry.start()
         drain.watch()
         leave_with_parent()
         try:
-            yield
+            yield {"fast_files": fast_files}
         finally:
             await run_in_threadpool(drain.finish)
+            fast_files.flush()
             await run_in_threadpool(expiry.stop)
             if isinstance(work_of_jobs, Generation):
                 work_of_jobs.close()
@@ -124,7 +130,7 @@ def create_app(
         max_per_minute=settings.max_requests_per_key_per_minute,
         max_concurrent=settings.max_concurrent_requests_per_key,
     )
-    app.add_middleware(Authentication, keys=keys, may_be_open=is_loopback(settings.host) or settings.insecure)
+    app.add_middleware(Authentication, keys=ring, may_be_open=may_be_open)
     app.add_middleware(RequestHead, max_header_bytes=settings.max_header_bytes)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestLog, measurements=measurements)  # the last one added is the first one asked
@@ -145,6 +151,7 @@ def open_artifacts(settings: Settings, kind: Literal["artifacts", "datasets"] = 
         settings.location(kind),
         max_bytes=settings.max_artifact_bytes,
         max_stored_bytes=settings.max_stored_bytes,
+        max_cached_bytes=settings.max_cached_bytes if kind == "artifacts" else 0,
         s3_endpoint_url=settings.s3_endpoint_url,
     )
 

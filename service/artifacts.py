@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from service.content_cache import Content, ContentCache
 from service.local_place import LocalPlace
 from service.place import Place, Stored
 from weightgen.errors import BadData, BadOption, NotFound, UnsupportedTask, WeightgenError
@@ -43,8 +44,12 @@ class ArtifactFile:
 class ArtifactStore:
     """The artifacts of one place."""
 
-    def __init__(self, place: Place, *, max_bytes: int, max_stored_bytes: int = 0) -> None:
-        """`max_bytes` is the largest artifact, `max_stored_bytes` all artifacts together; 0: no limit."""
+    def __init__(self, place: Place, *, max_bytes: int, max_stored_bytes: int = 0, max_cached_bytes: int = 0) -> None:
+        """`max_bytes` is the largest artifact, `max_stored_bytes` all together (0: no limit).
+
+        Of the files read lately `max_cached_bytes` are kept in memory.
+        """
+        self._cache = ContentCache(max_bytes=max_cached_bytes)
         self._place, self.max_bytes, self.max_stored_bytes = place, max_bytes, max_stored_bytes
         self.make_room: Callable[[], object] = lambda: None
         """Called when the store is full, before anything is refused."""
@@ -95,6 +100,7 @@ class ArtifactStore:
         except FileNotFoundError:
             listing = None
         if listing is None:
+            self._cache.drop(sha)
             raise NotFound(f"there is no artifact {sha[:80]!r}")
         return [ArtifactFile(**file) for file in parse_json(listing, name=f"the list of artifact {sha}")]
 
@@ -117,14 +123,24 @@ class ArtifactStore:
 
         The first block is read at once, so that what is gone is told here and not in the middle of an answer.
         """
-        blocks = self._place.read(sha, file.name, start, file.size if end is None else end)
+        end = file.size if end is None else end
         try:
-            first = next(blocks, b"")
+            if self._cache.takes(file.size):
+                data = self._read_cached(sha, file)
+                blocks = iter([data if (start, end) == (0, file.size) else data[start:end]])
+            else:
+                blocks = self._place.read(sha, file.name, start, end)
+                blocks = itertools.chain((next(blocks, b""),), blocks)
         except FileNotFoundError as error:
+            self._cache.drop(sha)
             raise NotFound(f"artifact {sha[:12]}… has just been removed") from error
         if not self._is_noted(sha):
             self.note_use(sha)
-        return itertools.chain((first,), blocks)
+        return blocks
+
+    def peek(self, sha: str, name: str) -> Content | None:
+        """A file that was read lately, if it is still in memory; its artifact may be gone since it was `checked`."""
+        return self._cache.peek(sha, name)
 
     def delete(self, sha: str) -> None:
         """Remove an artifact; NotFound if there is none. Who reads it at this moment may be cut off."""
@@ -134,6 +150,7 @@ class ArtifactStore:
     def delete_unused(self, sha: str, *, since: float) -> bool:
         """Remove an artifact if nobody has used it since a time; whether it was removed."""
         self._noted.pop(sha, None)
+        self._cache.drop(sha)
         self._counted = float("-inf")
         return self._place.delete(sha, unused_since=since)
 
@@ -167,6 +184,17 @@ class ArtifactStore:
         """Raise StorageFailed if nothing can be kept here."""
         self._place.check()
 
+    def _read_cached(self, sha: str, file: ArtifactFile) -> bytes:
+        content = self._cache.peek(sha, file.name)
+        if content is None:
+            data = b"".join(self._place.read(sha, file.name, 0, file.size))
+            self._cache.put(sha, Content(file.sha256, file.name, data))
+            return data
+        if not self._place.has(sha):
+            raise FileNotFoundError(sha)
+        self._cache.check(sha, file.name)
+        return content.data
+
     def _is_noted(self, sha: str) -> bool:
         return time.monotonic() - self._noted.get(sha, float("-inf")) < NOTE_SECONDS
 
@@ -196,17 +224,24 @@ class ArtifactStore:
 
 
 def open_store(
-    location: str | Path, *, max_bytes: int = 2**30, max_stored_bytes: int = 0, s3_endpoint_url: str = ""
+    location: str | Path,
+    *,
+    max_bytes: int = 2**30,
+    max_stored_bytes: int = 0,
+    max_cached_bytes: int = 0,
+    s3_endpoint_url: str = "",
 ) -> ArtifactStore:
     """The store at a local folder, made when something is added, or at s3://<bucket>/<prefix>.
 
     BadOption for a URL that cannot be used. Nothing is connected yet.
     """
+    store = partial(
+        ArtifactStore, max_bytes=max_bytes, max_stored_bytes=max_stored_bytes, max_cached_bytes=max_cached_bytes
+    )
     if "://" not in str(location):
-        return ArtifactStore(LocalPlace(location), max_bytes=max_bytes, max_stored_bytes=max_stored_bytes)
+        return store(LocalPlace(location))
     if not str(location).startswith("s3://"):
         raise BadOption(f"artifacts cannot be kept at {str(location)!r}; expected a folder or s3://<bucket>/<prefix>")
     from service.s3_place import S3Place
 
-    place = S3Place(str(location), endpoint_url=s3_endpoint_url)
-    return ArtifactStore(place, max_bytes=max_bytes, max_stored_bytes=max_stored_bytes)
+    return store(S3Place(str(location), endpoint_url=s3_endpoint_url))

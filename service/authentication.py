@@ -52,12 +52,20 @@ class KeyRing:
         self._known: dict[str, tuple[Key, float]] = {}  # no more than there are keys
         self._exist, self._exist_until = False, float("-inf")
 
+    def now(self) -> float:
+        """The time by which keys expire, seconds since the epoch."""
+        return self._store.clock()
+
     async def exist(self) -> bool:
         """Whether there are keys; once there are, that stays so."""
         if not self._exist and self._clock() >= self._exist_until:
             self._exist = await run_in_threadpool(self._store.exist)
             self._exist_until = self._clock() + KNOWN_SECONDS
         return self._exist
+
+    def is_known_empty(self) -> bool:
+        """Whether there was no key when somebody last looked, which is not long ago."""
+        return not self._exist and self._clock() < self._exist_until
 
     async def find(self, key_id: str) -> Key | None:
         """The key of this id; None if there is none."""
@@ -73,10 +81,9 @@ class KeyRing:
 class Authentication:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, *, keys: KeyStore, may_be_open: bool) -> None:
+    def __init__(self, app: ASGIApp, *, keys: KeyRing, may_be_open: bool) -> None:
         """`may_be_open` is whether everybody may ask while there is no key."""
-        self._app, self._store, self._may_be_open = app, keys, may_be_open
-        self._keys = KeyRing(keys)
+        self._app, self._keys, self._may_be_open = app, keys, may_be_open
 
     async def __call__(self, scope: Asked, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -115,7 +122,7 @@ class Authentication:
         key = await self._keys.find(key_id)
         if key is None or not key.has_secret(secret):
             raise _unauthorized("the key is not one of this service; ask its operator for one")
-        if not key.is_active(self._store.clock()):
+        if not key.is_active(self._keys.now()):
             how = "was revoked" if key.revoked is not None else "has expired"
             raise _unauthorized(f"the key {key.name!r} {how}; ask the operator for another")
         return key

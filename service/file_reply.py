@@ -1,4 +1,4 @@
-"""A file of an artifact as an answer: ETag, If-None-Match, If-Range, and one Range of bytes."""
+"""A file of an artifact as an answer: ETag, If-Match, If-None-Match, If-Range, and one Range of bytes."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +15,7 @@ Read = Callable[[int, int], Iterator[bytes]]
 MAX_WHOLE_BYTES = 2**20
 """Of an answer that is sent in one piece."""
 MAX_RANGE_DIGITS = 18
+MEDIA_TYPES = {"json": "application/json", "md": "text/markdown; charset=utf-8"}
 FOREVER = "public, max-age=31536000, immutable"
 """Cache-Control of what is addressed by its content."""
 
@@ -28,8 +29,10 @@ def reply_with_file(
     reading the file.
     """
     etag = f'"{file.sha256}"'
-    headers = {**(headers or {}), "ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": cache}
-    headers |= {"X-Content-Type-Options": "nosniff"}
+    if not _has_strong(request.headers.get("if-match", "*"), etag):
+        raise Problem("precondition-failed", f"the file's ETag is {etag}, If-Match asks for another")
+    whole = describe_file(file, cache=cache, headers=headers)
+    headers = {name: value for name, value in whole.items() if not name.startswith("Content-")}
     if _has(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
     asked = request.headers.get("range") if request.method == "GET" else None
@@ -39,16 +42,31 @@ def reply_with_file(
     start, end = chosen or (0, file.size)
     status = 206 if chosen else 200
     headers |= {"Content-Range": f"bytes {start}-{end - 1}/{file.size}"} if chosen else {}
-    media_type = "application/json" if file.name.endswith(".json") else "application/octet-stream"
-    if file.name.endswith(".md"):
-        media_type = "text/markdown"
-    headers |= {"Content-Length": str(end - start)}
+    headers |= {"Content-Length": str(end - start), "Content-Type": whole["Content-Type"]}
     if request.method == "HEAD":
-        return Response(status_code=status, headers=headers, media_type=media_type)
+        return Response(status_code=status, headers=headers)
     blocks = read(start, end)
     if end - start <= MAX_WHOLE_BYTES:
-        return Response(b"".join(blocks), status_code=status, headers=headers, media_type=media_type)
-    return StreamingResponse(blocks, status_code=status, headers=headers, media_type=media_type)
+        return Response(b"".join(blocks), status_code=status, headers=headers)
+    return StreamingResponse(blocks, status_code=status, headers=headers)
+
+
+def describe_file(file: ArtifactFile, *, cache: str, headers: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The headers of an answer that is the whole file, with more given."""
+    ending = file.name.rpartition(".")[2]
+    return {
+        **(headers or {}),
+        "ETag": f'"{file.sha256}"',
+        "Accept-Ranges": "bytes",
+        "Cache-Control": cache,
+        "X-Content-Type-Options": "nosniff",
+        "Content-Type": MEDIA_TYPES.get(ending, "application/octet-stream"),
+        "Content-Length": str(file.size),
+    }
+
+
+def _has_strong(header: str, etag: str) -> bool:
+    return header.strip() == "*" or etag in (part.strip() for part in header.split(","))
 
 
 def _has(header: str, etag: str) -> bool:
@@ -62,6 +80,8 @@ def _parse_range(header: str, size: int) -> tuple[int, int] | None:
     if match is None or not any(match.groups()) or max(map(len, match.groups())) > MAX_RANGE_DIGITS:
         return None
     first, last = match.groups()
+    if not first and not size and int(last):
+        return None  # the end of an empty file is all of it, which no Content-Range can say
     start, end = (int(first), int(last or size) + 1) if first else (max(size - int(last), 0), size)
     if first and last and int(last) < start:
         return None

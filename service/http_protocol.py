@@ -11,6 +11,7 @@ import h11
 from starlette.responses import Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from service.fast_files import FastFiles
 from service.problems import RETRY_SECONDS, Problem, reply
 from service.security_headers import HEADERS
 
@@ -31,6 +32,7 @@ class GuardedHttp(H11Protocol):
         self._seconds, self._max_connections = max_request_seconds, max_connections
         self._timer: asyncio.TimerHandle | None = None
         self._timed: object = None
+        self._fast_files: FastFiles | None = self.app_state.get("fast_files")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -41,7 +43,7 @@ class GuardedHttp(H11Protocol):
         self._start_timer(None)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._answer_fast(data):
             return
         super().data_received(data)
         self._watch()
@@ -57,6 +59,27 @@ class GuardedHttp(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._watch()
+
+    def _answer_fast(self, data: bytes) -> bool:
+        """Whether the bytes were a whole request for a file in memory, which is answered then."""
+        if self._fast_files is None or not self._is_idle():
+            return False
+        answer = self._fast_files.answer(data, self.server_state.default_headers)
+        if answer is None:
+            return False
+        self._stop_timer()
+        self._unset_keepalive_if_required()
+        self.server_state.total_requests += 1
+        self.transport.writelines(answer)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        return True
+
+    def _is_idle(self) -> bool:
+        """Whether nothing of an earlier request or answer is left."""
+        conn = self.conn
+        if conn.our_state is not h11.IDLE or conn.their_state is not h11.IDLE or conn.trailing_data[0]:
+            return False
+        return (self.cycle is None or self.cycle.response_complete) and not self.transport.get_write_buffer_size()
 
     def _watch(self) -> None:
         """Time a request from its first byte to its last; a client that only keeps the connection is uvicorn's."""

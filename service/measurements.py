@@ -6,6 +6,7 @@ listed, and neither names nor ids that a client sends become one.
 
 import os
 import platform
+from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -47,6 +48,13 @@ class Measurements:
         """One answer; `route` is the template that the path matched."""
         self._requests.labels(method if method in METHODS else "other", route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+
+    def observe_requests(self, *, method: str, route: str, status: int, seconds: Sequence[float]) -> None:
+        """Many answers of one kind."""
+        self._requests.labels(method, route, str(status)).inc(len(seconds))
+        histogram = self._seconds.labels(route)
+        for value in seconds:
+            histogram.observe(value)
 
     def observe_wait(self, seconds: float) -> None:
         """How long a job waited before it was begun."""

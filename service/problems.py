@@ -43,6 +43,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "method-not-allowed": (405, "This method does nothing here"),
     "request-too-slow": (408, "The request took too long to arrive"),
     "conflict": (409, "The request does not fit what is known"),
+    "precondition-failed": (412, "The file is not the one that the client knows"),
     "body-too-large": (413, "The body is too large"),
     "target-too-long": (414, "The path and query are too long"),
     "wrong-content-type": (415, "The body is not of a type that is read here"),

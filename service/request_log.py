@@ -5,7 +5,8 @@ import logging
 import re
 import secrets
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,7 +16,7 @@ from service.measurements import Measurements
 
 LOGGER = logging.getLogger("service.requests")
 _OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"}
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 LOGGING: dict[str, Any] = {
     "version": 1,
@@ -33,15 +34,52 @@ LOGGING: dict[str, Any] = {
 
 
 class JsonLines(logging.Formatter):
-    """Log records as JSON objects: time (seconds since the epoch), level, logger, message, request and job, `extra`."""
+    """Log records as JSON objects: time (seconds since the epoch), level, logger, message, request and job, `extra`.
+
+    A record with `answers` becomes as many lines as it has of them.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
+        if answers := getattr(record, "answers", None):
+            return "\n".join(map(_tell_answer, answers))
         line = {"time": round(record.created, 3), "level": record.levelname.lower(), "logger": record.name,
                 "message": record.getMessage(), **current_fields()}  # fmt: skip
         line |= {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+def make_request_id() -> str:
+    """An id for a request that has none."""
+    return secrets.token_hex(8)
+
+
+class FastAnswer(NamedTuple):
+    """A GET that was answered with 200 and has no middleware to write it down. Its texts need no escaping in JSON."""
+
+    time: float
+    """Seconds since the epoch."""
+    request_id: str
+    path: str
+    route: str
+    seconds: float
+
+
+def write_down(measurements: Measurements, answers: Sequence[FastAnswer]) -> None:
+    """Log and measure many answers at once, which costs a tenth of doing it for each."""
+    for route in {answer.route for answer in answers}:
+        seconds = [answer.seconds for answer in answers if answer.route == route]
+        measurements.observe_requests(method="GET", route=route, status=200, seconds=seconds)
+    LOGGER.info("answered", extra={"answers": answers})
+
+
+def _tell_answer(answer: FastAnswer) -> str:
+    return (
+        f'{{"time": {answer.time:.3f}, "level": "info", "logger": "{LOGGER.name}", "message": "answered", '
+        f'"request": "{answer.request_id}", "method": "GET", "path": "{answer.path}", "status": 200, '
+        f'"seconds": {answer.seconds:.4f}}}'
+    )
 
 
 class RequestLog:
@@ -54,7 +92,7 @@ class RequestLog:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        request_id = given if REQUEST_ID.fullmatch(given) else make_request_id()
         start, status, seconds = time.perf_counter(), 500, None
 
         async def send_named(message: Message) -> None:

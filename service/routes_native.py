@@ -115,7 +115,7 @@ def native_routes(intake: Intake) -> APIRouter:
             200: {"description": "The file", "content": {"application/octet-stream": {}}},
             206: {"description": "The bytes that Range asks for"},
             304: {"description": "The client has the file already"},
-            **tell("not-found", "range-not-satisfiable"),
+            **tell("not-found", "precondition-failed", "range-not-satisfiable"),
         },
     )
     def read_file(artifact: str, name: str, request: Request) -> Response:

@@ -120,6 +120,11 @@ class Settings(BaseSettings):
     )
     max_connections: int = Field(default=512, ge=1, description="Connections that one process has open at a time.")
     max_artifact_bytes: int = Field(default=1024 * MIB, ge=1, description="Largest artifact, all its files together.")
+    max_cached_bytes: int = Field(
+        default=64 * MIB,
+        ge=0,
+        description="Bytes of artifacts read lately that one process keeps in memory, each file at most an eighth.",
+    )
     max_stored_bytes: int = Field(
         default=0, ge=0, description="Most bytes of all artifacts, and of all uploads, together; 0: no limit."
     )

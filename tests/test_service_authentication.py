@@ -3,7 +3,7 @@
 import pytest
 from starlette.testclient import TestClient
 
-from service.authentication import NEEDED, PUBLIC, Authentication, needed_scope
+from service.authentication import NEEDED, PUBLIC, Authentication, KeyRing, needed_scope
 from service.jobs import JobStore
 from service.keys import KeyStore
 from service.problems import MEDIA_TYPE
@@ -135,7 +135,7 @@ def test_a_database_that_does_not_answer_lets_nobody_in(tmp_path):
     async def answer(scope, receive, send) -> None:
         raise AssertionError
 
-    refused = TestClient(Authentication(answer, keys=store, may_be_open=True)).get("/v1/generators")
+    refused = TestClient(Authentication(answer, keys=KeyRing(store), may_be_open=True)).get("/v1/generators")
     assert refused.status_code == 503 and "the keys does not answer" in refused.json()["detail"]
     assert refused.headers["retry-after"] == "2" and str(tmp_path) not in refused.text
     store.close()

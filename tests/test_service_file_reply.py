@@ -12,7 +12,7 @@ from service.problems import tell_problems
 
 SMALL = bytes(range(100))
 LARGE = bytes(range(256)) * (MAX_WHOLE_BYTES // 256) * 2 + b"end"
-FILES = {"small.safetensors": SMALL, "large.safetensors": LARGE, "config.json": b"{}"}
+FILES = {"small.safetensors": SMALL, "large.safetensors": LARGE, "config.json": b"{}", "empty.safetensors": b""}
 
 
 def etag(data: bytes) -> str:
@@ -97,6 +97,26 @@ def test_a_client_that_has_the_file_is_told_so(client, header):
 
 def test_a_client_that_has_another_file_gets_this_one(client):
     assert client.get("/small.safetensors", headers={"If-None-Match": etag(LARGE)}).content == SMALL
+
+
+@pytest.mark.parametrize("header", ["*", etag(SMALL), f'"x", {etag(SMALL)}'])
+def test_a_client_that_wants_this_very_file_gets_it(client, header):
+    assert client.get("/small.safetensors", headers={"If-Match": header}).content == SMALL
+
+
+@pytest.mark.parametrize("header", [etag(LARGE), f"W/{etag(SMALL)}", '"x"'])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_client_that_wants_another_file_than_this_is_refused(client, header, method):
+    headers = {"If-Match": header, "If-None-Match": etag(SMALL), "Range": "bytes=0-1"}
+    answer = client.request(method, "/small.safetensors", headers=headers)
+    assert answer.status_code == 412
+    assert method == "HEAD" or answer.json()["type"] == "urn:weightgen:problem:precondition-failed"
+
+
+@pytest.mark.parametrize(("header", "status"), [("bytes=-5", 200), ("bytes=-0", 416), ("bytes=0-", 416)])
+def test_the_end_of_an_empty_file_is_all_of_it(client, header, status):
+    answer = client.get("/empty.safetensors", headers={"Range": header})
+    assert answer.status_code == status and (status == 416 or answer.content == b"")
 
 
 @pytest.mark.parametrize(("known", "status"), [(SMALL, 206), (LARGE, 200)])
