@@ -69,6 +69,8 @@ def create_app(
         work_of_jobs,
         threads=settings.runner_threads,
         lease_seconds=settings.lease_seconds,
+        max_attempts=settings.max_job_attempts,
+        max_job_seconds=settings.max_job_seconds,
         keep_seconds=settings.keep_jobs_seconds,
         batching=_batching(work_of_jobs, settings),
         measurements=measurements,

@@ -5,11 +5,14 @@ A `type` is `urn:weightgen:problem:<kind>` and stays; titles and details may cha
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import HTTPException, RequestValidationError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 from starlette.routing import Match
@@ -53,6 +56,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "unusable-data": (422, "The uploaded data cannot be used"),
     "unsupported": (422, "The generator cannot serve this request"),
     "verification-failed": (422, "The generated weights did not pass the gate"),
+    "took-too-long": (422, "The job took longer than it may"),
     "cancelled": (409, "The job was cancelled"),
     "queue-full": (429, "Too many jobs wait"),
     "too-many-requests": (429, "The key has asked too much for now"),
@@ -89,6 +93,9 @@ _OWN_FAULT = {
     "internal": "something went wrong that is not the request's fault; the server's log says what",
     "storage-failed": "a file of the server cannot be written or read; the server's log says which",
 }
+
+
+_log = logging.getLogger(__name__)
 
 
 class Problem(HTTPException):
@@ -159,6 +166,8 @@ def tell_problems(app: FastAPI) -> None:
     app.add_exception_handler(WeightgenError, _tell_error)
     app.add_exception_handler(RequestValidationError, _tell_invalid)
     app.add_exception_handler(StarletteHTTPException, _tell_http)
+    for away in (OperationalError, InterfaceError, NoConnection):
+        app.add_exception_handler(away, _tell_database)
     app.add_exception_handler(Exception, _tell_bug)
 
 
@@ -200,6 +209,12 @@ def _tell_http(request: Request, error: Exception) -> Response:
         matching = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
         headers["Allow"] = ", ".join(sorted({m for route in matching for m in getattr(route, "methods", None) or ()}))
     return reply(Problem(kind, details.get(kind, _OWN_FAULT["internal"]), headers=headers))
+
+
+def _tell_database(request: Request, error: Exception) -> Response:
+    _log.error("the job database does not answer: %s", str(error).partition("\n")[0])
+    retry = {"Retry-After": str(RETRY_SECONDS)}
+    return reply(Problem("not-ready", "the job database does not answer; ask again in a moment", headers=retry))
 
 
 def _tell_bug(request: Request, error: Exception) -> Response:

@@ -160,6 +160,7 @@ _REFUSALS = (
     "unknown-name",
     "unsupported",
     "verification-failed",
+    "took-too-long",
     "queue-full",
     "not-ready",
     "storage-failed",

@@ -2,8 +2,8 @@
 
 A thread claims a job and runs it while one more thread, the heartbeat, renews the leases of all jobs in hand and writes
 down how far they are. Exactly once in effect: what a job makes is content-addressed, so that making it twice leaves one
-artifact, and only the holder of the lease can finish it. A job that takes its process with it is begun `MAX_ATTEMPTS`
-times in all, then fails.
+artifact, and only the holder of the lease can finish it. A job that takes its process with it is begun so many times,
+then fails. While the database is away, what jobs made is kept in hand until it is back.
 """
 
 import logging
@@ -13,10 +13,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
 from service.jobs import Job, JobStore
 from service.log_context import logged_with
@@ -58,7 +59,6 @@ class Batching:
     """Among how many runners the waiting jobs are divided."""
 
 
-MAX_ATTEMPTS = 3
 IDLE_SECONDS = 0.25
 """How soon a job is seen that another process accepted."""
 BEAT_SECONDS = 0.5
@@ -83,7 +83,10 @@ class _Held:
     progress: dict[str, Any] | None = None
     """Told by the job, not yet written down."""
     is_lost: bool = False
-    is_released: bool = False
+    """Whether it is no longer this runner's, so that the job gives up when it next tells its progress."""
+    is_told: bool = False
+    """Whether how it ended for this runner is written down: it was handed back, or took too long."""
+    begun: float = field(default_factory=time.monotonic)
     measurements: Measurements | None = None
     stage: str = ""
     stage_began: float = 0.0
@@ -112,14 +115,20 @@ class Runner:
         *,
         threads: int,
         lease_seconds: float,
+        max_attempts: int = 3,
+        max_job_seconds: float = float("inf"),
         keep_seconds: float = float("inf"),
         batching: Batching | None = None,
         on_end: Callable[[str], None] = lambda job_id: None,
         measurements: Measurements | None = None,
     ) -> None:
-        """`keep_seconds` is how long a job that ended is remembered; `on_end` is told the id of each that ends here."""
+        """A job whose process died `max_attempts` times fails, as does one that runs for over `max_job_seconds`.
+
+        `keep_seconds` is how long a job that ended is remembered; `on_end` is told the id of each that ends here.
+        """
         self._measurements = measurements
         self._store, self._run, self._lease_seconds, self._keep_seconds = store, run, lease_seconds, keep_seconds
+        self._max_attempts, self._max_job_seconds = max_attempts, max_job_seconds
         self._batching, self._on_end = batching, on_end
         self._name = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._held: set[_Held] = set()
@@ -152,13 +161,19 @@ class Runner:
         with self._lock:
             left = list(self._held)
         for held in left:
-            held.is_lost = True
-            held.is_released = self._store.release(held.job.id, held.runner)
-            if held.is_released:
-                self._count("released")
-                _log.info("job handed back", extra={"job": held.job.id})
+            self._hand_back(held)
         self._done.set()
         self._heartbeat.join()
+
+    def _hand_back(self, held: _Held) -> None:
+        held.is_lost = True
+        try:
+            held.is_told = self._store.release(held.job.id, held.runner)
+        except SQLAlchemyError:  # then it is begun again when its lease ends
+            _log.exception("the job database does not answer")
+        if held.is_told:
+            self._count("released")
+            _log.info("job handed back", extra={"job": held.job.id})
 
     def _claim_and_run(self, runner: str) -> None:
         while not self._stopping.is_set():
@@ -195,8 +210,8 @@ class Runner:
 
     def _finish(self, jobs: list[Job], runner: str) -> None:
         """Run jobs and write down how they ended."""
-        if jobs[0].attempt > MAX_ATTEMPTS:  # such a job was claimed alone
-            reason = f"the server died {MAX_ATTEMPTS} times while it ran this job, which is not begun again"
+        if jobs[0].attempt > self._max_attempts:  # such a job was claimed alone
+            reason = f"the server died {self._max_attempts} times while it ran this job, which is not begun again"
             self._store.fail(jobs[0].id, runner, Problem("internal", reason).body())
             self._on_end(jobs[0].id)
             return
@@ -227,7 +242,7 @@ class Runner:
             self._held.remove(held)
         if ended:
             self._on_end(held.job.id)
-        elif not held.is_released:
+        elif not held.is_told:
             self._count("lost")
         _log.info("job ended" if ended else "job lost")
 
@@ -266,16 +281,26 @@ class Runner:
             _log.error("job failed by a fault of the server", exc_info=outcome)
             problem = Problem("internal", "the server failed while it ran this job; its log says why")
             return self._fail(held, problem.body())
-        is_ended = self._store.finish(job.id, runner, outcome)
+        is_ended = self._insist(lambda: self._store.finish(job.id, runner, outcome))
         if is_ended:
             self._count("succeeded")
         return is_ended
 
     def _fail(self, held: _Held, problem: dict[str, Any]) -> bool:
-        is_ended = self._store.fail(held.job.id, held.runner, problem)
+        is_ended = self._insist(lambda: self._store.fail(held.job.id, held.runner, problem))
         if is_ended:
             self._count("failed")
         return is_ended
+
+    def _insist(self, write: Callable[[], bool]) -> bool:
+        """What `write` says, tried again for as long as the database does not answer and nobody stops this runner."""
+        while True:
+            try:
+                return write()
+            except (OperationalError, InterfaceError, NoConnection):
+                if self._stopping.wait(_RETRY_SECONDS):
+                    raise
+                _log.warning("the job database does not answer; what a job made is kept until it does")
 
     def _beat(self) -> None:
         pruned = float("-inf")
@@ -294,6 +319,19 @@ class Runner:
     def _renew(self, held: _Held) -> None:
         if held.is_lost:
             return
+        if time.monotonic() - held.begun > self._max_job_seconds:
+            self._end_overdue(held)
+            return
         progress, held.progress = held.progress, None
         if not self._store.renew(held.job.id, held.runner, lease_seconds=self._lease_seconds, progress=progress):
             held.is_lost = True
+
+    def _end_overdue(self, held: _Held) -> None:
+        """Fail a job that runs for too long; its thread is free once the job next tells its progress."""
+        reason = f"the job ran for over {self._max_job_seconds:g} seconds, which is all that one may; ask for less"
+        held.is_told = self._store.fail(held.job.id, held.runner, Problem("took-too-long", reason).body())
+        held.is_lost = True
+        if held.is_told:
+            self._count("failed")
+            self._on_end(held.job.id)
+            _log.warning("job took too long", extra={"job": held.job.id})

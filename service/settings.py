@@ -83,6 +83,10 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         default=30.0, gt=0, description="How long a job stays with a process that gives no sign of life."
     )
+    max_job_seconds: float = Field(
+        default=3600.0, gt=0, description="How long a job may run; one that takes longer fails."
+    )
+    max_job_attempts: int = Field(default=3, ge=1, description="How often a job is begun whose process dies each time.")
     runner_threads: int = Field(default=1, ge=0, le=64, description="Jobs that one process runs at a time; 0: none.")
     max_batch_jobs: int = Field(
         default=8, ge=1, le=64, description="Waiting jobs that one thread makes in one pass, where their generator can."
