@@ -11,23 +11,33 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from tests.service_standins import StandInRun, stand_in_app
 
 
 @contextlib.contextmanager
 def live_service(folder: Path, **settings: Any) -> Iterator[tuple[str, StandInRun]]:
-    """The URL of a service over `folder`, and what runs its jobs."""
+    """The URL of a service over `folder` with stand-ins, and what runs its jobs."""
     app, run = stand_in_app(folder, **settings)
+    with served(app) as url:
+        try:
+            yield url, run
+        finally:
+            run.go_on.set()
+
+
+@contextlib.contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """The URL at which a thread of this process serves an app."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         time.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", run
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
-        run.go_on.set()
         server.should_exit = True
         thread.join()
 
