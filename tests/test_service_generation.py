@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from service.artifacts import open_store
+from service.catalogue import registered
 from service.generation import STAGES, Generation, Loaded, check_names
 from service.runner import JobLost, Task
+from service.schemas import GenerationRequestBody
 from tests.upload_samples import npz_bytes, some_images, some_uploads, upload
 from weightgen.artifact import read_artifact
 from weightgen.errors import BadOption, UnknownName, UnsupportedTask
@@ -110,6 +112,28 @@ def test_an_uploaded_data_set_is_used_until_it_is_forgotten(generation, tmp_path
     uploads.delete(name)
     with pytest.raises(UnknownName, match="upload it again"):
         generation(request, lambda *_: None)
+
+
+def test_a_data_set_whose_file_was_exchanged_is_loaded_anew_and_is_another_request(generation, tmp_path, monkeypatch):
+    monkeypatch.setenv("WEIGHTGEN_SHARED", str(tmp_path / "shared"))
+    catalogue, request = registered(), REQUEST | {"dataset": "own", "support_per_class": 2}
+    body = GenerationRequestBody.model_validate(request)
+    digests, artifacts = [], []
+    for sign in (1, -1, 1):
+        write_image_set(tmp_path / "shared" / "images", sign)
+        digests.append(body.digest(contents=catalogue.check(request)))
+        artifacts.append(generation(request, lambda *_: None)["artifact"])
+    assert digests[0] == digests[2] != digests[1]
+    assert artifacts[0] == artifacts[2] != artifacts[1]
+
+
+def write_image_set(folder: Path, sign: int) -> None:
+    """The image set "own", or its negative."""
+    images, labels = some_images()
+    folder.mkdir(parents=True, exist_ok=True)
+    images = images if sign > 0 else 255 - images
+    (folder / "own.npz").write_bytes(npz_bytes(x_train=images, y_train=labels, x_test=images, y_test=labels))
+    (folder / "own.json").write_text(json.dumps({"classes": ["a", "b", "c"], "licence": "MIT", "sha256": ""}))
 
 
 def test_what_the_generator_cannot_serve_is_told(generation):
