@@ -21,7 +21,7 @@ from service.endings import Endings
 from service.estimate import Estimator
 from service.expiry import Expiry
 from service.fast_files import FastFiles
-from service.generation import Generation
+from service.generation import Generation, import_libraries
 from service.hub import hub_routes
 from service.intake import Intake
 from service.jobs import JobStore
@@ -93,6 +93,8 @@ def create_app(
 
     @asynccontextmanager
     async def work(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        if isinstance(work_of_jobs, Generation):
+            await run_in_threadpool(import_libraries)
         runner.start()
         expiry.start()
         drain.watch()

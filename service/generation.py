@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -45,6 +46,12 @@ def check_names(request: Mapping[str, Any]) -> None:
     make_module(request["architecture"])
     if not is_upload(request["dataset"]) and request["dataset"] not in (known := list_data()):
         raise UnknownName("data set", request["dataset"], known)
+
+
+def import_libraries() -> None:
+    """Import what requests and jobs need: the first of them would wait seconds for it, and others with it."""
+    for module in ("model_zoo.lookup", "weightgen.pipeline", "weightgen.task_distance"):
+        import_module(module)
 
 
 class Generation:

@@ -230,3 +230,16 @@ def test_a_generator_that_samples_gives_as_many_sets_of_weights_as_are_asked_for
     assert len({sample["artifact"] for sample in samples}) == 3
     with pytest.raises(UnsupportedTask, match="'mip' is deterministic: num_samples must be 1, got 2"):
         generation(REQUEST | {"num_samples": 2}, lambda *_: None)
+
+
+def test_what_jobs_need_is_imported_before_the_first_one():
+    code = (
+        "import sys, service.generation\n"
+        "assert 'torch' not in sys.modules\n"
+        "service.generation.import_libraries()\n"
+        "before = set(sys.modules)\n"
+        "service.generation.check_names({'generator': 'mip', 'architecture': 'cnn-tiny', 'dataset': 'digits'})\n"
+        "new = {name for name in set(sys.modules) - before if name.partition('.')[0] in ('torch', 'model_zoo')}\n"
+        "assert 'torch' in before and not new, new\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
