@@ -107,6 +107,15 @@ def read_job(page: Any, base: str) -> dict[str, Any]:
     return httpx.get(f"{base}/v1/jobs/{job[1]}").json()
 
 
+def make(base: str, request: dict[str, Any]) -> dict[str, Any]:
+    """The job of a request, made without the page, once it has succeeded."""
+    job = httpx.post(f"{base}/v1/generations", json=request, timeout=60).json()
+    while job["state"] in ("queued", "running"):
+        job = httpx.get(f"{base}/v1/jobs/{job['id']}").json()
+    assert job["state"] == "succeeded", job
+    return job
+
+
 def overflows(page: Any) -> bool:
     return page.evaluate("document.documentElement.scrollWidth > innerWidth")
 

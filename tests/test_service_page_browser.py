@@ -22,7 +22,19 @@ import numpy as np
 import pytest
 import uvicorn
 
-from tests.browser import FLAGS, PATIENCE_MS, ROOT, Visit, ask_for, choose, overflows, read_job, serving, write_upload
+from tests.browser import (
+    FLAGS,
+    PATIENCE_MS,
+    ROOT,
+    Visit,
+    ask_for,
+    choose,
+    make,
+    overflows,
+    read_job,
+    serving,
+    write_upload,
+)
 from tests.service_standins import stand_in_app
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed; pip install playwright")
@@ -101,9 +113,7 @@ def test_weights_are_asked_for_shown_and_compared_with_references(visit, server)
 def test_a_result_that_fell_back_says_so(visit, server):
     asked = {"generator": "logah", "architecture": "cnn-tiny", "dataset": "digits", "support_per_class": 2}
     for seed in range(40):  # two examples a class: sooner or later a reference does better
-        report = httpx.post(f"{server}/v1/generations", json={**asked, "seed": seed}, timeout=600).json()["result"][
-            "report"
-        ]
+        report = make(server, {**asked, "seed": seed})["result"]["report"]
         if report["fell_back"]:
             break
     assert report["fell_back"]

@@ -84,6 +84,7 @@ async function watch(begin) {
   hideResult();
   setBusy(true);
   startRunning();
+  bringIntoView(byId("running"));
   try {
     let job = (running = await begin(signal));
     remember(job.id);
@@ -113,8 +114,12 @@ async function finish(job) {
   await showResult(job);
   const result = byId("result");
   result.focus({ preventScroll: true });
-  const { top } = result.getBoundingClientRect();
-  if (top < 0 || top > innerHeight / 2) result.scrollIntoView({ block: "start" });
+  bringIntoView(result);
+}
+
+function bringIntoView(place) {
+  const { top } = place.getBoundingClientRect();
+  if (top < 0 || top > innerHeight / 2) place.scrollIntoView({ block: "start" });
 }
 
 async function cancel() {

@@ -7,6 +7,11 @@ const NAMES = {
   retrieval: "nearest trained",
   soup: "trained soup",
 };
+const SENTENCE_NAMES = {
+  random_trunk_ridge: "a random trunk",
+  retrieval: "the nearest trained network",
+  soup: "a soup of trained networks",
+};
 const [NARROWEST, WIDEST, NARROW] = [280, 760, 460];
 const WAITING = new ResizeObserver((entries) => entries.forEach(({ target }) => redraw.get(target)?.()));
 const redraw = new WeakMap();
@@ -22,6 +27,7 @@ export function drawInto(place, draw) {
   WAITING.observe(place);
 }
 
+export const nameInSentence = (source) => SENTENCE_NAMES[source] ?? nameOf(source);
 export const nameOf = (source) => NAMES[source] ?? source.replaceAll("_", " ");
 
 /** Bars of what was asked for and of every reference; the one handed over stands out. */

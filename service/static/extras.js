@@ -43,6 +43,7 @@ export function showEstimate(request) {
   clearTimeout(waiting);
   asking.abort();
   if (!request || !offers("/v1/estimate", "post")) return hide();
+  byId("estimate").setAttribute("aria-busy", "true");
   waiting = setTimeout(() => estimate(request), PAUSE_MS);
 }
 
@@ -65,6 +66,7 @@ function show({ parameters, bytes: size, seconds: time, accuracy, out_of_distrib
   byId("estimate").replaceChildren(
     ...lines.map(([name, value, why]) => element("div", { title: why }, element("dt", {}, name), element("dd", {}, value))),
   );
+  byId("estimate").setAttribute("aria-busy", "false");
   byId("estimate").hidden = false;
 }
 

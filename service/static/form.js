@@ -102,9 +102,10 @@ export function showFaults(refusal) {
       inputsOf(field).forEach((input) => input.setAttribute("aria-invalid", "true"));
     }
   }
-  const isSaidThere = refusal.errors?.some((part) => part.detail === refusal.message);
-  tellFault(byId("fault"), isSaidThere ? "" : refusal.message, ...elsewhere);
-  document.querySelector("#request [aria-invalid=true]")?.focus();
+  tellFault(byId("fault"), ...(refusal.errors?.length ? elsewhere : [refusal.message]));
+  const [input] = document.querySelectorAll("#request [aria-invalid=true]");
+  if (input) input.focus();
+  else byId("fault").scrollIntoView({ block: "nearest" });
 }
 
 export function clearFaults() {

@@ -1,11 +1,13 @@
 /* What a job made: the verdict, the picture, how to load it, its files. */
 
 import { ask, askJson, hasKey } from "./api.js";
-import { drawHeldBack, drawInto, nameOf } from "./charts.js";
+import { drawHeldBack, drawInto, nameInSentence } from "./charts.js";
 import { byId, bytes, capitalise, count, element, many, percent, seconds, tellFault } from "./dom.js";
 import { labelOf } from "./form.js";
 import { snippetsOf } from "./snippets.js";
 import { packZip } from "./zip.js";
+
+const COPY = 0.05; // of the usual distance between trained networks
 
 let shown = null;
 
@@ -48,8 +50,8 @@ function showVerdict(report) {
   const { verification, fell_back: fellBack, source } = report;
   const generator = report.generator.name;
   byId("verdict").className = fellBack ? "verdict fell-back" : "verdict passed";
-  byId("verdict").textContent = fellBack ? `Fell back to ${nameOf(source)}` : "Passed the gate";
-  const honest = `These are not ${generator}'s weights: ${source === generator ? "it" : nameOf(source)} did better, so you get that. `;
+  byId("verdict").textContent = fellBack ? `Fell back to ${nameInSentence(source)}` : "Passed the gate";
+  const honest = `These are not ${generator}'s weights: ${nameInSentence(source)} did better, so you get that. `;
   byId("result-sentence").textContent = `${fellBack ? honest : ""}${capitalise(verification.sentence)}.`;
 }
 
@@ -78,6 +80,7 @@ function showPicture(report) {
 function describeNearest(report) {
   const nearest = report.nearest_checkpoint;
   if (!nearest) return "";
+  if (nearest.ratio < COPY) return `The trunk of these weights is a trained network's, made for ${nearest.dataset}.`;
   return (
     `Nearest trained network: one for ${nearest.dataset}, at distance ${nearest.distance.toFixed(2)}, ` +
     `${nearest.ratio.toFixed(2)} times what is usual between trained networks; a copy would be near 0.`
