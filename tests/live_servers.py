@@ -172,4 +172,4 @@ def _read_request(connection: socket.socket) -> str:
     length = next((int(value) for name, _, value in lines if name == b"content-length"), 0)
     while len(body) < length and (more := connection.recv(65536)):
         body += more
-    return (head + b"\r\n\r\n" + body).decode()
+    return (head + b"\r\n\r\n" + body).decode("latin-1")

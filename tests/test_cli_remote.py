@@ -1,5 +1,6 @@
 """`weightgen remote` as a user meets it, against a service with stand-ins."""
 
+import hashlib
 from contextlib import closing
 
 import pytest
@@ -8,6 +9,7 @@ from tests.live_servers import ScriptedServer, answer, live_service, problem, wa
 from tests.service_standins import ASKED, write_safetensors
 from tests.test_cli import assert_refused, run
 from weightgen.client_http import Connection
+from weightgen.storage import encode_json
 
 __all__ = ["run"]  # a fixture
 
@@ -21,7 +23,7 @@ def service(tmp_path, monkeypatch):
         yield url, stand_in
 
 
-@pytest.mark.parametrize("command", ["generate", "estimate", "list", "status", "cancel"])
+@pytest.mark.parametrize("command", ["generate", "estimate", "upload", "list", "status", "cancel"])
 def test_every_command_has_help_and_names_the_variables(run, command):
     done = run("remote", command, "--help")
     assert done.code == 0 and f"weightgen remote {command}" in done.out and "WEIGHTGEN_KEY" in done.out
@@ -40,6 +42,36 @@ def test_generated_weights_are_written_as_a_folder(run, service, tmp_path):
 def test_a_table_says_where_the_weights_are(run, service):
     done = run(*GENERATE, "--out", "out")
     assert done.code == 0 and "artifact" in done.out and "repository  sha/" in done.out
+
+
+def test_several_sets_of_weights_go_into_folders_of_their_own(run, tmp_path):
+    listed = [{"name": "a", "sha256": hashlib.sha256(b"x").hexdigest(), "size": 1}]
+    artifact = hashlib.sha256(encode_json(listed, name="files")).hexdigest()
+    sample = {"artifact": artifact, "repository": f"sha/{artifact}", "files": listed, "report": {"accuracy": 0.5}}
+    job = {"id": "1", "state": "succeeded", "result": {**sample, "samples": [sample, sample]}}
+    with ScriptedServer(answer(job), answer(b"x"), answer(b"x")) as server:
+        done = run(*GENERATE, "--samples", 2, "--out", "out", "--json", "--url", server.url)
+    assert '"num_samples":2' in server.requests[0]
+    assert [report["artifact"] for report in done.json["samples"]] == ["out/0", "out/1"]
+    assert [(tmp_path / "out" / i / "a").read_bytes() for i in "01"] == [b"x", b"x"]
+
+
+def test_data_that_lie_here_are_uploaded_before_they_are_asked_for(run, service, tmp_path):
+    (tmp_path / "flowers.csv").write_text("size,kind\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(60)))
+    uploaded = run("remote", "upload", "flowers.csv", "--label", "kind", "--json")
+    assert uploaded.code == 0, uploaded.err
+    assert [c["name"] for c in uploaded.json["classes"]] == ["a", "b"]
+    assert f"name      {uploaded.json['name']}" in (table := run("remote", "upload", "flowers.csv").out)
+    assert "classes   a, b" in table
+    done = run("remote", "generate", "--generator", "mip", "--arch", "cnn", "--data", "./flowers.csv", "--out", "out")
+    assert done.code == 0 and "uploading ./flowers.csv" in done.err
+    assert service[1].runs[0]["dataset"] == uploaded.json["name"]
+
+
+def test_data_that_cannot_be_used_are_told_with_the_reason(run, service, tmp_path):
+    (tmp_path / "broken.npz").write_bytes(b"PK")
+    assert_refused(run("remote", "upload", "broken.npz"), 1, "the upload cannot be used")
+    assert_refused(run(*GENERATE[:-1], "./none.npz", "--out", "out"), 5, "none.npz: no such file or folder")
 
 
 def test_a_folder_with_something_in_it_is_kept(run, service, tmp_path):

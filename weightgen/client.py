@@ -10,24 +10,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from weightgen.client_download import RemoteFile, download_artifact, parse_files
 from weightgen.client_events import FINAL, follow
 from weightgen.client_http import Connection, error_of_problem, object_in
+from weightgen.client_upload import pack
 from weightgen.errors import BadOption, ServiceFailed, WeightgenError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a job made."""
+class Sample:
+    """One set of weights on the service."""
 
-    job: str
-    """Id of the job; its name for Hub clients is job/<id>."""
     artifact: str
     """sha256 of the canonical list of files."""
     repository: str
@@ -35,6 +37,32 @@ class Result:
     files: tuple[RemoteFile, ...]
     report: Mapping[str, Any]
     """Where the weights come from, how they were verified, their accuracy."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job made: one set of weights, or as many as were asked for."""
+
+    job: str
+    """Id of the job; its name for Hub clients is job/<id>."""
+    samples: tuple[Sample, ...]
+
+    @property
+    def artifact(self) -> str:
+        """Of the first sample, as are the other properties."""
+        return self.samples[0].artifact
+
+    @property
+    def repository(self) -> str:
+        return self.samples[0].repository
+
+    @property
+    def files(self) -> tuple[RemoteFile, ...]:
+        return self.samples[0].files
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        return self.samples[0].report
 
 
 class Client:
@@ -63,6 +91,7 @@ class Client:
         architecture: str,
         dataset: str,
         support_per_class: int = 20,
+        num_samples: int = 1,
         seed: int = 0,
         fallback: bool = True,
         progress: bool = True,
@@ -71,7 +100,7 @@ class Client:
 
         Without `fallback`, VerificationFailed is raised where a reference does better.
         """
-        asked = {"generator": generator, "architecture": architecture, "dataset": dataset,
+        asked = {"generator": generator, "architecture": architecture, "dataset": dataset, "num_samples": num_samples,
                  "support_per_class": support_per_class, "seed": seed, "fallback": fallback}  # fmt: skip
         # One key for all attempts at this request: however often a broken connection makes us post it, it is one job.
         headers = {"Idempotency-Key": secrets.token_hex(16)}
@@ -81,24 +110,54 @@ class Client:
         return _result_of(job)
 
     def estimate(
-        self, *, generator: str, architecture: str, dataset: str, support_per_class: int = 20, seed: int = 0
+        self,
+        *,
+        generator: str,
+        architecture: str,
+        dataset: str,
+        support_per_class: int = 20,
+        num_samples: int = 1,
+        seed: int = 0,
     ) -> dict[str, Any]:
         """What a request would cost and bring: parameters, bytes, seconds, accuracy; null where nobody knows."""
-        asked = {"generator": generator, "architecture": architecture, "dataset": dataset,
+        asked = {"generator": generator, "architecture": architecture, "dataset": dataset, "num_samples": num_samples,
                  "support_per_class": support_per_class, "seed": seed}  # fmt: skip
         return self._connection.ask("POST", "/v1/estimate", json=asked)
 
-    def download(self, result: Result | str, folder: str | Path, *, progress: bool = True) -> Path:
+    def upload(
+        self,
+        data: "str | Path | Mapping[str, np.ndarray]",
+        *,
+        label: str | None = None,
+        shape: str | None = None,
+        progress: bool = True,
+    ) -> dict[str, Any]:
+        """Give the service labelled data, and return what it says of them; their `name` is what `dataset` takes.
+
+        `data` is a file (.npz, .zip, .csv, .parquet), a folder of class folders of pictures, or arrays by name (x and
+        y). Of a table, `label` is the column of the classes and `shape`, as in 28x28, that of images in the others.
+        """
+        options = {name: value for name, value in (("label", label), ("shape", shape)) if value is not None}
+        with pack(data) as body:
+            headers = {"Content-Type": body.media_type, "Content-Length": str(body.size)}
+            content = body.content(progress=progress)
+            return self._connection.ask("POST", "/v1/datasets", params=options, headers=headers, content=content)
+
+    def download(self, result: Result | Sample | str, folder: str | Path, *, progress: bool = True) -> Path:
         """Bring the files of a result, or of an artifact by its sha256, into a new folder, and return the folder.
 
-        Every byte is checked against the artifact's sha256. What arrived before a download broke off is kept beside the
-        folder, and the next attempt takes it up.
+        Several samples go into folders 0, 1, … inside it, each there whole or not at all. Every byte is checked against
+        the artifact's sha256. What arrived before a download broke off is kept beside the folder, and the next attempt
+        takes it up.
         """
-        artifact, files = (result, ()) if isinstance(result, str) else (result.artifact, result.files)
-        if isinstance(result, str):
-            _refuse_path("artifact", artifact)
-            files = parse_files(artifact, self._connection.ask("GET", f"/v1/artifacts/{artifact}").get("files"))
-        download_artifact(self._connection, artifact, files, folder, progress=progress)
+        samples = result.samples if isinstance(result, Result) else (result,)
+        for i, sample in enumerate(samples):
+            place = Path(folder) / str(i) if len(samples) > 1 else Path(folder)
+            artifact, files = (sample, None) if isinstance(sample, str) else (sample.artifact, sample.files)
+            if files is None:
+                _refuse_path("artifact", artifact)
+                files = parse_files(artifact, self._connection.ask("GET", f"/v1/artifacts/{artifact}").get("files"))
+            download_artifact(self._connection, artifact, files, place, progress=progress)
         return Path(folder)
 
     def generators(self) -> list[str]:
@@ -149,13 +208,19 @@ def _result_of(job: dict[str, Any]) -> Result:
         problem = job.get("problem")
         raise error_of_problem(problem) if isinstance(problem, dict) else ServiceFailed(f"job {job_id} failed")
     result = object_in(job, "result", dict)
-    artifact = object_in(result, "artifact", str)
-    return Result(
-        job=job_id,
+    samples = object_in(result, "samples", list)
+    if not samples:
+        raise ServiceFailed(f"job {job_id} succeeded without a result; is it another version's?")
+    return Result(job_id, tuple(map(_parse_sample, samples)))
+
+
+def _parse_sample(told: Any) -> Sample:
+    artifact = object_in(told, "artifact", str)
+    return Sample(
         artifact=artifact,
-        repository=object_in(result, "repository", str),
-        files=parse_files(artifact, result.get("files")),
-        report=object_in(result, "report", dict),
+        repository=object_in(told, "repository", str),
+        files=parse_files(artifact, object_in(told, "files", list)),
+        report=object_in(told, "report", dict),
     )
 
 

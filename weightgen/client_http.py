@@ -38,9 +38,10 @@ ERRORS: dict[str, type[WeightgenError]] = {
     "cancelled": WeightgenError,
     "body-too-large": BadData,
     "invalid-request": BadOption,
-    "bad-data": BadData,
+    "unusable-data": BadData,
     "unknown-name": NotFound,
     "unsupported": UnsupportedTask,
+    "took-too-long": UnsupportedTask,
     "verification-failed": VerificationFailed,
 }
 """Kind of problem -> error; any other is no fault of the caller's: ServiceFailed."""
@@ -90,7 +91,9 @@ class Connection:
         self._http.close()
 
     def ask(self, method: str, path: str, **given: Any) -> dict[str, Any]:
-        """The JSON object that answers a request; `given` is what httpx2 takes (json, headers, content, files).
+        """The JSON object that answers a request; `given` is what httpx2 takes (json, headers, params, content).
+
+        `content` may be a function that begins the body anew: a request can be sent more than once.
 
         Raises the error that a problem stands for, ServiceFailed where no sense can be had of the server.
         """
@@ -110,7 +113,8 @@ class Connection:
         patience = Patience(self.patience_seconds)
         while True:
             try:
-                answer = self._http.send(self._http.build_request(method, path, **given), stream=True)
+                parts: dict[str, Any] = {name: part() if callable(part) else part for name, part in given.items()}
+                answer = self._http.send(self._http.build_request(method, path, **parts), stream=True)
                 self._has_answered = True
                 is_left = is_stream and answer.is_success
                 body = b"" if is_left else _read(answer, self.url)

@@ -1,7 +1,7 @@
 """The command line, an application on top of weightgen and model_zoo (docs/decisions/0001-cli-on-top.md).
 
     weightgen generate | init | compare | tokenize | inspect | score | doctor
-    weightgen remote generate | estimate | list | status | cancel
+    weightgen remote generate | estimate | upload | list | status | cancel
 
 stdout is data: a short table, or JSON with --json. stderr is progress and errors, one sentence each. Exit codes: 0 ok,
 1 failed, 2 usage, 3 verification failed, 4 unsupported, 5 not found, 130 interrupted. Commands import torch only when

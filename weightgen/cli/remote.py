@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weightgen.cli.output import JsonOption, print_json, print_table
+from weightgen.cli.output import JsonOption, print_json, print_table, say
 from weightgen.cli.weights import SeedOption, ShotsOption
 
 if TYPE_CHECKING:
@@ -28,7 +28,14 @@ KeyOption = Annotated[
 ]
 GeneratorOption = Annotated[str, typer.Option(help="A generator of the service (weightgen remote list).")]
 ArchOption = Annotated[str, typer.Option(help="The architecture of the target network.")]
-DataOption = Annotated[str, typer.Option(help="A data set of the service (weightgen remote list).")]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        help="A data set of the service, or a file or folder here, which is uploaded first (its path has a / or a .).",
+        metavar="NAME_OR_FILE",
+    ),
+]
+SamplesOption = Annotated[int, typer.Option(help="How many sets of weights to make.")]
 JobArgument = Annotated[str, typer.Argument(help="The id of a job.", metavar="JOB")]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -40,6 +47,7 @@ def generate(
     data: DataOption,
     out: Annotated[Path, typer.Option(help="The artifact folder to write.")],
     support_per_class: ShotsOption = 20,
+    samples: SamplesOption = 1,
     seed: SeedOption = 0,
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Fail when a reference beats the generated weights.")
@@ -53,21 +61,23 @@ def generate(
         result = client.generate(
             generator=generator,
             architecture=arch,
-            dataset=data,
+            dataset=_dataset(client, data),
             support_per_class=support_per_class,
+            num_samples=samples,
             seed=seed,
             fallback=not no_fallback,
         )
         client.download(result, out)
-    report = {"artifact": str(out), "job": result.job, "repository": result.repository, "report": dict(result.report)}
+    folders = [out] if samples == 1 else [out / str(i) for i in range(samples)]
+    reports = [
+        {"artifact": str(folder), "job": result.job, "repository": sample.repository, "report": dict(sample.report)}
+        for folder, sample in zip(folders, result.samples, strict=True)
+    ]
     if as_json:
-        print_json(report)
+        print_json(reports[0] if samples == 1 else {"samples": reports})
         return
-    rows = [("artifact", str(out)), ("job", result.job), ("repository", result.repository)]
-    rows += [(name, result.report[name]) for name in ("source", "seconds") if name in result.report]
-    if isinstance(found := result.report.get("accuracy"), float):
-        rows.append(("test accuracy", f"{found:.1%}"))
-    print_table(rows)
+    for report in reports:
+        print_table(_summarise(report))
 
 
 @app.command()
@@ -76,6 +86,7 @@ def estimate(
     arch: ArchOption,
     data: DataOption,
     support_per_class: ShotsOption = 20,
+    samples: SamplesOption = 1,
     seed: SeedOption = 0,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
@@ -86,10 +97,28 @@ def estimate(
         told = client.estimate(
             generator=generator,
             architecture=arch,
-            dataset=data,
+            dataset=_dataset(client, data),
             support_per_class=support_per_class,
+            num_samples=samples,
             seed=seed,
         )
+    _show(told, as_json=as_json)
+
+
+@app.command()
+def upload(
+    data: Annotated[Path, typer.Argument(help="A file or a folder of images.", metavar="FILE_OR_FOLDER")],
+    label: Annotated[str | None, typer.Option(help="Of a table: the column of the classes.")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Of a table: the shape of images in its other columns, such as 28x28.")
+    ] = None,
+    url: UrlOption = DEFAULT_URL,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give the service labelled data; the name it prints is what `--data` takes."""
+    with _client(url, key) as client:
+        told = client.upload(data, label=label, shape=shape)
     _show(told, as_json=as_json)
 
 
@@ -130,6 +159,24 @@ def _client(url: str, key: str | None) -> "Iterator[Client]":
         yield client
 
 
+def _dataset(client: "Client", data: str) -> str:
+    """The name of a data set on the service; what looks like a path is uploaded."""
+    # A name stays a name where a file of that name lies about.
+    if "/" not in data and "." not in data:
+        return data
+    say(f"uploading {data}")
+    return client.upload(data)["name"]
+
+
+def _summarise(report: dict[str, Any]) -> list[tuple[str, Any]]:
+    rows = [(name, report[name]) for name in ("artifact", "job", "repository")]
+    told = report["report"]
+    rows += [(name, told[name]) for name in ("source", "seconds") if name in told]
+    if isinstance(found := told.get("accuracy"), float):
+        rows.append(("test accuracy", f"{found:.1%}"))
+    return rows
+
+
 def _show_job(job: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(job)
@@ -145,7 +192,7 @@ def _show_job(job: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _show(told: dict[str, Any], *, as_json: bool) -> None:
-    """An answer of the service, its objects on one line each."""
+    """An answer of the service: objects on one line each, lists by the names of what they hold."""
     if as_json:
         print_json(told)
         return
@@ -153,5 +200,7 @@ def _show(told: dict[str, Any], *, as_json: bool) -> None:
     for name, value in told.items():
         if isinstance(value, dict):
             value = ", ".join(f"{inner} {part}" for inner, part in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(str(part.get("name", part) if isinstance(part, dict) else part) for part in value)
         rows.append((name, "unknown" if value is None else value))
     print_table(rows)
