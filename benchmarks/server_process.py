@@ -49,6 +49,10 @@ class Server:
         """Memory in use by all its processes; what they share counts in each."""
         return sum(_read_pages(pid) for pid in self.processes()) * os.sysconf("SC_PAGE_SIZE")
 
+    def processor_seconds(self) -> float:
+        """Time that its processes have had of a processor."""
+        return sum(_read_ticks(pid) for pid in self.processes()) / os.sysconf("SC_CLK_TCK")
+
     def open_files(self) -> int:
         """File descriptors of all its processes."""
         return sum(_count_files(pid) for pid in self.processes())
@@ -91,6 +95,14 @@ def _read_pages(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except OSError:
         return 0
+
+
+def _read_ticks(pid: int) -> int:
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(words[11]) + int(words[12])
 
 
 def _count_files(pid: int) -> int:
