@@ -7,6 +7,7 @@ for one job at a time: running a module with other weights swaps them in and out
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from importlib import import_module
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
-STAGES = ("load", "generate", "store")
+STAGES = ("load", "generate", "verify", "store")
 
 
 def check_names(request: Mapping[str, Any]) -> None:
@@ -92,10 +93,17 @@ class Generation:
         for generator in {id(each.generator): each.generator for each in begun if isinstance(each, _Begun)}.values():
             orders = {i: each.order for i, each in enumerate(begun) if isinstance(each, _Begun)
                       and each.generator is generator}  # fmt: skip
+            tell = partial(self._tell_verify, [tasks[i] for i in orders])
             with generator.lock:
-                made.update(zip(orders, make_weights_many(list(orders.values())), strict=True))
+                found = make_weights_many(list(orders.values()), on_generated=tell)
+            made.update(zip(orders, found, strict=True))
         for i, (task, each) in enumerate(zip(tasks, begun, strict=True)):
             yield self._end(task, made[i]) if isinstance(each, _Begun) else each
+
+    def _tell_verify(self, tasks: Sequence[Task], places: Sequence[int]) -> None:
+        for place in places:
+            with suppress(JobLost):  # told at its next stage; the others go on
+                self._tell("verify", tasks[place].progress)
 
     def _begin(self, task: Task) -> "_Begun | Exception":
         """What a task asks for, loaded, or what stands in its way."""

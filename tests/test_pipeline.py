@@ -149,3 +149,10 @@ def test_orders_made_together_give_each_what_it_gets_alone(tmp_path):
             made[0].save(tmp_path / f"together-{i}")
             for path in (tmp_path / f"alone-{i}").iterdir():
                 assert (tmp_path / f"together-{i}" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_end_of_generation_is_told_before_the_gate_for_what_was_not_refused(job, monkeypatch):
+    told: list[object] = []
+    monkeypatch.setattr("weightgen.verify._hold_back", lambda request: told.append("gate"))
+    refused, made = make_weights_many([Order(job, 99), Order(job, 5)], on_generated=told.append)
+    assert told == [[1], "gate"] and isinstance(refused, BadOption) and isinstance(made, list)

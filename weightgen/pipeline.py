@@ -146,9 +146,14 @@ def make_weights(job: Job, *, per_class: int, num_samples: int = 1, seed: int = 
     return made
 
 
-def make_weights_many(orders: Sequence[Order]) -> list[list[Made] | WeightgenError]:
+def make_weights_many(
+    orders: Sequence[Order], *, on_generated: Callable[[Sequence[int]], None] = lambda places: None
+) -> list[list[Made] | WeightgenError]:
     """For each of several orders of one generator what `make_weights` gives, or raises, for it alone, but for the
-    seconds, which are those of all together."""
+    seconds, which are those of all together.
+
+    `on_generated` is told between generation and the gate which orders were not refused.
+    """
     outcomes: dict[int, list[Made] | WeightgenError] = {}
     asked: dict[int, Asked] = {}
     generator = orders[0].job.generator
@@ -161,7 +166,7 @@ def make_weights_many(orders: Sequence[Order]) -> list[list[Made] | WeightgenErr
         except WeightgenError as error:
             outcomes[i] = error
     start = time.perf_counter()
-    found = generate_verified_many(generator, list(asked.values()))
+    found = generate_verified_many(generator, list(asked.values()), on_generated=lambda: on_generated(list(asked)))
     seconds = time.perf_counter() - start
     for (i, each), verified in zip(asked.items(), found, strict=True):
         if isinstance(verified, WeightgenError):

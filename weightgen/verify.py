@@ -8,7 +8,7 @@ decides. What is handed over is always made from the whole support set.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,15 +77,16 @@ def generate_verified(
 
 
 def generate_verified_many(
-    generator: WeightGenerator, asked: Sequence[Asked]
+    generator: WeightGenerator, asked: Sequence[Asked], *, on_generated: Callable[[], None] = lambda: None
 ) -> list[list[VerifiedWeights] | WeightgenError]:
     """For each of several requests what `generate_verified` gives, or raises, for it alone.
 
-    Those that the generator can make in one pass are.
+    Those that the generator can make in one pass are. `on_generated` is called between generation and the gate.
     """
+    states = generate_all(generator, [each.request for each in asked])
+    on_generated()
     compared = [_hold_back(each.request) for each in asked]
     partial = generate_all(generator, [found[0] for found in compared if found is not None])
-    states = generate_all(generator, [each.request for each in asked])
     rest = iter(partial)
     outcomes: list[list[VerifiedWeights] | WeightgenError] = []
     for each, found, generated in zip(asked, compared, states, strict=True):

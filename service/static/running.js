@@ -5,7 +5,8 @@ import { byId, capitalise, element, many } from "./dom.js";
 const STAGES = [
   ["queued", "Queue", "Waiting for its turn"],
   ["load", "Load", "Loading the generator and the data"],
-  ["generate", "Generate", "Generating, and comparing with references"],
+  ["generate", "Generate", "Generating the weights"],
+  ["verify", "Verify", "Comparing them with references"],
   ["store", "Store", "Storing the files"],
 ];
 
