@@ -4,6 +4,7 @@ ASKED is JSON: {declared, label, is_pixels, limits}. What is written is safetens
 {"refused": sentence} or what a Raw holds besides its arrays.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -60,6 +61,9 @@ def confine(limits: Limits) -> None:
         _, most = resource.getrlimit(what)
         allowed = limit if most == resource.RLIM_INFINITY else min(limit, most)
         resource.setrlimit(what, (allowed, allowed))
+    os.nice(5)  # whoever asks for something else is answered first
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")  # where memory is short the server stays
 
 
 if __name__ == "__main__":
