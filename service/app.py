@@ -44,6 +44,7 @@ from service.schemas import StatusBody, VersionBody
 from service.scratch import Scratch
 from service.security_headers import SecurityHeaders
 from service.settings import Settings, is_loopback, read_settings
+from service.size_limits import SizeLimits
 from service.uploads import Uploads
 from weightgen import __version__
 
@@ -60,7 +61,7 @@ def create_app(
     jobs, keys = JobStore(settings.database_url), KeyStore(settings.database_url)
     artifacts = open_artifacts(settings)
     uploads = open_uploads(settings)
-    catalogue = replace(catalogue or registered(), uploads=uploads)
+    catalogue = replace(catalogue or registered(), uploads=uploads, limits=SizeLimits.of(settings))
     work_of_jobs = run or _generation(settings, artifacts, uploads)
     measurements = Measurements()
     endings = Endings()
@@ -179,6 +180,7 @@ def _generation(settings: Settings, artifacts: ArtifactStore, uploads: Uploads) 
         scratch=settings.data_dir / "scratch",
         max_generators=settings.max_loaded_generators,
         max_datasets=settings.max_loaded_datasets,
+        limits=SizeLimits.of(settings),
     )
 
 

@@ -6,7 +6,8 @@ from functools import lru_cache
 from typing import Any
 
 from service.contents import Contents
-from service.problems import Problem
+from service.problems import Problem, problem_of
+from service.size_limits import OverLimit, SizeLimits
 from service.uploads import Uploads, is_upload
 from weightgen.errors import BadOption, UnknownName
 
@@ -43,6 +44,17 @@ def _describe_loaded(name: str, contents: str) -> dict[str, Any]:
     return describe_data(load_data(name))
 
 
+@lru_cache(maxsize=256)
+def _fewest_parameters(arch: str) -> int:
+    from model_zoo.architectures import make_meta, make_module
+
+    try:
+        make = make_module(arch, num_classes=2, in_features=1)
+    except BadOption:  # it takes images
+        make = make_module(arch, num_classes=2)
+    return sum(parameter.numel() for parameter in make_meta(make).parameters())
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """The registries behind a service."""
@@ -63,6 +75,9 @@ class Catalogue:
     describe: Callable[[str], dict[str, Any]] = _describe_registered
     """Of a registered data set, what `service.upload_data.describe_data` says; UnknownName if there is none."""
     uploads: Uploads | None = None
+    limits: SizeLimits | None = None
+    fewest_parameters: Callable[[str], int] = _fewest_parameters
+    """Of an architecture, for whatever data."""
 
     def check(self, request: dict[str, Any]) -> dict[str, str]:
         """What the names of a canonical request stand for now; Problem says what could be asked for instead."""
@@ -73,12 +88,25 @@ class Catalogue:
             self.check_names(request)
             if self.uploads is not None and is_upload(request["dataset"]):
                 self.uploads.check(request["dataset"])
+            self._check_size(request)
+        except OverLimit as error:
+            raise problem_of(error) from error
         except UnknownName as error:
             raise self._unknown("dataset" if error.kind == "data set" else error.kind, error) from error
         except BadOption as error:
             part = {"detail": str(error), "pointer": "#/architecture"}  # of the names only this one holds numbers
             raise Problem("invalid-request", str(error), errors=[part]) from error
         return {"generator": generators[request["generator"]], **self.contents(request)}
+
+    def _check_size(self, request: dict[str, Any]) -> None:
+        """Raise OverLimit for what is known to be too large without loading any data; the job looks at the rest."""
+        if self.limits is None:
+            return
+        arch, name = request["architecture"], request["dataset"]
+        self.limits.check_network(arch, num_parameters=self.fewest_parameters(arch))
+        if self.uploads is not None and is_upload(name):
+            num_classes = self.uploads.describe(name)["num_classes"]
+            self.limits.check_task(num_classes=num_classes, support_per_class=request["support_per_class"])
 
     def _unknown(self, field: str, error: UnknownName) -> Problem:
         known = {"generator": self.generators, "architecture": self.architectures, "dataset": self.datasets}

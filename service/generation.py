@@ -18,6 +18,7 @@ from service.artifacts import ArtifactStore
 from service.contents import Contents
 from service.runner import JobLost, Outcome, Progress, Task
 from service.scratch import Scratch
+from service.size_limits import SizeLimits
 from service.uploads import Uploads, is_upload
 from weightgen.errors import UnknownName, WeightgenError
 
@@ -59,9 +60,17 @@ class Generation:
     """Runs canonical requests (`GenerationRequestBody.canonical`): a `service.runner.Run`."""
 
     def __init__(
-        self, artifacts: ArtifactStore, uploads: Uploads, *, scratch: Path, max_generators: int, max_datasets: int
+        self,
+        artifacts: ArtifactStore,
+        uploads: Uploads,
+        *,
+        scratch: Path,
+        max_generators: int,
+        max_datasets: int,
+        limits: SizeLimits | None = None,
     ) -> None:
         """`scratch`, a folder for unfinished work, has to lie on the file system of the artifacts."""
+        self._limits = limits
         self._artifacts, self._uploads, self._scratch, self._contents = artifacts, uploads, Scratch(scratch), Contents()
         self._generators: Loaded[tuple[Path, int], _Generator] = Loaded(_load_generator, max_generators)
         self._datasets: Loaded[tuple[str, str], LabelledData] = Loaded(self._load_data, max_datasets)
@@ -172,6 +181,9 @@ class Generation:
             target_for=partial(target_for, arch),
             references=self._references.get((zoo, self._contents.of_file(zoo))) if zoo else None,
         )
+        if self._limits is not None:
+            self._limits.check_task(num_classes=data.num_classes, support_per_class=request["support_per_class"])
+            self._limits.check_network(arch, num_parameters=job.target.spec.num_parameters)
         return job, generator
 
     def _find_data(self, name: str) -> "LabelledData":

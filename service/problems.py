@@ -20,6 +20,7 @@ from starlette.routing import Match
 from service.artifacts import StoreFull
 from service.jobs import Conflict, QueueFull
 from service.security_headers import HEADERS
+from service.size_limits import OverLimit
 from weightgen.errors import (
     BadData,
     BadOption,
@@ -55,6 +56,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "unknown-name": (422, "Nothing has this name"),
     "unusable-data": (422, "The uploaded data cannot be used"),
     "unsupported": (422, "The generator cannot serve this request"),
+    "over-limit": (422, "The request is larger than this server takes"),
     "verification-failed": (422, "The generated weights did not pass the gate"),
     "took-too-long": (422, "The job took longer than it may"),
     "cancelled": (409, "The job was cancelled"),
@@ -83,6 +85,7 @@ ERRORS: dict[type[WeightgenError], str] = {
     UnknownName: "unknown-name",
     Conflict: "conflict",
     QueueFull: "queue-full",
+    OverLimit: "over-limit",
     StoreFull: "storage-full",
     WeightgenError: "unsupported",
 }

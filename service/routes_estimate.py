@@ -39,5 +39,6 @@ _REFUSALS = (
     "invalid-request",
     "unknown-name",
     "unsupported",
+    "over-limit",
     "storage-failed",
 )

@@ -159,6 +159,7 @@ _REFUSALS = (
     "invalid-request",
     "unknown-name",
     "unsupported",
+    "over-limit",
     "verification-failed",
     "took-too-long",
     "queue-full",

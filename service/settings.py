@@ -123,6 +123,10 @@ class Settings(BaseSettings):
         default=30.0, gt=0, le=3600, description="How long a request may take to arrive, its body included."
     )
     max_connections: int = Field(default=512, ge=1, description="Connections that one process has open at a time.")
+    max_support_examples: int = Field(
+        default=20_000, ge=1, description="Support examples of a request, of all classes together."
+    )
+    max_parameters: int = Field(default=20_000_000, ge=1, description="Parameters of a network that is made.")
     max_artifact_bytes: int = Field(default=1024 * MIB, ge=1, description="Largest artifact, all its files together.")
     max_cached_bytes: int = Field(
         default=64 * MIB,
@@ -141,7 +145,7 @@ class Settings(BaseSettings):
     )
     max_examples: int = Field(default=10_000, ge=4, description="Examples of an uploaded data set.")
     max_features: int = Field(default=4096, ge=1, description="Numbers of an example that is no image, in an upload.")
-    max_classes: int = Field(default=1000, ge=2, description="Classes of an uploaded data set.")
+    max_classes: int = Field(default=1000, ge=2, description="Classes of a data set that is uploaded or asked for.")
     max_image_pixels: int = Field(default=2**24, ge=4, description="Height times width of an uploaded image.")
     max_archive_entries: int = Field(default=12_000, ge=1, description="Files and folders in an uploaded archive.")
     max_reading_seconds: int = Field(

@@ -67,7 +67,12 @@ def stand_in_catalogue() -> Catalogue:
             raise UnknownName("data set", request["dataset"], datasets)
 
     return Catalogue(
-        lambda: {"mip": "a" * 64}, lambda: architectures, lambda: datasets, check_names, contents=lambda _: {}
+        lambda: {"mip": "a" * 64},
+        lambda: architectures,
+        lambda: datasets,
+        check_names,
+        contents=lambda _: {},
+        fewest_parameters={"cnn": 100_000, "cnn-tiny": 2_000}.__getitem__,
     )
 
 

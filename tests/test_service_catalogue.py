@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from model_zoo.architectures import ARCHITECTURES
+from model_zoo.architectures import ARCHITECTURES, build_target
 from model_zoo.data.sklearn import SKLEARN_SETS
 from model_zoo.released import RELEASED
 from service.catalogue import registered
 from service.problems import Problem
 from service.schemas import GeneratorFactsBody
+from service.size_limits import SizeLimits
 from tests.service_standins import ASKED, stand_in_catalogue
 from tests.upload_samples import npz_bytes, some_images, some_uploads, upload
 from weightgen.errors import BadOption, UnknownName
@@ -79,3 +80,28 @@ def test_every_released_generator_ships_its_facts(generator):
     facts = GeneratorFactsBody(name=generator, sha256="a" * 64, **registered().facts(generator))
     assert facts.about.endswith(".") and facts.scoreboards
     assert facts.architectures is None or set(ARCHITECTURES) & set(facts.architectures)
+
+
+def test_an_architecture_that_is_too_large_for_any_data_is_refused_at_once():
+    catalogue = replace(registered(), limits=SizeLimits(10, 1000, 100_000))
+    assert catalogue.check({**ASKED, "architecture": "mlp", "support_per_class": 1})
+    with pytest.raises(Problem, match="'cnn-w256-d8' has .* or more, and this server takes at most 100000; ask for"):
+        catalogue.check({**ASKED, "architecture": "cnn-w256-d8", "support_per_class": 1})
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_the_fewest_parameters_are_no_more_than_a_network_has(architecture):
+    fewest = registered().fewest_parameters(architecture)
+    assert 0 < fewest <= build_target(architecture, num_classes=2).spec.num_parameters
+
+
+def test_an_uploaded_data_set_over_a_limit_is_refused_at_once(tmp_path):
+    uploads = some_uploads(tmp_path)
+    images, labels = some_images()
+    name = upload(uploads, npz_bytes(x=images, y=labels))
+    num_classes = uploads.describe(name)["num_classes"]
+    catalogue = replace(registered(), uploads=uploads, limits=SizeLimits(num_classes, 7 * num_classes, 10**7))
+    assert catalogue.check({**ASKED, "dataset": name, "support_per_class": 7})
+    with pytest.raises(Problem, match="ask for a smaller support_per_class") as refused:
+        catalogue.check({**ASKED, "dataset": name, "support_per_class": 8})
+    assert refused.value.kind == "over-limit"

@@ -15,6 +15,7 @@ from service.catalogue import registered
 from service.generation import STAGES, Generation, Loaded, check_names
 from service.runner import JobLost, Task
 from service.schemas import GenerationRequestBody
+from service.size_limits import OverLimit, SizeLimits
 from tests.upload_samples import npz_bytes, some_images, some_uploads, upload
 from weightgen.artifact import read_artifact
 from weightgen.errors import BadOption, UnknownName, UnsupportedTask
@@ -243,3 +244,25 @@ def test_what_jobs_need_is_imported_before_the_first_one():
         "assert 'torch' in before and not new, new\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        (SizeLimits(9, 1000, 10**6), "has 10 classes, and this server takes at most 9"),
+        (SizeLimits(10, 49, 10**6), "5 examples of each of 10 classes are 50, and this server takes at most 49"),
+        (SizeLimits(10, 50, 1000), r"'cnn-tiny' has \d+ parameters or more, and this server takes at most 1000"),
+    ],
+    ids=["classes", "examples", "parameters"],
+)
+def test_what_is_over_a_limit_is_refused_before_anything_is_generated(tmp_path, limits, sentence):
+    generation = Generation(
+        open_store(tmp_path / "artifacts"), some_uploads(tmp_path), scratch=tmp_path / "scratch", max_generators=1,
+        max_datasets=1, limits=limits,
+    )  # fmt: skip
+    told = []
+    with pytest.raises(OverLimit, match=sentence):
+        generation(REQUEST, lambda *progress: told.append(progress[0]))
+    assert told == ["load"]
+    with pytest.raises(OverLimit, match=sentence):
+        generation.look_up(REQUEST)

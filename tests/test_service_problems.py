@@ -18,6 +18,7 @@ from service.problems import (
     tell_problems,
 )
 from service.schemas import GenerationRequestBody, ProblemBody
+from service.size_limits import OverLimit
 from tests.service_standins import ASKED, Refused
 from weightgen.errors import StorageFailed, UnknownName, UnsupportedTask, WeightgenError
 
@@ -53,7 +54,7 @@ def client() -> TestClient:
     return TestClient(app, raise_server_exceptions=False)
 
 
-@pytest.mark.parametrize("error", [*EVERY_ERROR, Conflict, QueueFull])
+@pytest.mark.parametrize("error", [*EVERY_ERROR, Conflict, OverLimit, QueueFull])
 def test_every_error_is_in_the_table_and_its_problem_is_as_the_schema_says(error):
     assert error in ERRORS
     body = ProblemBody.model_validate(describe_problem(make(error)))

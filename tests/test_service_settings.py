@@ -78,6 +78,8 @@ def test_every_setting_is_described_and_limits_name_their_unit():
                 "examples",
                 "features",
                 "classes",
+                "parameters",
+                "samples",
                 "pixels",
                 "entries",
             ), name
