@@ -40,24 +40,17 @@ def widen(module: nn.Module, number: int) -> nn.Module:
     """
     if not can_run_side_by_side(module):
         raise UnsupportedTask(f"{type(module).__name__} does not say that it can run side by side with others")
-    wide = copy.deepcopy(module)
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            assert layer.groups == 1 and layer.bias is not None
-            grouped = nn.Conv2d(
-                number * layer.in_channels,
-                number * layer.out_channels,
-                (layer.kernel_size[0], layer.kernel_size[1]),
-                stride=(layer.stride[0], layer.stride[1]),
-                padding=layer.padding if isinstance(layer.padding, str) else (layer.padding[0], layer.padding[1]),
-                groups=number,
-                device="meta",
-            )
-            wide.set_submodule(name, grouped)
-        elif isinstance(layer, nn.Linear):
-            wide.set_submodule(name, _GroupedLinear(number, layer.in_features, layer.out_features))
-        else:
-            assert not list(layer.parameters(recurse=False)), f"{name} is neither a convolution nor a linear layer"
+    return _widen(module, number)
+
+
+def _widen(layer: nn.Module, number: int) -> nn.Module:
+    if isinstance(layer, nn.Conv2d):
+        return _GroupedConv(number, layer)
+    if isinstance(layer, nn.Linear):
+        return _GroupedLinear(number, layer)
+    assert not list(layer.parameters(recurse=False)), f"{type(layer).__name__} is no convolution or linear layer"
+    wide = copy.copy(layer)  # a deep copy takes as long as a pass through a small network
+    wide._modules = {name: part and _widen(part, number) for name, part in layer._modules.items()}
     return wide
 
 
@@ -111,17 +104,34 @@ def run_halves(module: nn.Module, state: Mapping[str, Tensor], inputs: Tensor, *
     return torch.cat([first, second[2 * half - len(inputs) :]])
 
 
+class _GroupedConv(nn.Module):
+    """Convolutions side by side: images (n, b c, h, w) to (n, b o, h, w)."""
+
+    def __init__(self, number: int, layer: nn.Conv2d) -> None:
+        super().__init__()
+        assert layer.groups == 1 and layer.bias is not None and layer.padding_mode == "zeros"
+        self.number, self.stride, self.padding, self.dilation = number, layer.stride, layer.padding, layer.dilation
+        self.weight, self.bias = _repeat_blank(layer.weight, number), _repeat_blank(layer.bias, number)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, groups=self.number)
+
+
 class _GroupedLinear(nn.Module):
     """Linear layers side by side: features (n, b in) to (n, b out)."""
 
-    def __init__(self, number: int, in_features: int, out_features: int) -> None:
+    def __init__(self, number: int, layer: nn.Linear) -> None:
         super().__init__()
+        assert layer.bias is not None
         self.number = number
-        self.weight = nn.Parameter(torch.empty(number * out_features, in_features, device="meta"))
-        self.bias = nn.Parameter(torch.empty(number * out_features, device="meta"))
+        self.weight, self.bias = _repeat_blank(layer.weight, number), _repeat_blank(layer.bias, number)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = rearrange(self.weight, "(b o) i -> b i o", b=self.number)
         bias = rearrange(self.bias, "(b o) -> b 1 o", b=self.number)
         made = torch.baddbmm(bias, split_features(x, self.number), weight)
         return rearrange(made, "b n o -> n (b o)")
+
+
+def _repeat_blank(t: Tensor, number: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(number * len(t), *t.shape[1:], device="meta"))
