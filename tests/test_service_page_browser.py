@@ -123,6 +123,29 @@ def test_a_result_that_fell_back_says_so(visit, server):
     expect(page.locator("#result-sentence")).to_contain_text("These are not logah's weights")
     given = page.locator("#held-back-chart .given .value").text_content()
     assert given == f"{100 * report['verification']['held_back']['references'][report['source']]:.1f} %"
+    page.locator("label.tick").click()
+    page.click("#generate")
+    expect(page.locator("#fault")).to_contain_text("'logah' did not pass the gate: on 10 held-back")
+    expect(page.locator("#result")).to_be_hidden()
+
+
+def test_a_connection_that_breaks_is_taken_up_again_and_a_server_that_is_away_is_told(visit, server):
+    page = visit(server).page
+    broken: list[str] = []
+
+    def break_once(route: Any) -> None:
+        if broken:
+            return route.continue_()
+        broken.append(route.request.url)
+        return route.abort()
+
+    page.route("**/events", break_once)
+    ask_for(page, seed=7)
+    assert len(broken) == 1
+    page.route("**/v1/generations", lambda route: route.abort())
+    choose(page, seed=8)
+    page.click("#generate")
+    expect(page.locator("#fault")).to_have_text("The server cannot be reached.")
 
 
 def test_the_files_are_those_of_the_artifact_one_by_one_and_all_together(visit, server):

@@ -2,6 +2,7 @@
 
 const KEY = "weightgen.key";
 const AGAIN_MS = 1000;
+const FOR_NOW = new Set([429, 503]); // statuses of a server that is only busy
 export const FINAL = new Set(["succeeded", "failed", "cancelled"]);
 
 let wantKey = null;
@@ -35,7 +36,7 @@ export async function askJson(path, options = {}) {
 /** The answer of a path, whatever it holds. */
 export function ask(path, options = {}) {
   return withKey(async () => {
-    const response = await fetch(path, { ...options, headers: { ...options.headers, ...authorization() } });
+    const response = await reach(path, { ...options, headers: { ...options.headers, ...authorization() } });
     if (!response.ok) throw new Refusal(response.status, await response.json().catch(() => null));
     return response;
   });
@@ -73,9 +74,17 @@ export async function* follow(id, signal) {
         yield job;
       }
     } catch (error) {
-      if (signal.aborted || error instanceof Refusal) throw error;
+      if (signal.aborted || (error instanceof Refusal && !FOR_NOW.has(error.status))) throw error;
     }
     if (!hasEnded) await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+  }
+}
+
+async function reach(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new Error("The server cannot be reached.");
   }
 }
 
