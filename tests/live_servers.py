@@ -13,6 +13,9 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from service.app import create_app
+from service.jobs import JobStore
+from service.settings import Settings
 from tests.service_standins import StandInRun, stand_in_app
 
 
@@ -25,6 +28,17 @@ def live_service(folder: Path, **settings: Any) -> Iterator[tuple[str, StandInRu
             yield url, run
         finally:
             run.go_on.set()
+
+
+@contextlib.contextmanager
+def live_generation(folder: Path) -> Iterator[tuple[str, Settings]]:
+    """The URL of a service that generates in earnest, and its settings."""
+    settings = Settings(data_dir=folder, inline_seconds=9, drain_seconds=0.5)
+    jobs = JobStore(settings.database_url)
+    jobs.migrate()
+    jobs.close()
+    with served(create_app(settings)) as url:
+        yield url, settings
 
 
 @contextlib.contextmanager

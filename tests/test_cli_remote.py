@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.live_servers import ScriptedServer, answer, live_service, problem, wait_until
+from tests.live_servers import ScriptedServer, answer, live_generation, live_service, problem, wait_until
 from tests.service_standins import ASKED, write_safetensors
 from tests.test_cli import assert_refused, run
 from weightgen.client_http import Connection
@@ -96,6 +96,16 @@ def test_a_job_is_followed_and_cancelled_by_its_id(run, tmp_path):
         assert run("remote", "status", job, "--url", url, "--json").json["state"] == "running"
         done = run("remote", "cancel", job, "--url", url)
         assert done.code == 0 and "cancelled" in done.out
+
+
+def test_the_folder_is_the_one_that_generate_writes_here(run, tmp_path):
+    asked = ("--generator", "mip", "--arch", "cnn-tiny", "--data", "digits", "--seed", 7)
+    assert run("generate", *asked, "--out", "here").code == 0
+    with live_generation(tmp_path / "served") as (url, _):
+        done = run("remote", "generate", *asked, "--out", "there", "--url", url)
+    assert done.code == 0, done.err
+    here, there = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("here", "there"))
+    assert here == there and set(here) == {"README.md", "config.json", "manifest.json", "model.safetensors"}
 
 
 @pytest.mark.parametrize(

@@ -204,14 +204,19 @@ print(HfApi().whoami()["name"])
 def test_a_key_of_the_service_is_a_token_of_the_client(tmp_path, version):
     keys = KeyStore(f"sqlite:///{tmp_path / 'data' / 'jobs.sqlite'}")
     keys.migrate()
-    token, key = keys.make("reader", ["read", "generate"])
+    token, key = keys.make("maker", ["read", "generate"])
+    reader, _ = keys.make("reader", ["read"])
     keys.close()
     with live_service(tmp_path / "data") as (url, run):
         said = run_client(WHO, REPOSITORY, environment=client_environment(version, url, tmp_path, token=token))
         assert said.strip() == key.id and len(run.runs) == 1
+        environment = client_environment(version, url, tmp_path, token=reader)
+        assert run_client(LOOK, REPOSITORY, environment=environment).strip() == "config.json"
         told = run_client(DENIED, REPOSITORY, environment=client_environment(version, url, tmp_path / "none"))
         assert "401" in told and "key" in told
 
+
+LOOK = "import sys, huggingface_hub as h; print(h.HfApi().get_paths_info(sys.argv[1], ['config.json'])[0].path)"
 
 DENIED = """
 import sys

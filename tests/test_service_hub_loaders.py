@@ -10,11 +10,9 @@ from torch import Tensor
 
 from model_zoo.architectures.cnn_tiny import CnnTiny
 from model_zoo.released import RELEASED, expected_hashes
-from service.app import create_app, open_artifacts
-from service.jobs import JobStore
-from service.settings import Settings
+from service.app import open_artifacts
 from tests.hub_clients import client_environment, run_client
-from tests.live_servers import served
+from tests.live_servers import live_generation
 
 MIXIN, VIT = "gen/cnn-tiny.digits.mip.s0", "gen/vit-hf-tiny.digits.logah.s0"
 
@@ -22,11 +20,7 @@ MIXIN, VIT = "gen/cnn-tiny.digits.mip.s0", "gen/vit-hf-tiny.digits.logah.s0"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
     """The URL of a service that generates in earnest, and the store of its artifacts."""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("loaders"), inline_seconds=9, drain_seconds=0.5)
-    jobs = JobStore(settings.database_url)
-    jobs.migrate()
-    jobs.close()
-    with served(create_app(settings)) as url:
+    with live_generation(tmp_path_factory.mktemp("loaders")) as (url, settings):
         yield url, open_artifacts(settings, "artifacts")
 
 
