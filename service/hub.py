@@ -24,7 +24,7 @@ from service.artifacts import ArtifactFile
 from service.file_reply import FOREVER, reply_with_file
 from service.intake import Intake
 from service.jobs import Job
-from service.problems import RETRY_SECONDS, Problem, told_in_headers
+from service.problems import RETRY_SECONDS, Problem, raise_described, told_in_headers
 from service.schemas import GenerationRequestBody
 from weightgen.errors import NotFound
 
@@ -179,7 +179,7 @@ def _artifact_of(job: Job) -> str:
     if job.result is not None:
         return job.result["artifact"]
     if job.problem is not None:
-        raise Problem("unsupported", str(job.problem["detail"]))
+        raise_described(job.problem)
     if job.state == "cancelled":
         raise NotFound(f"job {job.id} was cancelled")
     detail = f"job {job.id} is {job.state}; ask again in {RETRY_SECONDS} seconds"

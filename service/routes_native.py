@@ -101,7 +101,7 @@ def native_routes(intake: Intake) -> APIRouter:
         events = _events(intake, job_id, known=known)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
-    @routes.get("/artifacts/{artifact}", responses=tell("not-found"))
+    @routes.get("/artifacts/{artifact}", responses=tell("not-found", "storage-failed"))
     def list_files(artifact: str) -> ArtifactBody:
         """The files of an artifact."""
         files = [FileBody(name=f.name, sha256=f.sha256, size=f.size) for f in intake.artifacts.files(artifact)]
@@ -115,7 +115,7 @@ def native_routes(intake: Intake) -> APIRouter:
             200: {"description": "The file", "content": {"application/octet-stream": {}}},
             206: {"description": "The bytes that Range asks for"},
             304: {"description": "The client has the file already"},
-            **tell("not-found", "precondition-failed", "range-not-satisfiable"),
+            **tell("not-found", "precondition-failed", "range-not-satisfiable", "storage-failed"),
         },
     )
     def read_file(artifact: str, name: str, request: Request) -> Response:

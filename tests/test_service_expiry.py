@@ -188,6 +188,8 @@ def test_a_full_service_answers_507_until_old_artifacts_expire(tmp_path):
         full = client.post("/v1/generations", json={**ASKED, "seed": 1})
         assert (full.status_code, full.json()["type"]) == (507, "urn:weightgen:problem:storage-full")
         assert "of 1300 bytes are stored" in full.json()["detail"] and str(tmp_path) not in full.text
+        hub = client.get("/hf/gen/cnn-tiny.digits.mip.s1/resolve/main/config.json")
+        assert hub.status_code == 507 and "bytes are stored" in hub.headers["x-error-message"]
     os.utime(next((tmp_path / "artifacts").rglob(f"{first}.json")), (1, 1))
     with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite")) as database, database:
         database.execute("UPDATE jobs SET updated = 1 WHERE state = 'succeeded'")
