@@ -153,7 +153,7 @@ def attack_server(server: Server, *, number: int, seed: int) -> dict[str, Any]:
     token = make_key(server)
     job = generate(server, token, seed=0)
     known = Known(token, job["result"]["artifact"])
-    secrets = [token.rpartition("_")[2], str(server.folder), str(ROOT), sys.prefix]
+    secrets = [token.split("_", 2)[2], str(server.folder), str(ROOT), sys.prefix]
     found = list(attacks(number, known, seed=seed, kinds={**KINDS, **FILE_KINDS}))
     seen, start, num_jobs = Seen(), time.monotonic(), count_jobs(server)
     asyncio.run(send_all(server.port, found[: number // 10], seen, secrets=secrets))

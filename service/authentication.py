@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Send
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Asked
 
 from service.keys import SCOPES, Key, KeyStore, Scope, parse_key
@@ -96,6 +96,7 @@ class Authentication:
                 key = await self._who(Headers(scope=scope))
                 if key is not None:
                     state["owner"], state["scopes"] = key.id, key.scopes
+                    send = _keep_private(send)
                 require(needed, state["scopes"])
             except Problem as problem:
                 return await refuse(problem, scope)(scope, receive, send)
@@ -126,6 +127,19 @@ class Authentication:
             how = "was revoked" if key.revoked is not None else "has expired"
             raise _unauthorized(f"the key {key.name!r} {how}; ask the operator for another")
         return key
+
+
+def _keep_private(send: Send) -> Send:
+    """A `send` that lets nobody keep an answer for others than the key it was meant for."""
+
+    async def send_private(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            cache = headers.get("cache-control", "")
+            headers["Cache-Control"] = cache.replace("public", "private") if cache else "private"
+        await send(message)
+
+    return send_private
 
 
 def require(needed: Scope, scopes: frozenset[Scope]) -> None:

@@ -153,7 +153,7 @@ def reply(problem: Problem) -> Response:
 
 
 def refuse(problem: Problem, scope: Mapping[str, Any]) -> Response:
-    """The answer to a request (its ASGI scope) that is refused before any route sees it."""
+    """The answer that tells a problem of a request (its ASGI scope), to Hub clients as they read it."""
     return reply(told_in_headers(problem) if scope["path"].startswith("/hf/") else problem)
 
 
@@ -176,17 +176,18 @@ def tell_problems(app: FastAPI) -> None:
 
 def _tell_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, WeightgenError)
-    return reply(problem_of(error))
+    return refuse(problem_of(error), request.scope)
 
 
 def _tell_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if any(part["type"] == "json_invalid" for part in found):
-        return reply(Problem("malformed-request", "the body is not valid JSON"))
+        return refuse(Problem("malformed-request", "the body is not valid JSON"), request.scope)
     parts = [_describe_part(part["loc"], part["msg"]) for part in found]
     count = f"{len(parts)} things are" if len(parts) > 1 else "one thing is"
-    return reply(Problem("invalid-request", f"{count} wrong with the request; errors says what", errors=parts))
+    problem = Problem("invalid-request", f"{count} wrong with the request; errors says what", errors=parts)
+    return refuse(problem, request.scope)
 
 
 def _describe_part(place: Sequence[str | int], detail: str) -> dict[str, str]:
@@ -200,7 +201,7 @@ def _describe_part(place: Sequence[str | int], detail: str) -> dict[str, str]:
 def _tell_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     if isinstance(error, Problem):
-        return reply(error)
+        return refuse(error, request.scope)
     kind = _OF_STATUS.get(error.status_code, "internal")
     details = {
         "malformed-request": "the request cannot be read",
@@ -211,13 +212,14 @@ def _tell_http(request: Request, error: Exception) -> Response:
     if kind == "method-not-allowed":  # the router tells only what the first route of this path serves
         matching = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
         headers["Allow"] = ", ".join(sorted({m for route in matching for m in getattr(route, "methods", None) or ()}))
-    return reply(Problem(kind, details.get(kind, _OWN_FAULT["internal"]), headers=headers))
+    return refuse(Problem(kind, details.get(kind, _OWN_FAULT["internal"]), headers=headers), request.scope)
 
 
 def _tell_database(request: Request, error: Exception) -> Response:
     _log.error("the job database does not answer: %s", str(error).partition("\n")[0])
     retry = {"Retry-After": str(RETRY_SECONDS)}
-    return reply(Problem("not-ready", "the job database does not answer; ask again in a moment", headers=retry))
+    problem = Problem("not-ready", "the job database does not answer; ask again in a moment", headers=retry)
+    return refuse(problem, request.scope)
 
 
 def _tell_bug(request: Request, error: Exception) -> Response:

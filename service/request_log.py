@@ -16,6 +16,8 @@ from service.measurements import Measurements
 
 LOGGER = logging.getLogger("service.requests")
 _OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"}
+_KEY = re.compile("wg_[0-9a-f]{12}_[A-Za-z0-9_-]+")
+"""A key that somebody put into a path; it is never logged."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 LOGGING: dict[str, Any] = {
@@ -111,6 +113,6 @@ class RequestLog:
                 self._measurements.observe_request(method=scope["method"], route=route, status=status, seconds=seconds)
                 owner = scope.get("state", {}).get("owner")
                 fields |= {"owner": owner} if owner else {}
-                said = {**fields, "method": scope["method"], "path": scope["path"], "status": status,
-                        "seconds": round(seconds, 4)}  # fmt: skip
+                said = {**fields, "method": scope["method"], "path": _KEY.sub("wg_***", scope["path"]),
+                        "status": status, "seconds": round(seconds, 4)}  # fmt: skip
                 LOGGER.info("answered", extra=said)

@@ -133,6 +133,11 @@ def test_a_path_and_a_method_that_are_not_served_are_told(client):
     assert wrong.headers["content-type"] == MEDIA_TYPE
 
 
+def test_hub_clients_are_told_in_a_header_and_others_in_the_body_alone(client):
+    assert "nothing is served" in client.get("/hf/nothing").headers["x-error-message"]
+    assert "x-error-message" not in client.get("/nothing").headers
+
+
 def test_a_path_of_several_routes_tells_the_methods_of_all(client):
     assert client.patch("/names").headers["allow"] == "DELETE, POST"
 

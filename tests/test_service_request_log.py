@@ -65,3 +65,11 @@ def test_the_log_tells_the_job_of_a_request_and_every_line_of_a_job_its_id(clien
     answered = next(line for line in lines if line["message"] == "answered")
     assert answered["job"] == job and answered["path"] == "/v1/generations"
     assert [line["job"] for line in lines if line["logger"] == "service.runner"] == [job, job]
+
+
+def test_a_key_in_a_path_is_not_logged(client, caplog):
+    secret = "s" * 43
+    with caplog.at_level(logging.INFO, LOGGER.name):
+        client.get(f"/v1/jobs/wg_0123456789ab_{secret}/events")
+    [line] = [JsonLines().format(record) for record in caplog.records if record.name == LOGGER.name]
+    assert secret not in line and json.loads(line)["path"] == "/v1/jobs/wg_***/events"
