@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-SHARE = 8
+SHARE = 4
 """A file may take this part of the memory, so that a few large ones do not push out all others."""
 
 

@@ -129,9 +129,9 @@ class Settings(BaseSettings):
     max_parameters: int = Field(default=20_000_000, ge=1, description="Parameters of a network that is made.")
     max_artifact_bytes: int = Field(default=1024 * MIB, ge=1, description="Largest artifact, all its files together.")
     max_cached_bytes: int = Field(
-        default=64 * MIB,
+        default=16 * MIB,
         ge=0,
-        description="Bytes of artifacts read lately that one process keeps in memory, each file at most an eighth.",
+        description="Bytes of artifacts read lately that one process keeps in memory, each file at most a quarter.",
     )
     max_stored_bytes: int = Field(
         default=0, ge=0, description="Most bytes of all artifacts, and of all uploads, together; 0: no limit."

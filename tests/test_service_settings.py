@@ -82,4 +82,5 @@ def test_every_setting_is_described_and_limits_name_their_unit():
                 "samples",
                 "pixels",
                 "entries",
+                "attempts",
             ), name
