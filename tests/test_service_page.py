@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from service.generation import STAGES
 from service.page import FOLDER, TYPES
 from tests.service_standins import stand_in_app
 
@@ -126,6 +127,11 @@ def test_every_module_and_every_export_that_is_imported_is_there():
             assert set(re.findall(r"\w+", names)) <= set(exported), (name, module)
     loaded = set(re.findall(r'from "\./([^"]+)"', "".join(map(read, MODULES)))) | {"app.js"}
     assert loaded == set(MODULES)
+
+
+def test_every_stage_of_a_job_has_words():
+    table = re.search(r"const STAGES = \[(.*?)\n\];", read("running.js"), re.DOTALL)
+    assert table and re.findall(r'\["(\w+)"', table[1]) == ["queued", *STAGES]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

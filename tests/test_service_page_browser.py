@@ -192,6 +192,20 @@ def test_the_snippets_run_as_they_are_copied(visit, server, tmp_path, shots):
         assert (tmp_path / "model.safetensors").stat().st_size > 1000
 
 
+def test_several_samples_are_shown_one_at_a_time(visit, server):
+    page = visit(server, accept_downloads=True).page
+    ask_for(page, generator="d2nwg", num_samples=2)
+    samples = read_job(page, server)["result"]["samples"]
+    assert len({sample["artifact"] for sample in samples}) == 2
+    for sample, button in zip(samples, page.locator("#samples button").all(), strict=True):
+        button.click()
+        expect(button).to_have_attribute("aria-pressed", "true")
+        expect(page.locator("#result-facts .big dd")).to_have_text(f"{100 * sample['report']['accuracy']:.1f} %")
+        expect(page.locator("#snippet")).to_contain_text(sample["repository"])
+        link = page.locator("#files a:text-is('model.safetensors')")
+        expect(link).to_have_attribute("href", f"/v1/artifacts/{sample['artifact']}/files/model.safetensors")
+
+
 def test_a_result_has_an_address_and_stays_in_this_browser_until_it_is_forgotten(visit, server):
     page = visit(server).page
     ask_for(page, seed=4)

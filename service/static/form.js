@@ -2,8 +2,8 @@
 
 import { byId, element, percent, tellFault } from "./dom.js";
 
-const FIELDS = ["dataset", "architecture", "generator", "support_per_class", "seed", "fallback"];
-const NUMBERS = ["support_per_class", "seed"];
+const FIELDS = ["dataset", "architecture", "generator", "support_per_class", "seed", "num_samples", "fallback"];
+const NUMBERS = ["support_per_class", "seed", "num_samples"];
 const CUSTOM = "other";
 const UPLOADED = /^up-[0-9a-f]{64}$/;
 const FIRST_CHOICE = { dataset: "digits", architecture: "cnn-tiny", generator: "mip" };
@@ -86,6 +86,7 @@ export function showRequest(request) {
   }
   byId("support_per_class").value = request.support_per_class;
   byId("seed").value = request.seed;
+  byId("num_samples").value = request.num_samples;
   byId("fallback").checked = request.fallback;
   showChoices();
 }

@@ -11,20 +11,35 @@ const COPY = 0.05; // of the usual distance between trained networks
 
 let shown = null;
 
-/** Shows a job that has succeeded; resolves once its snippets are there too. */
+/** Shows a job that has succeeded, its first sample; resolves once the snippets are there too. */
 export async function showResult(job) {
-  shown = job;
-  const { report, artifact } = job.result;
-  const asked = job.request;
-  byId("result-title").textContent = `${asked.architecture} for ${labelOf(asked.dataset)}`;
+  const { architecture, dataset } = job.request;
+  const { samples } = job.result;
+  byId("result-title").textContent = `${architecture} for ${labelOf(dataset)}`;
   byId("result").hidden = false;
+  byId("samples").hidden = samples.length === 1;
+  byId("samples").replaceChildren(
+    ...samples.map((sample, index) => {
+      const label = `${index + 1}: ${percent(sample.report.accuracy)}`;
+      const button = element("button", { type: "button", "aria-pressed": "false" }, label);
+      button.addEventListener("click", () => guard(() => showSample(job, index)));
+      return button;
+    }),
+  );
+  await showSample(job, 0);
+}
+
+async function showSample(job, index) {
+  const sample = (shown = job.result.samples[index]);
+  const { report, artifact } = sample;
+  [...byId("samples").children].forEach((other, place) => other.setAttribute("aria-pressed", String(place === index)));
   showVerdict(report);
-  showFigures(report, asked);
+  showFigures(report, job.request);
   showPicture(report);
   byId("nearest").textContent = [describeNearest(report), describeNotes(report)].filter(Boolean).join(" ");
-  showFiles(job.result);
+  showFiles(sample);
   const manifest = await askJson(pathOf(artifact, "manifest.json"));
-  if (shown === job) showSnippets(snippetsOf(job, manifest, hasKey()));
+  if (shown === sample) showSnippets(snippetsOf(job, sample, manifest, hasKey()));
 }
 
 export function hideResult() {
@@ -147,12 +162,12 @@ async function copySnippet() {
 }
 
 async function downloadAll() {
-  const { artifact, files } = shown.result;
+  const { artifact, files, report } = shown;
   const read = async ({ name }) => {
     const response = await ask(pathOf(artifact, name));
     return { name, content: new Uint8Array(await response.arrayBuffer()) };
   };
-  save(packZip(await Promise.all(files.map(read))), `${shown.request.architecture}-${artifact.slice(0, 12)}.zip`);
+  save(packZip(await Promise.all(files.map(read))), `${report.arch}-${artifact.slice(0, 12)}.zip`);
 }
 
 async function guard(work) {

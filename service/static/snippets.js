@@ -3,26 +3,26 @@
 const SHOTS_OF_NAMES = 20;
 const LONGEST_NAME = 96;
 
-/** The name under which Hub clients find a job's result: readable where its request can be said in a name. */
-export function repositoryOf(job) {
+/** The name under which Hub clients find a sample of a job: readable where its request can be said in a name. */
+export function repositoryOf(job, sample) {
   const asked = job.request;
   const parts = [asked.architecture, asked.dataset, asked.generator];
   const name = `${parts.join(".")}.s${asked.seed}`;
   const isPlain = asked.support_per_class === SHOTS_OF_NAMES && asked.fallback && asked.num_samples === 1;
   const others = Object.keys(asked).length === 7; // a field this page knows nothing of cannot be in a name
   const fits = parts.every((part) => /^[\w-]+$/.test(part)) && name.length <= LONGEST_NAME;
-  return isPlain && others && fits ? `gen/${name}` : job.result.repository;
+  return isPlain && others && fits ? `gen/${name}` : sample.repository;
 }
 
-/** [{title, text}] for a job that has succeeded; `manifest` is the artifact's, `isLocked` whether a key is needed. */
-export function snippetsOf(job, manifest, isLocked) {
+/** [{title, text}] for a sample of a job; `manifest` is its artifact's, `isLocked` whether a key is needed. */
+export function snippetsOf(job, sample, manifest, isLocked) {
   const hub = `${location.origin}/hf`;
-  const repository = repositoryOf(job);
+  const repository = repositoryOf(job, sample);
   return [
     { title: "Python", text: inPython(hub, repository, manifest, isLocked) },
     { title: "State dict", text: asState(hub, repository, isLocked) },
     { title: "hf", text: `${isLocked ? "HF_TOKEN=wg_… " : ""}HF_ENDPOINT=${hub} hf download ${repository}\n` },
-    { title: "curl", text: byCurl(job.result, isLocked) },
+    { title: "curl", text: byCurl(sample, isLocked) },
   ];
 }
 
