@@ -1,5 +1,8 @@
 """A server that is told to stop ends what it has begun, refuses what is new, and leaves."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -7,7 +10,7 @@ import httpx
 import pytest
 
 from service.jobs import JobStore
-from tests.service_process import running_server, running_stand_in
+from tests.service_process import ROOT, running_server, running_stand_in
 from tests.service_standins import ASKED
 
 
@@ -106,3 +109,15 @@ def test_under_load_every_accepted_job_is_done_or_waits_when_the_server_has_stop
         assert refused.is_set()
         assert "Traceback" not in server.log.read_text()
     assert {read_job(tmp_path / "data", job).state for job in accepted.values()} <= {"succeeded", "queued"}
+
+
+@pytest.mark.parametrize(
+    ("hangs", "code"),
+    [("threading.Event().wait()", 1), ("re.match('(a+)+$', 40 * 'a' + 'b')", -signal.SIGALRM)],
+    ids=["waits", "holds the interpreter's lock"],
+)
+def test_a_process_that_hangs_leaves_all_the_same(hangs, code):
+    program = f"import re, threading\nfrom service.drain import leave_after\nleave_after(0.1)\n{hangs}"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code
+    assert ("the server did not stop in time" in done.stderr) == (code == 1)
