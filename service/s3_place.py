@@ -128,7 +128,8 @@ class S3Place:
         if token is None or max(artifact.used, artifact.uploads[token].listed or 0.0) >= unused_since:
             return False
         self._tokens.pop(sha, None)
-        self._remove(sha, artifact.uploads, [self._key(sha, "used")])
+        whole = {token: upload for token, upload in artifact.uploads.items() if upload.listed is not None}
+        self._remove(sha, whole, [self._key(sha, "used")])  # half ones may be somebody's work
         return True
 
     def stored(self) -> Iterator[Stored]:

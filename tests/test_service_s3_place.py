@@ -90,6 +90,21 @@ def test_an_upload_that_ends_while_its_artifact_is_removed_stays(place, server, 
     assert place.has(SHA) and b"".join(place.read(SHA, "b", 0, 2)) == b"22"
 
 
+def test_an_upload_half_done_while_its_artifact_is_removed_ends_whole(place, server, bucket, tmp_path, monkeypatch):
+    place.put(SHA, b"[]", fill(tmp_path / "first"))
+    other = S3Place(f"s3://{bucket}/some/where", endpoint_url=server)
+    put_list = other._fs.pipe_file
+
+    def remove_first(*args):
+        assert place.delete(SHA) and not place.has(SHA)
+        put_list(*args)
+
+    monkeypatch.setattr(other._fs, "pipe_file", remove_first)
+    other.put(SHA, b"[]", fill(tmp_path / "second"))
+    assert place.has(SHA) and len(keys(server, bucket)) == 3
+    assert [b"".join(place.read(SHA, name, 0, size)) for name, size in (("a", 1), ("b", 2))] == [b"1", b"22"]
+
+
 def test_a_reader_finds_what_another_process_removed_and_put_again(place, server, bucket, tmp_path):
     place.put(SHA, b"[]", fill(tmp_path / "first"))
     other = S3Place(f"s3://{bucket}/some/where", endpoint_url=server)
