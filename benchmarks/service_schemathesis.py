@@ -40,8 +40,8 @@ def run_schemathesis(server: Server, token: str, *, examples: int, seed: int) ->
         sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{server.port}/openapi.json",
         "--header", f"Authorization: Bearer {token}", "--checks", ",".join(CHECKS), "--phases", ",".join(PHASES),
         "--max-examples", str(examples), "--seed", str(seed), "--continue-on-failure", "--no-shrink",
-        "--warnings", "off", "--request-retries", "2",  # a kept connection may end as it is used again
-        "--report", "json", "--report-json-path", str(report),
+        "--warnings", "off", "--report", "json", "--report-json-path", str(report),
+        "--request-retries", "2", "--request-timeout", "120",  # a kept connection may end, and a busy machine be slow
     ]  # fmt: skip
     ended = subprocess.run(command, cwd=server.folder, capture_output=True, text=True, timeout=LIMIT_SECONDS)
     if not report.exists():
@@ -60,7 +60,7 @@ def summarize(report: dict[str, Any]) -> dict[str, Any]:
         "requests": cases["generated"],
         "phases": {name: phase["status"] for name, phase in report["phases"].items()},
         "failures": failures,
-        "errors": len(report["errors"]),
+        "errors": [f"{found['title']}, {found['count']} times" for found in report["errors"]],
         "met": {
             "every operation was tested": report["operations"]["tested"] == report["operations"]["total"],
             "no answer that is not described": not failures and not report["errors"] and report["complete"],
@@ -91,6 +91,7 @@ def render(summary: dict[str, Any]) -> str:
         f"{failure['title']}, {failure['count']} times: {', '.join(failure['operations'])}"
         for failure in summary["failures"]
     ]
+    lines += summary["errors"]
     lines += [f"{aim}: {'met' if is_met else 'missed'}" for aim, is_met in summary["met"].items()]
     return "\n".join(lines)
 

@@ -81,7 +81,7 @@ def report(**found):
         ({}, [True, True]),
         ({"operations": {"tested": 1, "total": 2}}, [False, True]),
         ({"failures": [{"title": "Server error", "count": 2, "operations": ["GET /x"]}]}, [True, False]),
-        ({"errors": [{"title": "Network Error"}]}, [True, False]),
+        ({"errors": [{"title": "Network Error", "count": 1}]}, [True, False]),
         ({"complete": False}, [True, False]),
     ],
     ids=["fine", "untested", "failure", "error", "incomplete"],
