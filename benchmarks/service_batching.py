@@ -64,7 +64,7 @@ async def measure_servers(together: Server, alone: Server, *, shots: int, reques
             took = await run_round(server, asked, range(number * requests, (number + 1) * requests))
             if number:
                 found[name].append(took)
-    return _compare(found, requests)
+    return compare_rounds(found, requests)
 
 
 def measure_here(job: Job, *, shots: int, rounds: int) -> dict[str, Any]:
@@ -81,10 +81,10 @@ def measure_here(job: Job, *, shots: int, rounds: int) -> dict[str, Any]:
                     make_weights(job, per_class=shots, seed=seed)
             if number:
                 found[name].append((time.perf_counter() - began, time.thread_time() - processor))
-    return _compare(found, BATCH)
+    return compare_rounds(found, BATCH)
 
 
-def _compare(found: dict[str, list[tuple[float, float]]], requests: int) -> dict[str, Any]:
+def compare_rounds(found: dict[str, list[tuple[float, float]]], requests: int) -> dict[str, Any]:
     """Medians over the rounds."""
     per_second = {name: requests / statistics.median(s for s, _ in took) for name, took in found.items()}
     processor = {name: statistics.median(s for _, s in took) / requests for name, took in found.items()}

@@ -20,7 +20,7 @@ from service.problems import RETRY_SECONDS, Problem
 from service.schemas import GenerationRequestBody
 from service.settings import Settings
 
-FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 0.25
+FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 0.25
 """Between two looks at a job that may be run by another process: it grows from the one to the other."""
 
 
