@@ -39,6 +39,14 @@ class Intake:
     endings: Endings = field(default_factory=Endings)
     """Of the jobs that this process's runner runs."""
 
+    def examine(self, body: GenerationRequestBody) -> tuple[dict[str, Any], str]:
+        """The canonical request and its digest; Problem for what is not served here, by its names or its size."""
+        if body.num_samples > self.settings.max_samples:
+            detail = f"num_samples is {body.num_samples}, at most {self.settings.max_samples} may be asked for"
+            raise Problem("invalid-request", detail, errors=[{"detail": detail, "pointer": "#/num_samples"}])
+        request = body.canonical()
+        return request, body.digest(contents=self.catalogue.check(request))
+
     def accept(
         self, body: GenerationRequestBody, *, owner: str = "", may_make: bool = True, idempotency_key: str | None = None
     ) -> Job:
@@ -46,11 +54,7 @@ class Intake:
 
         Who may not make anything gets a job that there is already; Problem if there is none.
         """
-        if body.num_samples > self.settings.max_samples:
-            detail = f"num_samples is {body.num_samples}, at most {self.settings.max_samples} may be asked for"
-            raise Problem("invalid-request", detail, errors=[{"detail": detail, "pointer": "#/num_samples"}])
-        request = body.canonical()
-        digest = body.digest(contents=self.catalogue.check(request))
+        request, digest = self.examine(body)
         submit = partial(
             self.jobs.submit,
             request,

@@ -25,8 +25,7 @@ def estimate_routes(intake: Intake, estimator: Estimator) -> APIRouter:
         return await to_thread.run_sync(_estimate, body, limiter=limiter)
 
     def _estimate(body: GenerationRequestBody) -> EstimateBody:
-        request = body.canonical()
-        digest = body.digest(contents=intake.catalogue.check(request))
+        request, digest = intake.examine(body)
         return estimator.estimate(request, digest=digest)
 
     return routes

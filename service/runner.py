@@ -212,7 +212,8 @@ class Runner:
         """Run jobs and write down how they ended."""
         if jobs[0].attempt > self._max_attempts:  # such a job was claimed alone
             reason = f"the server died {self._max_attempts} times while it ran this job, which is not begun again"
-            self._store.fail(jobs[0].id, runner, Problem("internal", reason).body())
+            if self._store.fail(jobs[0].id, runner, Problem("internal", reason).body()):
+                self._count("failed")
             self._on_end(jobs[0].id)
             return
         in_hand = [_Held(job, runner, measurements=self._measurements) for job in jobs]

@@ -35,8 +35,10 @@ def test_an_estimate_is_answered_without_a_job(client):
         ({"architecture": "mlp"}, "unsupported"),
         ({"support_per_class": 0}, "invalid-request"),
         ({"extra": 1}, "invalid-request"),
+        ({"num_samples": 10**6}, "invalid-request"),
+        ({"architecture": "mlp-w4096-d64"}, "over-limit"),
     ],
-    ids=["generator", "dataset", "architecture", "support", "field"],
+    ids=["generator", "dataset", "architecture", "support", "field", "samples", "size"],
 )
 def test_what_could_not_be_generated_is_refused_alike(client, changes, kind):
     answer = client.post("/v1/estimate", json=ASKED | changes)
