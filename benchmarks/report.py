@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import service_report
 from benchmarks.diffusion_report import read_study, render_study
 from benchmarks.generator_facts import describe_generator
 from benchmarks.logah_report import read_figures, render_figures
@@ -59,7 +60,11 @@ def written() -> dict[Path, str]:
     """Every file with figures in it, and its text with the figures of now."""
     results = read_results(ROOT / "docs" / "results")
     few_way = read_results(ROOT / "docs" / "results" / "few_way")
-    files = {ROOT / "README.md": {"results": render(results, few_way)}}
+    service = service_report.render_figures(service_report.read_figures(ROOT / "docs" / "results" / "service"))
+    files = {
+        ROOT / "README.md": {"results": render(results, few_way)},
+        ROOT / "docs" / "service.md": {"figures": service},
+    }
     for name, file in RELEASED.items():
         if (FOLDER / file).is_file():
             own = [[r for r in group if r["generator"]["name"] == name] for group in (results, few_way)]
