@@ -8,7 +8,7 @@ Without parts, a fifth of each class is kept for testing, always the same (`mode
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -21,12 +21,12 @@ from model_zoo.data.image_folder import TEST_FRACTION, label_pictures, resize_pi
 from model_zoo.data.split import number_classes, split_stratified
 from model_zoo.data.table import standardize_numbers
 from service.reading import Limits, Raw, Unusable, show
+from service.uploads import ABOUT, TENSORS
 from weightgen.errors import BadData
 from weightgen.labelled_data import LabelledData
 from weightgen.state_file import save_state
 from weightgen.storage import write_json
 
-ABOUT, TENSORS = "about.json", "data.safetensors"
 _NAME = "upload"
 _PARTS = ("train", "test")
 
@@ -56,9 +56,9 @@ def write_data(folder: Path, data: LabelledData) -> None:
     write_json(folder / ABOUT, describe_data(data))
 
 
-def read_data(name: str, about: dict[str, Any], file: BinaryIO) -> LabelledData:
-    """The data that `write_data` wrote."""
-    tensors = safetensors.torch.load(file.read())
+def read_data(name: str, about: dict[str, Any], content: bytes) -> LabelledData:
+    """The data that `write_data` wrote, from what it said of them and the bytes of the tensors."""
+    tensors = safetensors.torch.load(content)
     for part in _PARTS:
         x = tensors[f"x_{part}"]
         tensors[f"x_{part}"] = x.float() / 255 if x.dtype == torch.uint8 else x

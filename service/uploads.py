@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from weightgen.labelled_data import LabelledData
 
 PREFIX = "up-"
+ABOUT, TENSORS = "about.json", "data.safetensors"
+"""The files of one, as `service.upload_data` writes them."""
 _NAME = re.compile(f"{PREFIX}([0-9a-f]{{64}})")
 
 
@@ -81,16 +83,13 @@ class Uploads:
 
     def describe(self, name: str) -> dict[str, Any]:
         """What `service.upload_data.describe_data` says of one; UnknownName if there is none."""
-        with self._open(name, "about.json") as file:
-            return parse_json(file.read(), name=f"data set {name}")
+        return parse_json(self._read(name, ABOUT), name=f"data set {name}")
 
     def load(self, name: str) -> "LabelledData":
         """The data; UnknownName if there is none of this name."""
-        from service.upload_data import TENSORS, read_data
+        from service.upload_data import read_data
 
-        about = self.describe(name)
-        with self._open(name, TENSORS) as file:
-            return read_data(name, about, file)
+        return read_data(name, self.describe(name), self._read(name, TENSORS))
 
     def delete(self, name: str) -> None:
         """Forget one; UnknownName if there is none of this name."""
@@ -99,10 +98,11 @@ class Uploads:
         except NotFound as error:
             raise GoneUpload(name) from error
 
-    def _open(self, name: str, file: str) -> BinaryIO:
+    def _read(self, name: str, file: str) -> bytes:
         try:
-            return self.store.open(name.removeprefix(PREFIX), file)
-        except NotFound as error:
+            with self.store.open(name.removeprefix(PREFIX), file) as opened:
+                return opened.read()
+        except (NotFound, FileNotFoundError) as error:  # it may go from a bucket while it is read
             raise GoneUpload(name) from error
 
 

@@ -14,7 +14,8 @@ from model_zoo.data.npz import load_npz
 from model_zoo.data.table import load_table
 from service.reading import Unusable
 from service.reading.formats import read_file
-from service.upload_data import ABOUT, TENSORS, describe_data, label_upload, read_data, write_data
+from service.upload_data import describe_data, label_upload, read_data, write_data
+from service.uploads import ABOUT, TENSORS
 from tests.upload_samples import (
     LIMITS,
     class_folders,
@@ -132,8 +133,7 @@ def check_round_trip(data: LabelledData, folder):
     write_data(folder, data)
     about = read_json(folder / ABOUT)
     assert about == describe_data(data)
-    with (folder / TENSORS).open("rb") as file:
-        again = read_data("again", about, file)
+    again = read_data("again", about, (folder / TENSORS).read_bytes())
     assert (again.digest(), again.notes, again.name) == (data.digest(), data.notes, "again")
 
 

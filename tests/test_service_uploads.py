@@ -8,11 +8,13 @@ from sklearn.datasets import load_digits
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.artifacts import open_store
 from service.jobs import JobStore
 from service.problems import Problem
 from service.settings import read_settings
-from service.uploads import is_upload
-from tests.upload_samples import class_folders, npz_bytes, some_images, some_uploads, upload, zip_bytes
+from service.uploads import Uploads, is_upload
+from tests.s3_server import new_bucket, running_s3
+from tests.upload_samples import LIMITS, class_folders, npz_bytes, some_images, some_uploads, upload, zip_bytes
 from weightgen.errors import UnknownName
 
 IMAGES, LABELS = some_images()
@@ -67,6 +69,22 @@ def test_what_is_no_upload_is_unknown(name, tmp_path):
     assert not uploads.exists(name)
     with pytest.raises(UnknownName, match="no data set is called"):
         uploads.describe(name)
+
+
+def test_a_set_may_lie_in_a_bucket(tmp_path):
+    pytest.importorskip("s3fs", reason="the extra s3 is not installed")
+    pytest.importorskip("moto", reason="the extra dev is not installed")
+    local = some_uploads(tmp_path)
+    with running_s3() as url:
+        store = open_store(f"s3://{new_bucket(url)}/datasets", s3_endpoint_url=url)
+        uploads = Uploads(store, local.scratch, LIMITS)
+        name = upload(uploads, NPZ)
+        assert name == upload(local, NPZ)
+        assert uploads.load(name).digest() == local.load(name).digest()
+        uploads.check(name)
+        uploads.delete(name)
+        with pytest.raises(UnknownName, match="upload it again"):
+            uploads.load(name)
 
 
 def test_weights_are_made_for_uploaded_digits_from_end_to_end(tmp_path):
