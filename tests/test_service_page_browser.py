@@ -192,6 +192,18 @@ def test_the_snippets_run_as_they_are_copied(visit, server, tmp_path, shots):
         assert (tmp_path / "model.safetensors").stat().st_size > 1000
 
 
+def test_a_network_of_another_library_is_loaded_by_that(visit, server, tmp_path):
+    pytest.importorskip("transformers", reason="vit-hf-tiny needs transformers")
+    page = visit(server).page
+    ask_for(page, architecture="vit-hf-tiny", generator="logah")
+    snippet = page.text_content("#snippet")
+    assert "from transformers import AutoModelForImageClassification" in snippet
+    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"} | {"HF_HOME": str(tmp_path)}
+    run = [sys.executable, "-c", f"{snippet}print(tuple(logits.shape))"]
+    ended = subprocess.run(run, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.stdout.strip() == "(1, 10)", ended.stderr
+
+
 def test_several_samples_are_shown_one_at_a_time(visit, server):
     page = visit(server, accept_downloads=True).page
     ask_for(page, generator="d2nwg", num_samples=2)

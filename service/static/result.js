@@ -38,8 +38,11 @@ async function showSample(job, index) {
   showPicture(report);
   byId("nearest").textContent = [describeNearest(report), describeNotes(report)].filter(Boolean).join(" ");
   showFiles(sample);
-  const manifest = await askJson(pathOf(artifact, "manifest.json"));
-  if (shown === sample) showSnippets(snippetsOf(job, sample, manifest, hasKey()));
+  const [manifest, card] = await Promise.all([
+    askJson(pathOf(artifact, "manifest.json")),
+    ask(pathOf(artifact, "README.md")).then((response) => response.text()),
+  ]);
+  if (shown === sample) showSnippets(snippetsOf(job, sample, { card, manifest, isLocked: hasKey() }));
 }
 
 export function hideResult() {

@@ -14,20 +14,21 @@ export function repositoryOf(job, sample) {
   return isPlain && others && fits ? `gen/${name}` : sample.repository;
 }
 
-/** [{title, text}] for a sample of a job; `manifest` is its artifact's, `isLocked` whether a key is needed. */
-export function snippetsOf(job, sample, manifest, isLocked) {
+/** [{title, text}] for a sample of a job; `card` and `manifest` are its artifact's, `isLocked` whether a key is needed. */
+export function snippetsOf(job, sample, { card, manifest, isLocked }) {
   const hub = `${location.origin}/hf`;
   const repository = repositoryOf(job, sample);
   return [
-    { title: "Python", text: inPython(hub, repository, manifest, isLocked) },
+    { title: "Python", text: inPython(hub, repository, { card, manifest, isLocked }) },
     { title: "State dict", text: asState(hub, repository, isLocked) },
     { title: "hf", text: `${isLocked ? "HF_TOKEN=wg_… " : ""}HF_ENDPOINT=${hub} hf download ${repository}\n` },
     { title: "curl", text: byCurl(sample, isLocked) },
   ];
 }
 
-function inPython(hub, repository, manifest, isLocked) {
-  const [module, name] = manifest.module.split(":");
+function inPython(hub, repository, { card, manifest, isLocked }) {
+  const [line, name] = /^from \S+ import (\S+)$/m.exec(card); // the card says what loads the files
+  const logits = manifest.library === "transformers" ? ".logits" : "";
   const shape = manifest.request.support?.input_shape ?? [];
   const kind = shape.length === 3 ? "images in [0, 1]" : "features";
   return [
@@ -38,11 +39,11 @@ function inPython(hub, repository, manifest, isLocked) {
     ...(isLocked ? ['os.environ["HF_TOKEN"] = "wg_…"  # your key'] : []),
     "",
     "import torch",
-    `from ${module} import ${name}`,
+    line,
     "",
     `network = ${name}.from_pretrained("${repository}").eval()`,
     `# ${kind} in, one logit a class out`,
-    `logits = network(torch.rand(${[1, ...shape].join(", ")}))`,
+    `logits = network(torch.rand(${[1, ...shape].join(", ")}))${logits}`,
     "",
   ].join("\n");
 }
