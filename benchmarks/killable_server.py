@@ -82,6 +82,13 @@ class KillableServer:
         self._process.terminate()
         self._process.wait()
 
+    def wait_until_gone(self, *, seconds: float = 30.0) -> bool:
+        """Whether everything that was ever started has ended by then."""
+        end = time.monotonic() + seconds
+        while self.living_sessions() and time.monotonic() < end:
+            time.sleep(0.1)
+        return not self.living_sessions()
+
     def remove(self) -> None:
         """End whatever is left of it."""
         for session in self.living_sessions():
@@ -113,8 +120,12 @@ def _command_line(pid: int) -> bytes:
 
 
 def _has_processes(session: int) -> bool:
-    try:
-        os.killpg(session, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """Whether anything of a process group lives; what has ended and nobody has asked about does not."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, group = status.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(group) == session and state != "Z":
+            return True
+    return False

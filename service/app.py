@@ -1,5 +1,6 @@
 """The application: routes, and the runner that works while it serves."""
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
@@ -92,14 +93,17 @@ def create_app(
     )
     intake = Intake(settings, jobs, artifacts, catalogue, runner.wake, drain, endings)
 
+    serving = threading.Event()
+
     @asynccontextmanager
     async def work(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        leave_with_parent(drain.hurry, is_serving=serving.is_set)
         if isinstance(work_of_jobs, Generation):
             await run_in_threadpool(import_libraries)
         runner.start()
         expiry.start()
         drain.watch()
-        leave_with_parent()
+        serving.set()
         try:
             yield {"fast_files": fast_files}
         finally:
@@ -108,6 +112,7 @@ def create_app(
             await run_in_threadpool(expiry.stop)
             if isinstance(work_of_jobs, Generation):
                 work_of_jobs.close()
+            uploads.scratch.remove()
             jobs.close()
             keys.close()
 

@@ -65,6 +65,10 @@ class Drain:
         self._end_jobs()
         self.is_over = True
 
+    def hurry(self) -> None:
+        """Let nobody wait for anything any more: the process is about to leave."""
+        self.is_draining = self.is_over = True
+
     def _end_jobs(self) -> None:
         with self._lock:
             if not self._is_stopped:

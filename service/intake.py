@@ -97,6 +97,6 @@ class Intake:
                 ended.clear()
                 pause = min(1.5 * pause, LONGEST_LOOK_SECONDS)
                 job = await run_in_threadpool(self.jobs.get, job.id)
-                if job.state == "queued" and self.drain.is_draining:
+                if self.drain.is_over or (job.state == "queued" and self.drain.is_draining):
                     break
         return job

@@ -8,19 +8,21 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 from service.drain import EXIT_SECONDS
 
-PORT_SECONDS = 15.0
+PORT_SECONDS = 30.0
 """How long a server waits for its port: what was killed a moment ago may still be leaving."""
 
 _log = logging.getLogger(__name__)
 
 
-def leave_with_parent() -> None:
+def leave_with_parent(hurry: Callable[[], object], *, is_serving: Callable[[], bool]) -> None:
     """Close the door at once and stop in good order when the process that started this one has died.
 
-    Does nothing in a process that was not started as a worker.
+    `hurry` is called first; a worker that is not serving yet has nothing to put in order. Does nothing in a process
+    that was not started as a worker.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -29,6 +31,9 @@ def leave_with_parent() -> None:
     def watch() -> None:
         parent.join()
         _log.warning("the server that this worker belongs to was killed; the worker leaves")
+        if not is_serving():
+            os._exit(1)
+        hurry()
         # Unlike SIGTERM, after which requests are still answered for a while: the port is needed.
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(EXIT_SECONDS)

@@ -64,7 +64,7 @@ def test_the_workers_of_a_killed_server_leave_and_the_next_one_gets_their_port(t
 
 
 def test_a_process_that_is_no_worker_watches_nobody():
-    leave_with_parent()
+    leave_with_parent(lambda: None, is_serving=lambda: True)
     assert "orphan-watch" not in [thread.name for thread in threading.enumerate()]
 
 
