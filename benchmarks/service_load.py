@@ -199,9 +199,9 @@ def summarize(seen: Seen, samples: Sequence[tuple[float, int, int]], *, seconds:
 
 
 def describe_memory(samples: Sequence[tuple[float, int, int]], *, warm: float) -> dict[str, Any]:
-    """Resident memory after the warm-up and at the end, each the median of a sixth of the time, and in between."""
+    """Resident memory after the warm-up and at the end, each the median of a third of that time, and in between."""
     last = samples[-1][0]
-    window = (last - warm) / 6
+    window = (last - warm) / 3  # long, for a batch of jobs takes some tens of MiB while it is made
     early = statistics.median(size for at, size, _ in samples if warm <= at <= warm + window)
     late = statistics.median(size for at, size, _ in samples if at >= last - window)
     step = max(1, len(samples) // 30)
