@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from benchmarks.server_process import Server
-from benchmarks.service_artifact_speed import LARGE_BYTES, add_large, main, measure, nginx
+from benchmarks.service_artifact_speed import add_artifact, main, measure, nginx
 from service.artifacts import open_store
 
 needs_programs = pytest.mark.skipif(
@@ -13,20 +13,20 @@ needs_programs = pytest.mark.skipif(
 
 
 def test_the_large_artifact_is_one_of_the_store(tmp_path):
-    sha = add_large(tmp_path / "artifacts")
+    sha = add_artifact(tmp_path / "artifacts", 1000)
     store = open_store(tmp_path / "artifacts")
     file = store.find(sha, "model.safetensors")
-    assert file.size == LARGE_BYTES == sum(map(len, store.read(sha, file)))
+    assert file.size == 1000 == sum(map(len, store.read(sha, file)))
 
 
 @needs_programs
 def test_both_sides_are_asked_for_the_same_file(tmp_path):
     root = tmp_path / "data" / "artifacts"
-    sha = add_large(root)
+    sha = add_artifact(root, 1000)
     with nginx(root) as port, nginx(_as_the_service_has_it(tmp_path, root, sha)) as other:
         server = Server(port=other, pid=0, folder=tmp_path)
         cell = measure(server, port, sha, "model.safetensors", 1, rounds=1, seconds=1)
-    assert cell["bytes"] == LARGE_BYTES and cell["ratio"] > 0 and cell["is_met"] == (cell["ratio"] >= 0.5)
+    assert cell["bytes"] == 1000 and cell["ratio"] > 0 and cell["is_met"] == (cell["ratio"] >= 0.5)
 
 
 def _as_the_service_has_it(tmp_path, root, sha):
@@ -47,4 +47,4 @@ def test_absent_programs_are_told(monkeypatch, capsys):
 def test_the_service_itself_is_measured(tmp_path):
     assert main(["--rounds", "1", "--seconds", "1", "--json", str(tmp_path / "speed.json")]) == 0
     cells = json.loads((tmp_path / "speed.json").read_text())["cells"]
-    assert len(cells) == 9 and all(cell["requests_per_second"]["service"] > 0 for cell in cells)
+    assert len(cells) == 11 and all(cell["requests_per_second"]["service"] > 0 for cell in cells)
