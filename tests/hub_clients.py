@@ -19,6 +19,7 @@ def client_environment(version: str, url: str, home: Path, *, token: str | None 
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "WEIGHTGEN_"))}
     path = [str(ROOT)] if version == "installed" else [str(_install(version)), str(ROOT)]
     chosen = {"HF_ENDPOINT": f"{url}/hf", "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "NO_COLOR": "1"}
+    chosen["NO_PROXY"] = "127.0.0.1"
     return kept | chosen | {"PYTHONPATH": os.pathsep.join(path)} | ({"HF_TOKEN": token} if token else {})
 
 

@@ -137,3 +137,11 @@ def test_a_key_that_no_header_holds_is_refused(key):
 def test_what_another_server_answers_is_refused(value):
     with pytest.raises(ServiceFailed, match="has no 'size' that could be used"):
         object_in(value, "size", int)
+
+
+def test_a_server_that_answered_before_is_waited_for_while_it_is_away():
+    with ScriptedServer(answer({})) as server:
+        connection = Connection(server.url, patience_seconds=0.3)
+        assert connection.ask("GET", "/v1/generators") == {}
+    with pytest.raises(ServiceFailed, match=r"the connection to .* was lost \(Connect"):
+        connection.ask("GET", "/v1/generators")
