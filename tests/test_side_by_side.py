@@ -11,6 +11,7 @@ from weightgen.side_by_side import (
     can_run_side_by_side,
     join_inputs,
     join_states,
+    run_each,
     run_halves,
     split_features,
     split_state,
@@ -61,8 +62,15 @@ def test_halves_give_every_input_its_logits(number):
     assert torch.allclose(run_halves(TARGET.skeleton, STATES[0], images), TARGET.run(STATES[0], images), atol=1e-5)
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_each_network_gives_its_own_logits_of_the_same_inputs(number):
+    images = draw_images(200, 1, 28, 28)
+    for state, logits in zip(STATES, run_each(TARGET.skeleton, STATES[:number], images), strict=False):
+        assert torch.allclose(logits, TARGET.run(state, images), atol=1e-5)
+
+
 def test_without_its_last_layer_a_network_gives_what_that_layer_reads():
-    features = run_halves(TARGET.skeleton, STATES[0], IMAGES[0], without="head")
+    (features,) = run_each(TARGET.skeleton, STATES[:1], IMAGES[0], without="head")
     logits = features @ STATES[0]["head.weight"].T + STATES[0]["head.bias"]
     assert torch.allclose(logits, TARGET.run(STATES[0], IMAGES[0]), atol=1e-5)
 

@@ -7,7 +7,7 @@ momentum 0.1 would leave them behind the weights.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from weightgen.condition import SupportSet
 from weightgen.errors import BadData, BadOption
-from weightgen.side_by_side import can_run_side_by_side, run_halves
+from weightgen.side_by_side import can_run_side_by_side, run_each, run_halves
 from weightgen.spec import State
 from weightgen.target import Target
 
@@ -96,6 +96,16 @@ def predict(target: Target, state: State, inputs: Float[Tensor, "n ..."]) -> Flo
         if can_run_side_by_side(target.skeleton):
             return run_halves(target.skeleton, state, inputs)
         return torch.cat([target.run(state, batch) for batch in inputs.split(EVAL_BATCH)])
+
+
+def predict_each(
+    target: Target, states: Sequence[State], inputs: Float[Tensor, "n ..."]
+) -> Float[Tensor, "states n classes"]:
+    """Logits (b, n, classes) of several states for the same inputs, as `predict` gives them but for rounding."""
+    if not can_run_side_by_side(target.skeleton):
+        return torch.stack([predict(target, state, inputs) for state in states])
+    with torch.no_grad():
+        return run_each(target.skeleton, states, inputs)
 
 
 def accuracy(target: Target, state: State, inputs: Float[Tensor, "n ..."], labels: Int[Tensor, " m"]) -> float:

@@ -17,7 +17,6 @@ from torch.func import functional_call
 
 from weightgen.condition import SupportSet
 from weightgen.errors import UnsupportedTask
-from weightgen.side_by_side import can_run_side_by_side, run_halves
 from weightgen.spec import State
 from weightgen.target import Target
 
@@ -33,11 +32,7 @@ def solve_head(target: Target, state: State, support: SupportSet, *, ridge: floa
     """
     weight_name, bias_name = head_names(target)
     with torch.no_grad():
-        if can_run_side_by_side(target.skeleton):
-            layer = weight_name.removesuffix(".weight")
-            features = run_halves(target.skeleton, state, support.inputs, without=layer)
-        else:
-            features = trunk_features(target, state, support.inputs)
+        features = trunk_features(target, state, support.inputs)
         head = ridge_head(features, support.labels, num_classes=support.num_classes, ridge=ridge)
     return {**state, weight_name: head.weight, bias_name: head.bias}
 

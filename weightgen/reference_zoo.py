@@ -28,7 +28,9 @@ from weightgen.condition import SupportSet
 from weightgen.errors import BadData, BadOption, CorruptFile, NotFound, UnsupportedTask
 from weightgen.evaluate import recalibrate_batchnorm
 from weightgen.generator import GenerationRequest
-from weightgen.head import solve_head
+from weightgen.head import DEFAULT_RIDGE, head_names, solve_head
+from weightgen.heads_together import solve_heads
+from weightgen.side_by_side import can_run_side_by_side, run_each
 from weightgen.spec import State, StateSpec
 from weightgen.storage import read_json, sha256_file
 from weightgen.target import Target
@@ -46,6 +48,15 @@ class TaskEmbedding(Protocol):
     """Where a task lies, unit norm (e,): the `embed` of a generator, which may depend on the architecture it is for."""
 
     def __call__(self, support: SupportSet, *, arch: str) -> Tensor: ...
+
+
+@runtime_checkable
+class RefitsTrunks(Protocol):
+    """A reference that takes trunks from somewhere and refits them on the support set."""
+
+    def trunks(self, request: GenerationRequest) -> list[State]:
+        """Those of `num_samples` states, before they are refitted."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +183,21 @@ def refit(target: Target, trunk: Mapping[str, Tensor], support: SupportSet) -> S
     head = {name: torch.zeros(spec.by_name[name].shape, dtype=spec.by_name[name].torch_dtype) for name in spec.head}
     state = recalibrate_batchnorm(target, spec.complete({**trunk, **head}), support.inputs)
     return spec.complete(solve_head(target, state, support))
+
+
+def refit_each(target: Target, trunks: Sequence[Mapping[str, Tensor]], support: SupportSet) -> list[State]:
+    """`refit` of several trunks on one support set, in one pass where the target can run side by side."""
+    if not can_run_side_by_side(target.skeleton):
+        return [refit(target, trunk, support) for trunk in trunks]
+    weight_name, bias_name = head_names(target)
+    with torch.no_grad():
+        features = run_each(target.skeleton, trunks, support.inputs, without=weight_name.removesuffix(".weight"))
+        ridge, no_steps = torch.tensor(DEFAULT_RIDGE), torch.zeros(0)
+        heads = solve_heads(features, support.labels, num_classes=support.num_classes, ridge=ridge, steps=no_steps)
+    return [
+        target.spec.complete({**trunk, weight_name: weight.contiguous(), bias_name: bias.contiguous()})
+        for trunk, weight, bias in zip(trunks, heads.weight, heads.bias, strict=True)
+    ]
 
 
 def check_support(request: GenerationRequest, *, samples: int | None = None) -> SupportSet:

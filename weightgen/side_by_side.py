@@ -86,22 +86,34 @@ def split_features(features: Tensor, number: int) -> Tensor:
     return rearrange(features, "n (b d) -> b n d", b=number).contiguous()
 
 
-def run_halves(module: nn.Module, state: Mapping[str, Tensor], inputs: Tensor, *, without: str | None = None) -> Tensor:
-    """What one network makes of inputs (n, c, h, w): half of them go through it and half through another beside it.
-
-    `without` names a last layer that is left out.
-    """
+def run_halves(module: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    """What one network makes of inputs (n, c, h, w): half of them go through it and half through another beside it."""
     half = (len(inputs) + 1) // 2
-    wide = widen(module, 2)
-    if without is not None:
-        wide.set_submodule(without, nn.Identity())
-    known = wide.state_dict()
-    doubled = join_states([{name: state[name] for name in known}] * 2)
+    wide, doubled = widen(module, 2), join_states([state, state])
     made = []
     for low, high in zip(inputs[:half].split(_BATCH), inputs[-half:].split(_BATCH), strict=True):
         made.append(functional_call(wide, doubled, (join_inputs([low, high]),)))
     first, second = torch.cat(made).chunk(2, 1)
     return torch.cat([first, second[2 * half - len(inputs) :]])
+
+
+def run_each(
+    module: nn.Module, states: Sequence[Mapping[str, Tensor]], inputs: Tensor, *, without: str | None = None
+) -> Tensor:
+    """What each of several networks makes of the same inputs (n, c, h, w), (b, n, d).
+
+    `without` names a last layer that is left out.
+    """
+    number = max(MIN_NETWORKS, len(states))
+    wide = widen(module, number)
+    if without is not None:
+        wide.set_submodule(without, nn.Identity())
+    names = list(wide.state_dict())
+    each = [{name: state[name] for name in names} for state in states]
+    joined = join_states([*each, *[each[0]] * (number - len(each))])
+    batches = inputs.split(2 * _BATCH // number)
+    made = torch.cat([functional_call(wide, joined, (join_inputs([batch] * number),)) for batch in batches])
+    return split_features(made, number)[: len(states)]
 
 
 class _GroupedConv(nn.Module):

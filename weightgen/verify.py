@@ -17,9 +17,10 @@ from torch import Tensor
 
 from weightgen.condition import SupportSet
 from weightgen.errors import SpecMismatch, VerificationFailed, WeightgenError
-from weightgen.evaluate import predict
+from weightgen.evaluate import predict_each
 from weightgen.generator import GenerationRequest, MakesMany, WeightGenerator
 from weightgen.generators.default_init import RandomTrunkRidge
+from weightgen.reference_zoo import RefitsTrunks, check_support, refit_each
 from weightgen.spec import State
 from weightgen.target import Target
 
@@ -126,28 +127,35 @@ def check_state(target: Target, state: State, *, inputs: Tensor) -> tuple[dict[s
     It has an effect if its logits for `inputs` (n, *input_shape) are finite, differ between inputs and differ from
     those of the default initialisation.
     """
+    report, faults, _ = _examine(target, state, inputs)
+    return report, faults
+
+
+def _examine(target: Target, state: State, inputs: Tensor) -> tuple[dict[str, Any], list[str], Tensor | None]:
+    """What `check_state` says, and the logits, if it came to them."""
     report: dict[str, Any] = {"loads": False, "finite": False, "has_effect": False}
     try:
         target.spec.check(state)
     except SpecMismatch as error:
-        return report, [str(error)]
+        return report, [str(error)], None
     target.load(state)
     report["loads"] = True
     bad = [n for n, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]
     if bad:
-        return report, [f"{bad[0]!r} holds NaN or infinite values" + (f", as do {len(bad) - 1} more" * (len(bad) > 1))]
-    logits = predict(target, state, inputs)
+        more = f", as do {len(bad) - 1} more" * (len(bad) > 1)
+        return report, [f"{bad[0]!r} holds NaN or infinite values{more}"], None
+    logits, default = predict_each(target, [state, target.init_state(0)], inputs)
     if not torch.isfinite(logits).all():
-        return report, ["the logits are not finite"]
+        return report, ["the logits are not finite"], None
     report["finite"] = True
     faults = []
     tolerance = 1e-6 * max(1.0, float(logits.abs().max()))
     if len(inputs) > 1 and float((logits - logits[:1]).abs().max()) <= tolerance:
         faults.append("the logits are the same for every input")
-    if float((logits - predict(target, target.init_state(0), inputs)).abs().max()) <= tolerance:
+    if float((logits - default).abs().max()) <= tolerance:
         faults.append("the logits are those of the default initialisation")
     report["has_effect"] = not faults
-    return report, faults
+    return report, faults, logits
 
 
 def hold_back(support: SupportSet, *, rng: torch.Generator) -> tuple[SupportSet, HeldBack] | None:
@@ -187,18 +195,29 @@ def _hold_back(request: GenerationRequest) -> tuple[GenerationRequest, HeldBack]
 def _compare(
     partial: GenerationRequest, held: HeldBack, states: Sequence[State], references: Sequence[WeightGenerator]
 ) -> _Comparison:
-    def correct(state: State) -> Tensor:
-        return predict(partial.target, state, held.inputs).argmax(1) == held.labels
+    def correct(logits: Tensor) -> Tensor:
+        return logits.argmax(-1) == held.labels
 
     def correct_if_sound(state: State) -> Tensor:
-        _, faults = check_state(partial.target, state, inputs=held.inputs)
-        return torch.zeros(len(held.labels), dtype=torch.bool) if faults else correct(state)
+        _, faults, logits = _examine(partial.target, state, held.inputs)
+        return torch.zeros(len(held.labels), dtype=torch.bool) if faults or logits is None else correct(logits)
 
-    single = replace(partial, num_samples=1)
+    made = _generate_each(references, replace(partial, num_samples=1))
+    logits = predict_each(partial.target, made, held.inputs) if made else ()
     return _Comparison(
         generated=[correct_if_sound(state) for state in states],
-        references={r.name: correct(r.generate(single)[0]) for r in references},
+        references={r.name: correct(found) for r, found in zip(references, logits, strict=True)},
     )
+
+
+def _generate_each(references: Sequence[WeightGenerator], request: GenerationRequest) -> list[State]:
+    """The first state of every reference, those that refit a trunk all at once."""
+    refitting = [r for r in references if isinstance(r, RefitsTrunks)]
+    support = request.condition.support
+    if support is None or not references or len(refitting) < len(references):
+        return [r.generate(request)[0] for r in references]
+    check_support(request)
+    return refit_each(request.target, [r.trunks(request)[0] for r in refitting], support)
 
 
 def _verify(

@@ -27,10 +27,13 @@ class RandomTrunkRidge:
     def check(self, request: GenerationRequest) -> None:
         check_support(request)
 
+    def trunks(self, request: GenerationRequest) -> list[State]:
+        target = request.target
+        return [take_trunk(target.init_state(seed), target.spec) for seed in draw_seeds(request)]
+
     def generate(self, request: GenerationRequest) -> list[State]:
-        support, target = check_support(request), request.target
-        trunks = (take_trunk(target.init_state(seed), target.spec) for seed in draw_seeds(request))
-        return [refit(target, trunk, support) for trunk in trunks]
+        support = check_support(request)
+        return [refit(request.target, trunk, support) for trunk in self.trunks(request)]
 
 
 def draw_seeds(request: GenerationRequest) -> list[int]:

@@ -22,6 +22,10 @@ class Retrieval:
         """Number of the trunk that is retrieved."""
         return self.zoo.nearest(request, self.embed)[0]
 
-    def generate(self, request: GenerationRequest) -> list[State]:
+    def trunks(self, request: GenerationRequest) -> list[State]:
         self.check(request)
-        return [refit(request.target, self.zoo.trunk(self.nearest(request)), check_support(request))]
+        return [self.zoo.trunk(self.nearest(request))]
+
+    def generate(self, request: GenerationRequest) -> list[State]:
+        support = check_support(request)
+        return [refit(request.target, trunk, support) for trunk in self.trunks(request)]

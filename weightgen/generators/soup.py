@@ -26,8 +26,10 @@ class Soup:
         check_support(request, samples=1)
         self.zoo.check(request.target)
 
-    def generate(self, request: GenerationRequest) -> list[State]:
+    def trunks(self, request: GenerationRequest) -> list[State]:
         self.check(request)
+        return [self.zoo.mean_trunk(self.zoo.nearest(request, self.embed)[: self.size])]
+
+    def generate(self, request: GenerationRequest) -> list[State]:
         support = check_support(request)
-        nearest = self.zoo.nearest(request, self.embed)[: self.size]
-        return [refit(request.target, self.zoo.mean_trunk(nearest), support)]
+        return [refit(request.target, trunk, support) for trunk in self.trunks(request)]
