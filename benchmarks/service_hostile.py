@@ -5,8 +5,8 @@
 
 The server runs in processes of its own and asks for keys; most attacks come with a valid one. The aims: no status but
 4xx (a range that may be ignored is answered with the file; a request that never ends, or is none, may be answered with
-the end of the connection), nothing of the server's inside in any answer, no key in its log, no job made, and a server
-that works as before in the memory it had.
+the end of the connection), nothing of the server's inside in any answer, no key in its log, no job made, no file left,
+and a server that works as before in the memory it had.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from benchmarks.server_process import ROOT, Server, serving
 from weightgen.storage import parse_json, write_json
 
 AT_ONCE, ANSWER_SECONDS, HALF_CLOSE_SECONDS = 16, 60.0, 1.0
-MAX_GROWTH_MIB = 200
+MAX_GROWTH_MIB = 100
 """Over all processes, from after a warm-up of a tenth of the attacks; reading uploads loads libraries once."""
 SETTINGS = {"workers": 2, "max_request_seconds": 3, "max_requests_per_key_per_minute": 1_000_000}
 NEVER_TOLD = (
@@ -161,11 +161,14 @@ def attack_server(server: Server, *, number: int, seed: int) -> dict[str, Any]:
     asyncio.run(send_all(server.port, found[number // 10 :], seen, secrets=secrets))
     seconds, after, made = time.monotonic() - start, server.resident_bytes(), count_jobs(server) - num_jobs
     again = generate(server, token, seed=1)
+    kept = [path for name in ("scratch", "datasets") for path in (server.folder / "data" / name).rglob("*")]
+    left = [path for path in kept if path.is_file() and path.stat().st_size > 0]  # a lock has no bytes
     log = (server.folder / "server.log").read_text(errors="replace")
     statuses = sum(seen.statuses.values(), Counter())
     met = {
         "nothing came back that should not": seen.num_faults == 0,
         "no job was made": made == 0,
+        "no file of an upload is left": not left,
         "weights are made as before": again["state"] == "succeeded",
         f"memory grew by less than {MAX_GROWTH_MIB} MiB": after - before < MAX_GROWTH_MIB * 2**20,
         "no key is in the log": secrets[0] not in log,
