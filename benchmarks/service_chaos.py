@@ -180,7 +180,7 @@ def find_orphans(data: Path, artifacts: set[str]) -> list[str]:
     """Files and folders in the data folder of a stopped server that nothing known accounts for."""
     found = []
     for path in data.rglob("*"):
-        parts: tuple[str, ...] = path.relative_to(data).parts
+        parts = list(path.relative_to(data).parts)
         if parts[0] == "jobs.sqlite" or path.name.endswith("lock") or (len(parts) == 1 and path.is_dir()):
             continue
         is_artifact = parts[0] == "artifacts" and (len(parts) == 2 or parts[2].removesuffix(".json") in artifacts)

@@ -9,6 +9,7 @@ import time
 import httpx
 import pytest
 
+from service.drain import Drain
 from service.jobs import JobStore
 from tests.service_process import ROOT, running_server, running_stand_in
 from tests.service_standins import ASKED
@@ -121,3 +122,12 @@ def test_a_process_that_hangs_leaves_all_the_same(hangs, code):
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == code
     assert ("the server did not stop in time" in done.stderr) == (code == 1)
+
+
+def test_who_hurries_lets_nobody_wait_and_asks_for_no_end_of_jobs():
+    asked = []
+    drain = Drain(lambda: asked.append("stop"), linger_seconds=600)
+    drain.hurry()
+    assert drain.is_draining and drain.is_over and asked == []
+    drain.finish()
+    assert asked == ["stop"]

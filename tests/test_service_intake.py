@@ -1,12 +1,17 @@
 """A request becomes a job of its owner, and a result whose artifact is gone answers nobody."""
 
+import asyncio
 import shutil
 
 from fastapi.testclient import TestClient
 
+from service.app import open_artifacts
+from service.drain import Drain
+from service.intake import Intake
 from service.jobs import JobStore
 from service.runner import Runner
-from tests.service_standins import ASKED, stand_in_app
+from service.settings import Settings
+from tests.service_standins import ASKED, stand_in_app, stand_in_catalogue
 
 
 def test_a_request_whose_artifact_was_deleted_is_made_anew(tmp_path):
@@ -52,3 +57,16 @@ def test_a_job_run_by_another_process_is_found_by_looking(tmp_path):
         finally:
             runner.stop(60)
             store.close()
+
+
+def test_nobody_waits_for_a_running_job_once_the_server_is_about_to_leave(tmp_path):
+    settings = Settings(data_dir=tmp_path).model_copy(update={"inline_seconds": 600.0})
+    jobs, drain = JobStore(settings.database_url), Drain(lambda: None, linger_seconds=0)
+    jobs.migrate()
+    jobs.submit({}, digest="a", max_queued=1)
+    job = jobs.claim("r", lease_seconds=600)
+    assert job is not None
+    drain.hurry()
+    intake = Intake(settings, jobs, open_artifacts(settings), stand_in_catalogue(), lambda: None, drain)
+    assert asyncio.run(intake.wait(job)) == job
+    jobs.close()

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.service_process import running_server
 from tests.service_standins import ASKED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,17 +88,34 @@ def test_settings_that_cannot_be_used_end_the_server_with_one_sentence(start, tm
     assert server.returncode == 2 and said.startswith(sentence) and said.count(b"\n") == 1, said.decode()
 
 
-def test_a_job_whose_server_is_killed_is_done_once_by_the_next(start, port, tmp_path):
-    killed = start("-c", STAND_IN, str(tmp_path), str(port), "held")
+def test_a_job_whose_server_is_killed_is_done_once_by_the_next(start, port, tmp_path, database_url):
+    database = {"WEIGHTGEN_DATABASE_URL": database_url}
+    killed = start("-c", STAND_IN, str(tmp_path), str(port), "held", **database)
     job = ask(port, "POST", "/v1/generations", json=ASKED).json()
     while job["state"] == "queued":
         job = ask(port, "GET", f"/v1/jobs/{job['id']}").json()
     killed.kill()
     killed.wait()
-    start("-c", STAND_IN, str(tmp_path), str(port), "free")
+    start("-c", STAND_IN, str(tmp_path), str(port), "free", **database)
     while job["state"] == "running":
         job = ask(port, "GET", f"/v1/jobs/{job['id']}").json()
     assert (job["state"], job["attempt"]) == ("succeeded", 2)
     assert ask(port, "POST", "/v1/generations", json=ASKED).json()["id"] == job["id"]
     assert 'weightgen_jobs{state="succeeded"} 1' in ask(port, "GET", "/metrics").text
     assert len(list((tmp_path / "artifacts").glob("*/*/"))) == 1
+
+
+def test_a_server_on_postgresql_says_that_its_database_is_away_and_goes_on_when_it_is_back(postgres, tmp_path):
+    with running_server(tmp_path, database_url=postgres.make_database(), inline_seconds=0) as server:
+        job = server.ask("POST", "/v1/generations", json=ASKED).json()
+        postgres.stop(signal.SIGQUIT)
+        try:
+            refused = [server.ask("GET", "/readyz"), server.ask("POST", "/v1/generations", json={**ASKED, "seed": 1})]
+        finally:
+            postgres.start()
+        for answer in refused:
+            assert answer.status_code == 503 and answer.json()["type"] == "urn:weightgen:problem:not-ready"
+        while (ended := server.ask("GET", f"/v1/jobs/{job['id']}").json())["state"] in ("queued", "running"):
+            time.sleep(0.05)
+        assert (ended["state"], ended["attempt"]) == ("succeeded", 1)
+        assert server.ask("POST", "/v1/generations", json=ASKED).json()["result"] == ended["result"]
