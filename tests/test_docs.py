@@ -1,5 +1,6 @@
 """The README and docs say what is true: snippets run, figures come from JSON, lists match registries, links lead on."""
 
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from benchmarks.report import mean_accuracy, render, render_training, render_zoo
 from model_zoo.architectures import ARCHITECTURES
 from model_zoo.released import FOLDER, RELEASED, expected_hashes
 from model_zoo.training_zoo import summarize
+from tests.live_servers import live_generation
 from weightgen.generators import GENERATORS, load_generator
 from weightgen.storage import sha256_file
 
@@ -24,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 README = (ROOT / "README.md").read_text()
 STUDY = read_study(ROOT / "docs" / "results" / "d2nwg")
+SERVED = "http://127.0.0.1:8000"
+"""Where `make serve` answers; snippets that ask there get a server of their own."""
 RESULTS = {p.name: json.loads(p.read_text()) for p in sorted((ROOT / "docs" / "results").glob("*.json"))}
 
 
@@ -60,7 +64,10 @@ def test_python_snippets_run(path, tmp_path):
     if not code:
         return
     need_released(code)
-    done = run_python(code, tmp_path)
+    with contextlib.ExitStack() as stack:
+        if SERVED in code:
+            code = code.replace(SERVED, stack.enter_context(live_generation(tmp_path / "served"))[0])
+        done = run_python(code, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
