@@ -41,7 +41,7 @@ async def make_one(port: int, asked: dict[str, Any]) -> None:
     answer = await connection.ask("POST", "/v1/generations", body=asked)
     while answer.json()["state"] in ("queued", "running"):
         assert time.monotonic() < end, "the job has not ended"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.25)  # rarely: what asks often takes the time that is measured
         answer = await connection.ask("GET", f"/v1/jobs/{answer.json()['id']}")
     assert answer.json()["state"] == "succeeded", answer.body[:300]
     await connection.close()
@@ -99,7 +99,7 @@ def compare_rounds(found: dict[str, list[tuple[float, float]]], requests: int) -
 
 async def measure_all(options: argparse.Namespace, job: Job) -> dict[str, Any]:
     results: dict[str, Any] = {"service": {}, "in_process": {}}
-    common = {"workers": options.workers, "runner_threads": 1, "inline_seconds": 0, "max_queued_jobs": 4096}
+    common = {"workers": options.workers, "runner_threads": 1, "inline_seconds": 9, "max_queued_jobs": 4096}
     with serving(**common, max_batch_jobs=BATCH) as together, serving(**common, max_batch_jobs=1) as alone:
         for shots in options.shots:
             found = await measure_servers(
