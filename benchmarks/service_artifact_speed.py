@@ -126,7 +126,7 @@ def generate(server: Server) -> str:
 
 
 def add_artifact(root: Path, size: int) -> str:
-    """Put an artifact of one file into the store, in the form that service/local_place.py tells; its sha256."""
+    """Put an artifact of one file into the store, in the form of service/artifacts/local_place.py; its sha256."""
     data = os.urandom(size)
     listing = [{"name": "model.safetensors", "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}]
     text = encode_json(listing, name="the list")

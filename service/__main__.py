@@ -14,13 +14,13 @@ from typing import NoReturn
 import uvicorn
 
 from service.app import open_artifacts
-from service.http_protocol import guarded_http
-from service.key_commands import parse_command, run_command
-from service.keys import KeyStore
-from service.orphans import wait_for_port
-from service.request_head import MAX_TARGET_BYTES
-from service.request_log import LOGGING
-from service.scratch import Scratch
+from service.artifacts.scratch import Scratch
+from service.http.http_protocol import guarded_http
+from service.http.request_head import MAX_TARGET_BYTES
+from service.http.request_log import LOGGING
+from service.jobs.orphans import wait_for_port
+from service.keys.key_commands import parse_command, run_command
+from service.keys.key_store import KeyStore
 from service.settings import Settings, is_loopback, read_settings
 from weightgen.errors import BadOption, StorageFailed, WeightgenError
 

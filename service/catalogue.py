@@ -8,7 +8,7 @@ from typing import Any
 from service.contents import Contents
 from service.problems import Problem, problem_of
 from service.size_limits import OverLimit, SizeLimits
-from service.uploads import Uploads, is_upload
+from service.uploads.upload_store import Uploads, is_upload
 from weightgen.errors import BadOption, UnknownName
 
 
@@ -39,7 +39,7 @@ def _describe_registered(name: str) -> dict[str, Any]:
 @lru_cache(maxsize=64)
 def _describe_loaded(name: str, contents: str) -> dict[str, Any]:
     from model_zoo.data import load_data
-    from service.upload_data import describe_data
+    from service.uploads.upload_data import describe_data
 
     return describe_data(load_data(name))
 
@@ -73,7 +73,7 @@ class Catalogue:
     contents: Callable[[dict[str, Any]], dict[str, str]] = _registered_contents
     """What the data set and the reference zoo of a request stand for now, where its names do not say it."""
     describe: Callable[[str], dict[str, Any]] = _describe_registered
-    """Of a registered data set, what `service.upload_data.describe_data` says; UnknownName if there is none."""
+    """Of a registered data set, what `service.uploads.upload_data.describe_data` says; UnknownName if there is none."""
     uploads: Uploads | None = None
     limits: SizeLimits | None = None
     fewest_parameters: Callable[[str], int] = _fewest_parameters

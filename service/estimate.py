@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from service.jobs import JobStore
+from service.jobs.job_store import JobStore
 from service.schemas import BandBody, BasisBody, EstimateBody
 
 if TYPE_CHECKING:

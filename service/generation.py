@@ -14,12 +14,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from service.artifacts import ArtifactStore
+from service.artifacts.artifact_store import ArtifactStore
+from service.artifacts.scratch import Scratch
 from service.contents import Contents
-from service.runner import JobLost, Outcome, Progress, Task
-from service.scratch import Scratch
+from service.jobs.runner import JobLost, Outcome, Progress, Task
 from service.size_limits import SizeLimits
-from service.uploads import Uploads, is_upload
+from service.uploads.upload_store import Uploads, is_upload
 from weightgen.errors import UnknownName, WeightgenError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def import_libraries() -> None:
 
 
 class Generation:
-    """Runs canonical requests (`GenerationRequestBody.canonical`): a `service.runner.Run`."""
+    """Runs canonical requests (`GenerationRequestBody.canonical`): a `service.jobs.runner.Run`."""
 
     def __init__(
         self,

@@ -10,12 +10,12 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from service.artifacts import ArtifactStore
+from service.artifacts.artifact_store import ArtifactStore
 from service.catalogue import Catalogue
-from service.drain import Drain
-from service.endings import Endings
-from service.jobs import FINAL, Job, JobStore, QueueFull
-from service.log_context import note
+from service.http.log_context import note
+from service.jobs.drain import Drain
+from service.jobs.endings import Endings
+from service.jobs.job_store import FINAL, Job, JobStore, QueueFull
 from service.problems import RETRY_SECONDS, Problem
 from service.schemas import GenerationRequestBody
 from service.settings import Settings

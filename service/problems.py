@@ -17,9 +17,9 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from service.artifacts import StoreFull
-from service.jobs import Conflict, QueueFull
-from service.security_headers import HEADERS
+from service.artifacts.artifact_store import StoreFull
+from service.http.security_headers import HEADERS
+from service.jobs.job_store import Conflict, QueueFull
 from service.size_limits import OverLimit
 from weightgen.errors import (
     BadData,

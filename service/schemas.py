@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.jobs import Job, State
+from service.jobs.job_store import Job, State
 from weightgen import __version__
 from weightgen.storage import encode_json
 

@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.jobs import JobStore
+from service.jobs.job_store import JobStore
 from service.settings import Settings
 from tests.service_standins import StandInRun, stand_in_app
 

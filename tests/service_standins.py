@@ -9,12 +9,12 @@ from typing import Any
 from fastapi import FastAPI
 
 from service.app import create_app, open_artifacts
-from service.artifacts import ArtifactStore
+from service.artifacts.artifact_store import ArtifactStore
 from service.catalogue import Catalogue
-from service.jobs import JobStore
-from service.runner import Progress
+from service.jobs.job_store import JobStore
+from service.jobs.runner import Progress
 from service.settings import Settings
-from service.uploads import is_upload
+from service.uploads.upload_store import is_upload
 from weightgen.errors import UnknownName, WeightgenError
 
 ASKED = {"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits"}

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from service.request_log import JsonLines
+from service.http.request_log import JsonLines
 from service.settings import PREFIX, Settings
 from service.settings_table import COMMAND, PAGE, main, put_table, render_settings
 from tests.service_standins import ASKED, stand_in_app
@@ -91,6 +91,6 @@ def test_the_fields_of_the_log_are_those_of_the_page(tmp_path, caplog):
 
 
 def test_the_messages_about_jobs_are_those_of_the_runner():
-    source = (PAGE.parents[1] / "service" / "runner.py").read_text()
+    source = (PAGE.parents[1] / "service" / "jobs" / "runner.py").read_text()
     named = re.findall(r"`(job [a-z ]+)`", section("Logs").replace("\n", " "))
     assert len(named) >= 5 and all(message in source for message in named)

@@ -6,8 +6,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from service.api_description import complete_description
-from service.authentication import PUBLIC
+from service.http.api_description import complete_description
+from service.keys.authentication import PUBLIC
 from service.problems import MEDIA_TYPE
 from tests.service_standins import stand_in_app
 

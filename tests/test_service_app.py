@@ -6,7 +6,7 @@ from starlette.testclient import TestClient
 
 from service.__main__ import refuse_open_door
 from service.app import create_app
-from service.jobs import JobStore
+from service.jobs.job_store import JobStore
 from service.problems import KINDS
 from service.settings import read_settings
 from tests.service_standins import ASKED, stand_in_app

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.server_process import Server
 from benchmarks.service_artifact_speed import add_artifact, main, measure, nginx
-from service.artifacts import open_store
+from service.artifacts.artifact_store import open_store
 
 needs_programs = pytest.mark.skipif(
     not (shutil.which("wrk") and shutil.which("nginx", path="/usr/sbin:/usr/bin")), reason="Debian's wrk and nginx"

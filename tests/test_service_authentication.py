@@ -3,9 +3,9 @@
 import pytest
 from starlette.testclient import TestClient
 
-from service.authentication import NEEDED, PUBLIC, Authentication, KeyRing, needed_scope
-from service.jobs import JobStore
-from service.keys import KeyStore
+from service.jobs.job_store import JobStore
+from service.keys.authentication import NEEDED, PUBLIC, Authentication, KeyRing, needed_scope
+from service.keys.key_store import KeyStore
 from service.problems import MEDIA_TYPE
 from tests.service_standins import ASKED, REPOSITORY, stand_in_app
 
@@ -15,7 +15,7 @@ OF_A_KEY = ("/v1/generators", "/v1/jobs/none", "/hf/api/models/job/none", "/noth
 @pytest.fixture
 def service(tmp_path, monkeypatch):
     """A client, and the keys; what a process knows of them it forgets at once."""
-    monkeypatch.setattr("service.authentication.KNOWN_SECONDS", 0.0)
+    monkeypatch.setattr("service.keys.authentication.KNOWN_SECONDS", 0.0)
     app, _ = stand_in_app(tmp_path)
     keys = KeyStore(f"sqlite:///{tmp_path}/jobs.sqlite")
     with TestClient(app, raise_server_exceptions=False) as client:

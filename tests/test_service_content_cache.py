@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from service.content_cache import SHARE, Content, ContentCache
+from service.artifacts.content_cache import SHARE, Content, ContentCache
 
 
 def content(name: str, size: int = 10) -> Content:

@@ -12,9 +12,9 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy.exc import OperationalError
 
-import service.keys  # noqa: F401, whose table is of the same database
-from service.database import MIGRATIONS, exclude_others, open_database, upgrade
-from service.jobs import METADATA, JobStore
+import service.keys.key_store  # noqa: F401, whose table is of the same database
+from service.jobs.database import MIGRATIONS, exclude_others, open_database, upgrade
+from service.jobs.job_store import METADATA, JobStore
 from weightgen.errors import BadOption, StorageFailed, UnsupportedTask
 
 

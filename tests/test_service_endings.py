@@ -3,7 +3,7 @@
 import asyncio
 import threading
 
-from service.endings import REMEMBERED, Endings
+from service.jobs.endings import REMEMBERED, Endings
 
 
 def test_an_end_told_by_another_thread_is_heard():

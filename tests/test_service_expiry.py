@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from service.artifacts import ArtifactStore, StoreFull, open_store
-from service.expiry import EVERY_SECONDS, Expiry
-from service.jobs import JobStore
+from service.artifacts.artifact_store import ArtifactStore, StoreFull, open_store
+from service.artifacts.expiry import EVERY_SECONDS, Expiry
+from service.jobs.job_store import JobStore
 from tests.service_standins import ASKED, stand_in_app
 from tests.upload_samples import npz_bytes, some_images, some_uploads, upload
 
@@ -162,7 +162,7 @@ def test_orphans_of_every_store_are_swept(store, jobs, tmp_path):
 def test_a_started_one_expires_at_once_and_survives_a_store_that_is_away(store, jobs, clock, tmp_path, monkeypatch):
     sha = add(store, tmp_path / "made")
     clock.ahead = 2 * HOUR
-    monkeypatch.setattr("service.expiry.EVERY_SECONDS", 0.01)
+    monkeypatch.setattr("service.artifacts.expiry.EVERY_SECONDS", 0.01)
     expiry = Expiry(store, jobs, lock=tmp_path / "expiry.lock", keep_seconds=HOUR, clock=clock)
     calls, list_all = [], store.list_all
 

@@ -6,8 +6,8 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
-from service.artifacts import ArtifactFile
-from service.file_reply import FOREVER, MAX_WHOLE_BYTES, reply_with_file
+from service.artifacts.artifact_store import ArtifactFile
+from service.artifacts.file_reply import FOREVER, MAX_WHOLE_BYTES, reply_with_file
 from service.problems import tell_problems
 
 SMALL = bytes(range(100))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from service.artifacts import open_store
+from service.artifacts.artifact_store import open_store
 from service.catalogue import registered
 from service.generation import STAGES, Generation, Loaded, check_names
-from service.runner import JobLost, Task
+from service.jobs.runner import JobLost, Task
 from service.schemas import GenerationRequestBody
 from service.size_limits import OverLimit, SizeLimits
 from tests.upload_samples import npz_bytes, some_images, some_uploads, upload

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from service.keys import KeyStore
+from service.keys.key_store import KeyStore
 from tests.hub_clients import OLDER, ROOT, VERSIONS, client_environment, run_client
 from tests.live_servers import RecordingProxy, live_service
 from tests.service_standins import REPOSITORY, write_safetensors

@@ -6,10 +6,10 @@ import shutil
 from fastapi.testclient import TestClient
 
 from service.app import open_artifacts
-from service.drain import Drain
 from service.intake import Intake
-from service.jobs import JobStore
-from service.runner import Runner
+from service.jobs.drain import Drain
+from service.jobs.job_store import JobStore
+from service.jobs.runner import Runner
 from service.settings import Settings
 from tests.service_standins import ASKED, stand_in_app, stand_in_catalogue
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from service.jobs import Conflict, JobStore, QueueFull
+from service.jobs.job_store import Conflict, JobStore, QueueFull
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_REQUESTS = 8
 PROCESS = """
 import json, random, sys, time
-from service.jobs import JobStore
+from service.jobs.job_store import JobStore
 
 url, name = sys.argv[1:]
 store, rng, lease = JobStore(url), random.Random(name), 0.02

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from service.__main__ import main
-from service.keys import KeyStore, parse_key
+from service.keys.key_store import KeyStore, parse_key
 from service.settings import read_settings
 
 

@@ -7,9 +7,9 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from service.jobs import JobStore
-from service.key_limits import KeyLimits
-from service.keys import KeyStore
+from service.jobs.job_store import JobStore
+from service.keys.key_limits import KeyLimits
+from service.keys.key_store import KeyStore
 from tests.service_standins import ASKED, REPOSITORY, stand_in_app
 
 

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from service.local_place import LocalPlace
+from service.artifacts.local_place import LocalPlace
 from weightgen.errors import StorageFailed
 
 SHA = "ab" + "0" * 62

@@ -6,7 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.generation import STAGES
-from service.page import FOLDER, TYPES
+from service.routes.page import FOLDER, TYPES
 from tests.service_standins import stand_in_app
 
 FILES = sorted(path.name for path in FOLDER.iterdir())

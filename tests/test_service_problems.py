@@ -5,7 +5,7 @@ from fastapi import Body, FastAPI
 from starlette.testclient import TestClient
 
 import weightgen.errors
-from service.jobs import Conflict, QueueFull
+from service.jobs.job_store import Conflict, QueueFull
 from service.problems import (
     ERRORS,
     KINDS,

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import reader_process
-from service.reader_process import read_apart
-from service.reading import Raw, Unusable
-from service.reading.formats import read_file
+from service.uploads import reader_process
+from service.uploads.reader_process import read_apart
+from service.uploads.reading import Raw, Unusable
+from service.uploads.reading.formats import read_file
 from tests.upload_samples import (
     LIMITS,
     class_folders,

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from service.reading import Unusable
-from service.reading.archives import open_archive, read_entry
+from service.uploads.reading import Unusable
+from service.uploads.reading.archives import open_archive, read_entry
 from tests.upload_samples import LIMITS, is_sentence, refusal, zip_bytes
 
 PLAIN = zip_bytes({"a/1": b"one" * 50, "b/2": b"two" * 50})

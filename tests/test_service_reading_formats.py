@@ -7,8 +7,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from service.reading import Unusable
-from service.reading.formats import read_file
+from service.uploads.reading import Unusable
+from service.uploads.reading.formats import read_file
 from tests.upload_samples import (
     LIMITS,
     class_folders,

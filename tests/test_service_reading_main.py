@@ -6,14 +6,14 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from service.reading.__main__ import BASE_BYTES, OF_UNCOMPRESSED
+from service.uploads.reading.__main__ import BASE_BYTES, OF_UNCOMPRESSED
 from tests.upload_samples import LIMITS
 
 ASK = """
 import json, resource, sys
 from pathlib import Path
-from service.reading import Limits
-from service.reading.__main__ import confine
+from service.uploads.reading import Limits
+from service.uploads.reading.__main__ import confine
 confine(Limits(**json.loads(sys.argv[1])))
 limits = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}")) for name in ("AS", "CPU", "FSIZE", "CORE")}
 print(json.dumps({**limits, "oom": int(Path("/proc/self/oom_score_adj").read_text()), "torch": "torch" in sys.modules}))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.reading import Unusable
-from service.reading.npz import PARTED, WHOLE, read_npz
+from service.uploads.reading import Unusable
+from service.uploads.reading.npz import PARTED, WHOLE, read_npz
 from tests.upload_samples import LIMITS, is_sentence, npz_bytes, refusal, some_images, zip_bytes
 
 IMAGES, LABELS = some_images()

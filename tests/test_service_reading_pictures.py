@@ -9,8 +9,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from service.reading import Unusable
-from service.reading.pictures import read_pictures
+from service.uploads.reading import Unusable
+from service.uploads.reading.pictures import read_pictures
 from tests.upload_samples import LIMITS, class_folders, is_sentence, picture_bytes, refusal, some_images, zip_bytes
 
 IMAGES, LABELS = some_images(per_class=2, size=9)

@@ -9,8 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from service.reading import Unusable
-from service.reading.tables import MAX_CELL, read_csv, read_parquet
+from service.uploads.reading import Unusable
+from service.uploads.reading.tables import MAX_CELL, read_csv, read_parquet
 from tests.upload_samples import LIMITS, csv_bytes, is_sentence, parquet_bytes, refusal
 
 X = np.random.default_rng(0).normal(size=(8, 3)) * [1, 1e-30, 1e6]

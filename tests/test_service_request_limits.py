@@ -6,8 +6,8 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.request_limits import RequestLimits
 from service.problems import MEDIA_TYPE, Problem
-from service.request_limits import RequestLimits
 from tests.service_standins import ASKED, stand_in_app
 
 LIMIT = 1000

@@ -4,7 +4,7 @@ import logging
 import pytest
 from starlette.testclient import TestClient
 
-from service.request_log import LOGGER, JsonLines
+from service.http.request_log import LOGGER, JsonLines
 from tests.service_standins import ASKED, stand_in_app
 
 
@@ -64,7 +64,7 @@ def test_the_log_tells_the_job_of_a_request_and_every_line_of_a_job_its_id(clien
     lines = [json.loads(line) for line in caplog.text.splitlines() if line.startswith("{")]
     answered = next(line for line in lines if line["message"] == "answered")
     assert answered["job"] == job and answered["path"] == "/v1/generations"
-    assert [line["job"] for line in lines if line["logger"] == "service.runner"] == [job, job]
+    assert [line["job"] for line in lines if line["logger"] == "service.jobs.runner"] == [job, job]
 
 
 def test_a_key_in_a_path_is_not_logged(client, caplog):

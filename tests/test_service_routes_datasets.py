@@ -5,7 +5,7 @@ import re
 import pytest
 from starlette.testclient import TestClient
 
-from service.upload_body import FORMATS
+from service.uploads.upload_body import FORMATS
 from tests.service_standins import ASKED, stand_in_app
 from tests.upload_samples import csv_bytes, npz_bytes, some_images
 

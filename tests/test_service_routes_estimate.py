@@ -2,7 +2,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.jobs import JobStore
+from service.jobs.job_store import JobStore
 from service.settings import Settings
 from tests.service_standins import ASKED, stand_in_app
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from service.jobs import Job, JobStore
-from service.runner import Batching, JobLost, Outcome, Progress, Run, Runner, Task
+from service.jobs.job_store import Job, JobStore
+from service.jobs.runner import Batching, JobLost, Outcome, Progress, Run, Runner, Task
 from weightgen.errors import UnsupportedTask
 
 PATIENCE_SECONDS = 60.0
@@ -228,8 +228,8 @@ def test_a_job_that_takes_its_process_with_it_is_not_begun_for_ever(store):
 
 KILLED = """
 import sys, time
-from service.jobs import JobStore
-from service.runner import Runner
+from service.jobs.job_store import JobStore
+from service.jobs.runner import Runner
 
 def run(request, progress):
     print("begun", flush=True)
@@ -262,7 +262,7 @@ def test_a_job_whose_process_is_killed_is_run_again_and_ends_once(store, url):
 
 
 def test_importing_the_runner_and_generation_loads_no_torch():
-    code = "import sys, service.runner, service.generation; assert 'torch' not in sys.modules"
+    code = "import sys, service.jobs.runner, service.generation; assert 'torch' not in sys.modules"
     root = Path(__file__).resolve().parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
 

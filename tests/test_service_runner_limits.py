@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from service.jobs import Job, JobStore
-from service.runner import JobLost, Progress, Runner
+from service.jobs.job_store import Job, JobStore
+from service.jobs.runner import JobLost, Progress, Runner
 
 PATIENCE_SECONDS = 60.0
 
@@ -78,7 +78,7 @@ def test_what_a_job_made_is_written_down_once_the_database_answers_again(store, 
         return finish(*given)
 
     monkeypatch.setattr(store, "finish", finish_late)
-    monkeypatch.setattr("service.runner._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("service.jobs.runner._RETRY_SECONDS", 0.01)
     runs = []
     job = submit(store, "a")
     with running(store, lambda request, progress: runs.append(request) or {"x": 1}):

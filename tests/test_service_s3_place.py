@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.s3_place import S3Place
+from service.artifacts.s3_place import S3Place
 from tests.s3_server import new_bucket, running_s3
 from weightgen.errors import BadOption, StorageFailed
 
@@ -146,7 +146,7 @@ def test_a_bucket_or_server_that_is_not_there_is_told(server, tmp_path, monkeypa
             use()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
-        monkeypatch.setattr("service.s3_place.MAX_ATTEMPTS", 1)
+        monkeypatch.setattr("service.artifacts.s3_place.MAX_ATTEMPTS", 1)
         away = S3Place("s3://bucket", endpoint_url=f"http://127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(StorageFailed, match="s3://bucket: Could not connect"):
             away.check()

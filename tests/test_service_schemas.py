@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from service.jobs import Job
+from service.jobs.job_store import Job
 from service.schemas import MAX_SAMPLES, MAX_SEED, MAX_SHOTS, GenerationRequestBody, JobBody, ResultBody
 from tests.service_standins import ASKED
 from weightgen.generator import MAX_SAMPLES as MOST_SAMPLES

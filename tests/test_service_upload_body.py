@@ -10,8 +10,8 @@ import pytest
 from starlette.requests import Request
 
 from service.problems import Problem
-from service.upload_body import FORMATS, UploadOptions, receive_upload
-from service.uploads import Sent
+from service.uploads.upload_body import FORMATS, UploadOptions, receive_upload
+from service.uploads.upload_store import Sent
 
 FORM = "multipart/form-data; boundary=b"
 CONTENT = b"a,label\n" * 100_000

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from service.artifacts import open_store
-from service.reading import Limits, Unusable
-from service.scratch import Scratch
-from service.uploads import Sent, Uploads
+from service.artifacts.artifact_store import open_store
+from service.artifacts.scratch import Scratch
+from service.uploads.reading import Limits, Unusable
+from service.uploads.upload_store import Sent, Uploads
 
 LIMITS = Limits(
     max_uncompressed_bytes=64 * 2**20,

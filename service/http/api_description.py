@@ -1,0 +1,69 @@
+"""The OpenAPI description: what FastAPI tells of the routes, and what is refused before a request reaches one."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+
+from service.http.request_limits import WITH_BODY
+from service.keys.authentication import needed_scope
+from service.routes.native import tell
+from service.schemas import ProblemBody
+
+OF_EVERY_REQUEST = ("malformed-request", "body-too-large", "target-too-long", "headers-too-large")
+OF_KEYS = ("unauthorized", "forbidden", "too-many-requests", "not-ready")
+OF_BODIES = ("request-too-slow", "wrong-content-type", "forbidden")
+BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key that the operator made with `python -m service keys make`. A service that has no keys, and "
+    "listens on loopback only, asks for none.",
+}
+_OF_FASTAPI = ("HTTPValidationError", "ValidationError")
+
+
+def complete_description(app: FastAPI) -> None:
+    """Let the app's description tell every status, every problem by its one schema, and which key a request needs."""
+    plain: Callable[[], dict[str, Any]] = app.openapi
+    is_complete = False
+
+    def openapi() -> dict[str, Any]:
+        nonlocal is_complete
+        described = plain()  # FastAPI keeps it, so that it is completed once
+        if not is_complete:
+            _complete(described)
+            is_complete = True
+        return described
+
+    app.openapi = openapi
+
+
+def _complete(described: dict[str, Any]) -> None:
+    for path, operations in described["paths"].items():
+        for method, operation in operations.items():
+            _complete_operation(method.upper(), path, operation)
+    components = described.setdefault("components", {})
+    components["securitySchemes"] = {"bearer": BEARER}
+    schemas = components.setdefault("schemas", {})
+    for name in _OF_FASTAPI:
+        schemas.pop(name, None)
+    problem = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(problem.pop("$defs", {}), ProblemBody=problem)
+
+
+def _complete_operation(method: str, path: str, operation: dict[str, Any]) -> None:
+    scope = needed_scope(method, path)
+    kinds = [*OF_EVERY_REQUEST, *(OF_KEYS if scope else ()), *(OF_BODIES if method in WITH_BODY else ())]
+    responses = operation["responses"]
+    if "HTTPValidationError" in str(responses.get("422")):  # FastAPI's own form, which is never answered
+        kinds.append("invalid-request")
+        del responses["422"]
+    for status, told in tell(*kinds).items():
+        known = responses.setdefault(str(status), told)
+        if told["description"] not in known["description"]:
+            known["description"] += f"; {told['description']}"
+    operation["responses"] = dict(sorted(responses.items()))
+    operation["security"] = [{"bearer": []}] if scope else []
+    if scope:
+        description = operation.get("description", "")
+        operation["description"] = f"{description}\n\nNeeds a key with the scope `{scope}`.".strip()

@@ -1,0 +1,83 @@
+"""What Prometheus reads: counts and times of requests and jobs, added up over all processes of the service.
+
+No label has more values than the code has words for: routes are the templates of the app, stages and outcomes are
+listed, and neither names nor ids that a client sends become one.
+"""
+
+import os
+import platform
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from service.jobs.job_store import JobStore
+from weightgen import __version__
+
+OUTCOMES = ("succeeded", "failed", "lost", "released")
+"""How a job leaves its runner's hands: lost is cancelled or claimed by another, released is handed back at a stop."""
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+WAIT_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class Measurements:
+    """Counts and times of one process, and the text that tells those of all."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "weightgen_http_requests", "Answers.", ["method", "route", "status"], registry=registry
+        )
+        self._seconds = Histogram(
+            "weightgen_http_seconds", "Time to the first byte of an answer.", ["route"], registry=registry
+        )
+        self._waits = Histogram(
+            "weightgen_job_wait_seconds", "From a job's acceptance to its first begin.", buckets=WAIT_BUCKETS,
+            registry=registry,
+        )  # fmt: skip
+        self._stages = Histogram(
+            "weightgen_job_stage_seconds", "How long a job was in one of its stages.", ["stage"],
+            buckets=STAGE_BUCKETS, registry=registry,
+        )  # fmt: skip
+        self._ended = Counter("weightgen_jobs_ended", "Jobs that left a runner.", ["outcome"], registry=registry)
+        for outcome in OUTCOMES:
+            self._ended.labels(outcome)  # there before the first one ends, so that a rate has a beginning
+
+    def observe_request(self, *, method: str, route: str, status: int, seconds: float) -> None:
+        """One answer; `route` is the template that the path matched."""
+        self._requests.labels(method if method in METHODS else "other", route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def observe_requests(self, *, method: str, route: str, status: int, seconds: Sequence[float]) -> None:
+        """Many answers of one kind."""
+        self._requests.labels(method, route, str(status)).inc(len(seconds))
+        histogram = self._seconds.labels(route)
+        for value in seconds:
+            histogram.observe(value)
+
+    def observe_wait(self, seconds: float) -> None:
+        """How long a job waited before it was begun."""
+        self._waits.observe(max(seconds, 0.0))
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        """How long a job was in a stage."""
+        self._stages.labels(stage).observe(seconds)
+
+    def count_end(self, outcome: str) -> None:
+        """One of OUTCOMES happened to a job."""
+        assert outcome in OUTCOMES
+        self._ended.labels(outcome).inc()
+
+    def render(self, jobs: JobStore) -> bytes:
+        """The text that Prometheus scrapes; of all processes where PROMETHEUS_MULTIPROC_DIR is set."""
+        registry = self._registry
+        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)
+        # Not files of one process as the others are: every process sees the same jobs, and is of the same build.
+        lines = ["# HELP weightgen_jobs Jobs by state.", "# TYPE weightgen_jobs gauge"]
+        lines += [f'weightgen_jobs{{state="{state}"}} {number}' for state, number in jobs.count().items()]
+        lines += ["# HELP weightgen_build_info Which version answers.", "# TYPE weightgen_build_info gauge"]
+        lines += [f'weightgen_build_info{{version="{__version__}",python="{platform.python_version()}"}} 1']
+        return generate_latest(registry) + "\n".join([*lines, ""]).encode()

@@ -1,6 +1,0 @@
-"""Runs the migrations in the transaction that `service.database.upgrade` opened."""
-
-from alembic import context
-
-context.configure(connection=context.config.attributes["connection"])
-context.run_migrations()

@@ -1,0 +1,1 @@
+"""Data sets that users bring: taken, read apart, kept by what they hold."""
