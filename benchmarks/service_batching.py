@@ -25,6 +25,7 @@ import torch
 from benchmarks.http_connection import Connection
 from benchmarks.server_process import ROOT, Server, serving
 from model_zoo.lookup import look_up
+from weightgen.freed_memory import keep_freed_memory
 from weightgen.pipeline import Job, Order, make_weights, make_weights_many
 from weightgen.storage import write_json
 
@@ -122,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, default=ROOT / "docs" / "results" / "service" / "batching.json")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the servers do
     os.environ["OMP_NUM_THREADS"] = "1"  # the servers'
     job = look_up(generator=NAMES["generator"], arch=NAMES["architecture"], data=NAMES["dataset"])
     results = asyncio.run(measure_all(options, job))

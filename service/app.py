@@ -48,6 +48,7 @@ from service.size_limits import SizeLimits
 from service.uploads.reading import Limits
 from service.uploads.upload_store import Uploads
 from weightgen import __version__
+from weightgen.freed_memory import keep_freed_memory
 
 
 def create_app(
@@ -179,6 +180,7 @@ def _batching(run: Run, settings: Settings) -> Batching | None:
 
 
 def _generation(settings: Settings, artifacts: ArtifactStore, uploads: Uploads) -> Generation:
+    keep_freed_memory()
     return Generation(
         artifacts,
         uploads,

@@ -75,6 +75,7 @@ class Generation:
         self._generators: Loaded[tuple[Path, int], _Generator] = Loaded(_load_generator, max_generators)
         self._datasets: Loaded[tuple[str, str], LabelledData] = Loaded(self._load_data, max_datasets)
         self._references: Loaded[tuple[Path, str], ReferenceZoo] = Loaded(_load_references, max_generators)
+        self._own = _Own(min(max_generators, max_datasets))
 
     def __call__(self, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         """{artifact, repository, files, report, samples}, JSON values; `samples` lists {artifact, ...} of every set of
@@ -166,21 +167,14 @@ class Generation:
 
     def _look_up(self, request: Mapping[str, Any]) -> "tuple[Job, _Generator]":
         """The job that the names mean, as `model_zoo.lookup.look_up` builds it, and its generator."""
-        from model_zoo.lookup import target_for
         from model_zoo.released import released_generator, released_references
-        from weightgen.pipeline import Job
 
         arch, file = request["architecture"], released_generator(request["generator"])
         generator = self._generators.get((file, file.stat().st_mtime_ns))
         data = self._find_data(request["dataset"])
         zoo = released_references(generator.generator.name, arch, data.in_channels) if data.in_channels else None
-        job = Job(
-            generator=generator.generator,
-            generator_sha256=generator.sha256,
-            data=data,
-            target_for=partial(target_for, arch),
-            references=self._references.get((zoo, self._contents.of_file(zoo))) if zoo else None,
-        )
+        references = self._references.get((zoo, self._contents.of_file(zoo))) if zoo else None
+        job = self._own.jobs.get((generator, arch, data, references))
         if self._limits is not None:
             self._limits.check_task(num_classes=data.num_classes, support_per_class=request["support_per_class"])
             self._limits.check_network(arch, num_parameters=job.target.spec.num_parameters)
@@ -224,6 +218,27 @@ class _Generator:
     sha256: str
     """Of its file."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class _Own(threading.local):
+    """What each thread has for itself: a job's network takes the weights of one request at a time."""
+
+    def __init__(self, limit: int) -> None:
+        self.jobs: Loaded[tuple[_Generator, str, LabelledData, ReferenceZoo | None], Job] = Loaded(_make_job, limit)
+
+
+def _make_job(parts: "tuple[_Generator, str, LabelledData, ReferenceZoo | None]") -> "Job":
+    from model_zoo.lookup import target_for
+    from weightgen.pipeline import Job
+
+    generator, arch, data, references = parts
+    return Job(
+        generator=generator.generator,
+        generator_sha256=generator.sha256,
+        data=data,
+        target_for=partial(target_for, arch),
+        references=references,
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from weightgen.cli.init import init
 from weightgen.cli.remote import app as remote
 from weightgen.cli.weights import compare, generate
 from weightgen.errors import WeightgenError
+from weightgen.freed_memory import keep_freed_memory
 
 app = typer.Typer(
     name="weightgen",
@@ -39,6 +40,7 @@ app.add_typer(remote)
 
 def main() -> NoReturn:
     """Run the command line on sys.argv and leave with its exit code."""
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, _terminate)  # as an exception, so that temporary files are removed on the way out
     try:
         typer.main.get_command(app)(prog_name="weightgen")
