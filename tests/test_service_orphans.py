@@ -53,9 +53,9 @@ def test_the_workers_of_a_killed_server_leave_and_the_next_one_gets_their_port(t
     first.wait()
     second = start(tmp_path, port)
     try:
-        wait_until_ready(second, port)
-        while any(map(is_alive, orphans)):
+        while any(map(is_alive, orphans)):  # or one of them would be asked whether it is ready
             time.sleep(0.05)
+        wait_until_ready(second, port)
     finally:
         second.send_signal(signal.SIGTERM)
         assert second.wait() == 0
