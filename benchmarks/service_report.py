@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,18 @@ def _batching(found: Figures) -> Iterator[Row]:
 
 
 def _join_ratios(found: Figures) -> str:
-    return ", ".join(f"{one['ratio']:.1f} with {shots}" for shots, one in found.items())
+    return ", ".join(f"{one['ratio']:.1f} with {shots}" for shots, one in sorted(found.items(), key=_first_number))
+
+
+def _first_number(item: tuple[str, Any]) -> int:
+    return int(item[0].split()[0])
 
 
 def _artifact_speed(found: Figures) -> Iterator[Row]:
-    for cell in found["cells"]:
-        file = f"{cell['file']} of {cell['bytes']:,} bytes, {cell['connections']} connections"
-        asked = f"{file}: at least {found['aim']} of nginx's rate"
-        rates = cell["requests_per_second"]
-        said = f"{cell['ratio']:.2f} ({rates['service']:,.0f} a second for {rates['nginx']:,.0f})"
-        yield asked, said, "service_artifact_speed"
+    for (name, size), cells in groupby(found["cells"], key=lambda cell: (cell["file"], cell["bytes"])):
+        said = ", ".join(f"{cell['ratio']:.2f} over {cell['connections']}" for cell in cells)
+        asked = f"{name} of {size:,} bytes: at least {found['aim']} of nginx's rate"
+        yield asked, f"{said} connections", "service_artifact_speed"
 
 
 def _load(found: Figures) -> Iterator[Row]:
