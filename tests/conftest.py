@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from benchmarks.postgres_server import PostgresServer
+from tests.service_standins import Clock
 from tests.standins import StandIn
 from weightgen.checkpoint import save_state
 from weightgen.generators import GENERATORS
@@ -32,6 +33,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture

@@ -21,6 +21,16 @@ ASKED = {"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits"}
 REPOSITORY = "gen/cnn-tiny.digits.mip.s0"
 
 
+class Clock:
+    """Time that stands still until a test moves it; seconds since the epoch."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class StandInRun:
     """Makes an artifact that depends on the seed alone; can be held, and told to fail."""
 

@@ -13,19 +13,6 @@ from service.jobs.job_store import FINAL, Conflict, Job, JobStore, QueueFull
 from weightgen.errors import NotFound
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 @pytest.fixture
 def url(database_url) -> str:
     return database_url
@@ -65,14 +52,14 @@ def test_a_job_from_post_to_result(store, clock):
     assert is_new
     assert job == store.get(job.id)
     assert job == Job(id=job.id, digest="a", owner="", request={"seed": "a"}, state="queued", progress={}, result=None,
-                      problem=None, attempt=0, created=1000.0, updated=1000.0, version=1)  # fmt: skip
+                      problem=None, attempt=0, created=1e6, updated=1e6, version=1)  # fmt: skip
     clock.now += 1
     running = claim(store)
-    assert running == replace(job, state="running", attempt=1, updated=1001.0, version=2)
+    assert running == replace(job, state="running", attempt=1, updated=1e6 + 1, version=2)
     clock.now += 1
     assert store.finish(job.id, "r1", {"artifact": "f00d"})
     assert store.get(job.id) == replace(
-        running, state="succeeded", result={"artifact": "f00d"}, updated=1002.0, version=3
+        running, state="succeeded", result={"artifact": "f00d"}, updated=1e6 + 2, version=3
     )
 
 

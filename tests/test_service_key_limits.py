@@ -10,20 +10,7 @@ from starlette.types import Receive, Scope, Send
 from service.jobs.job_store import JobStore
 from service.keys.key_limits import KeyLimits
 from service.keys.key_store import KeyStore
-from tests.service_standins import ASKED, REPOSITORY, stand_in_app
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.service_standins import ASKED, REPOSITORY, Clock, stand_in_app
 
 
 @pytest.fixture

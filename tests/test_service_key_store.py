@@ -9,19 +9,6 @@ from service.keys.key_store import DAY_SECONDS, LAST_USED_SECONDS, Key, KeyStore
 from weightgen.errors import BadOption, NotFound
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 @pytest.fixture
 def store(tmp_path, clock):
     store = KeyStore(f"sqlite:///{tmp_path}/jobs.sqlite", clock=clock)

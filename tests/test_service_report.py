@@ -40,7 +40,7 @@ FIGURES = {
         ("load", "| 1.2% (900 to 911 MiB) |"),
         ("load", "| all 12 and 1,234; look 1 and 2 |"),
         ("schemathesis", "| 0 failures in 4,321 requests to 17 operations |"),
-        ("hostile", "| 10,000 hostile requests and files: nothing but 4xx, no leak, server alive | 0 other answers"),
+        ("hostile", "| 10,000 hostile requests and files: nothing but 4xx, no leak, server alive | 0 answers that"),
         ("chaos", "| 100 SIGKILLs under load on sqlite: none lost, none doubled | 1,234 accepted, 0 lost, 2 doubled"),
         ("chaos-postgresql", "| service_chaos --database postgresql |"),
     ],
