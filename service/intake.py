@@ -87,9 +87,13 @@ class Intake:
         others = {sample["artifact"] for sample in result.get("samples", ())}
         return all(self.artifacts.note_use(artifact) for artifact in others | {result["artifact"]})
 
-    async def wait(self, job: Job) -> Job:
-        """The job once it has ended, or as it is after `inline_seconds`, or if this process stops and it waits."""
-        end, pause = time.monotonic() + self.settings.inline_seconds, FIRST_LOOK_SECONDS
+    async def wait(self, job: Job, *, seconds: float | None = None) -> Job:
+        """The job once it has ended, or as it is after `seconds`, or if this process stops and it waits.
+
+        Without `seconds` it is `inline_seconds`.
+        """
+        patience = self.settings.inline_seconds if seconds is None else seconds
+        end, pause = time.monotonic() + patience, FIRST_LOOK_SECONDS
         with self.endings.expected(job.id) as ended:
             while job.state not in FINAL and (left := end - time.monotonic()) > 0:
                 with suppress(TimeoutError):

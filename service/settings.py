@@ -80,6 +80,11 @@ class Settings(BaseSettings):
     inline_seconds: float = Field(
         default=5.0, ge=0, le=9, description="How long a request waits for its result before it is answered with a job."
     )
+    hub_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        description="How long a Hub client that asks what a repository holds waits for its weights: it asks but once.",
+    )
     lease_seconds: float = Field(
         default=30.0, gt=0, description="How long a job stays with a process that gives no sign of life."
     )

@@ -1,4 +1,5 @@
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import pytest
@@ -126,6 +127,19 @@ def test_what_is_not_there_is_told_as_hub_clients_expect_it(service, path, code)
     assert (answer.status_code, answer.headers["x-error-code"]) == (404, code)
     assert answer.headers["x-error-message"] == answer.json()["detail"]
     assert ("x-repo-commit" in answer.headers) == (code == "EntryNotFound")
+
+
+def test_who_asks_what_a_repository_holds_gets_no_503_while_it_is_made(tmp_path):
+    app, run = stand_in_app(tmp_path, inline_seconds=0.0, hub_seconds=600)
+    with TestClient(app) as client, ThreadPoolExecutor(1) as pool:
+        run.go_on.clear()
+        asked = pool.submit(client.get, f"/hf/api/models/{REPOSITORY}/revision/main")
+        while not run.runs:
+            time.sleep(0.01)
+        assert client.head(resolve(REPOSITORY)).status_code == 503 and not asked.done()
+        run.go_on.set()
+        answer = asked.result()
+    assert answer.status_code == 200 and len(answer.json()["siblings"]) == 2
 
 
 def test_weights_that_take_longer_are_asked_for_again(tmp_path):

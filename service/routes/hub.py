@@ -84,31 +84,31 @@ def hub_routes(intake: Intake) -> APIRouter:
 
     @routes.get("/api/models/{org}/{name}")
     async def describe(org: str, name: str, request: Request) -> dict[str, Any]:
-        return _describe(await _find(intake, request, org, name, "main"))
+        return _describe(await _find_whole(intake, request, org, name, "main"))
 
     @routes.get("/api/models/{org}/{name}/revision/{revision}")
     async def describe_revision(org: str, name: str, revision: str, request: Request) -> dict[str, Any]:
-        return _describe(await _find(intake, request, org, name, revision))
+        return _describe(await _find_whole(intake, request, org, name, revision))
 
     @routes.get("/api/models/{org}/{name}/tree/{revision}")
     async def list_tree(org: str, name: str, revision: str, request: Request) -> list[dict[str, Any]]:
         """An array, unlike our own answers: the Hub's clients expect one."""
-        return [_describe_file(file) for file in (await _find(intake, request, org, name, revision)).files]
+        return [_describe_file(file) for file in (await _find_whole(intake, request, org, name, revision)).files]
 
     @routes.get("/api/models/{org}/{name}/tree/{revision}/{path:path}")
     async def list_folder(org: str, name: str, revision: str, path: str, request: Request) -> list[dict[str, Any]]:
-        raise _no_entry(await _find(intake, request, org, name, revision), path)
+        raise _no_entry(await _find_whole(intake, request, org, name, revision), path)
 
     @routes.post("/api/models/{org}/{name}/paths-info/{revision}")
     async def list_paths(org: str, name: str, revision: str, request: Request) -> list[dict[str, Any]]:
         """Those of the paths asked for that exist; the others are left out, as the Hub does."""
         asked = _parse_paths(request.headers.get("content-type", ""), await request.body())
-        repository = await _find(intake, request, org, name, revision)
+        repository = await _find_whole(intake, request, org, name, revision)
         return [_describe_file(file) for file in repository.files if file.name in asked]
 
     @routes.get("/api/models/{org}/{name}/refs")
     async def list_refs(org: str, name: str, request: Request) -> dict[str, Any]:
-        repository = await _find(intake, request, org, name, "main")
+        repository = await _find_whole(intake, request, org, name, "main")
         main = {"name": "main", "ref": "refs/heads/main", "targetCommit": repository.commit}
         return {"branches": [main], "converts": [], "tags": [], "pullRequests": []}
 
@@ -143,11 +143,18 @@ def _parse_paths(content_type: str, body: bytes) -> set[str]:
     return set(paths)
 
 
-async def _find(intake: Intake, request: Request, org: str, name: str, revision: str) -> Repository:
+async def _find_whole(intake: Intake, request: Request, org: str, name: str, revision: str) -> Repository:
+    """As `_find`, for questions that Hub clients ask once, and wait for the answer as long as it takes."""
+    return await _find(intake, request, org, name, revision, seconds=intake.settings.hub_seconds)
+
+
+async def _find(
+    intake: Intake, request: Request, org: str, name: str, revision: str, *, seconds: float | None = None
+) -> Repository:
     """The repository, its weights made if need be; Problem with the header that tells Hub clients what is missing."""
     full_name = f"{org}/{name}"
     try:
-        artifact = await _find_artifact(intake, request, org, name)
+        artifact = await _find_artifact(intake, request, org, name, seconds)
         files = await run_in_threadpool(intake.artifacts.files, artifact)
     except NotFound as error:
         raise _absent("RepoNotFound", str(error)) from error
@@ -162,7 +169,7 @@ async def _find(intake: Intake, request: Request, org: str, name: str, revision:
     return repository
 
 
-async def _find_artifact(intake: Intake, request: Request, org: str, name: str) -> str:
+async def _find_artifact(intake: Intake, request: Request, org: str, name: str, seconds: float | None) -> str:
     if org == "sha":
         return name
     if org == "gen":
@@ -172,7 +179,7 @@ async def _find_artifact(intake: Intake, request: Request, org: str, name: str) 
         job = await run_in_threadpool(intake.jobs.get, name)
     else:
         raise NotFound(f"no repository is called {f'{org}/{name}'[:96]!r}; expected {FORM}")
-    return _artifact_of(await intake.wait(job))
+    return _artifact_of(await intake.wait(job, seconds=seconds))
 
 
 def _artifact_of(job: Job) -> str:
