@@ -40,6 +40,13 @@ def test_every_problem_has_one_form(described):
     assert "HTTPValidationError" not in json.dumps(described)
 
 
+def test_no_answer_is_described_twice(described):
+    for _, path, operation in operations(described):
+        for status, response in operation["responses"].items():
+            told = response["description"].split("; ")
+            assert len(told) == len(set(told)), (path, status)
+
+
 def test_who_may_ask_is_told(described):
     assert described["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     post, healthz = described["paths"]["/v1/generations"]["post"], described["paths"]["/healthz"]["get"]

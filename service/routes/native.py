@@ -36,7 +36,8 @@ def tell(*kinds: str) -> dict[int | str, dict[str, Any]]:
     """The problems of a route, for its OpenAPI description."""
     statuses = sorted({KINDS[kind][0] for kind in kinds})
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
-    titles = {status: "; ".join(KINDS[kind][1] for kind in kinds if KINDS[kind][0] == status) for status in statuses}
+    known = dict.fromkeys(kinds)
+    titles = {status: "; ".join(KINDS[kind][1] for kind in known if KINDS[kind][0] == status) for status in statuses}
     return {status: {"description": title, "content": content} for status, title in titles.items()}
 
 
