@@ -133,6 +133,14 @@ def test_parts_of_large_files_whose_upload_never_ended_go_when_they_are_old(plac
     assert [upload["Key"] for upload in place._fs.list_multipart_uploads(bucket)] == [keys[1]]
 
 
+def test_a_prefix_that_fills_while_it_is_looked_through_is_no_artifact(place, bucket, tmp_path, monkeypatch):
+    place.put(SHA, b"[]", fill(tmp_path / "made"))
+    prefix = f"{bucket}/some/where"
+    told = {prefix: {"name": prefix, "size": 0, "type": "directory", "StorageClass": "DIRECTORY"}}
+    monkeypatch.setattr(place._fs, "find", lambda path, detail: told)  # as s3fs does where it found nothing first
+    assert place.sweep(before=time.time() + 60) == 0
+
+
 def test_what_others_keep_in_the_bucket_is_left_alone(place, server, bucket):
     place._fs.pipe_file(f"{bucket}/some/where/notes.txt", b"")
     place._fs.pipe_file(f"{bucket}/some/whereabouts/ab/{SHA}/0/a", b"")

@@ -202,8 +202,8 @@ class S3Place:
             found = self._fs.find(prefix.rstrip("/"), detail=True)
         for key, info in cast(dict[str, dict[str, Any]], found).items():
             parts = key.removeprefix(self._root + "/").split("/")
-            if len(parts) < 3 or len(parts) > 4:
-                continue  # not ours
+            if info["type"] != "file" or len(parts) < 3 or len(parts) > 4:
+                continue  # not ours, or the prefix itself: s3fs tells of it where something has just come to lie below
             artifact, when = artifacts.setdefault(parts[1], _Artifact()), _seconds(info["LastModified"])
             if parts[2] == "used":
                 artifact.used = when
