@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from weightgen.errors import WeightgenError
-from weightgen.storage import new_file, write_json
+from weightgen.files.storage import new_file, write_json
 
 NAMES = {
     "generated": "generated",
@@ -57,21 +57,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_demo(options: argparse.Namespace) -> dict[str, Any]:
     """The report that is also written to `options.out`/report.json."""
     from model_zoo.lookup import look_up
+    from weightgen.order import Order
     from weightgen.pipeline import compare_job, make_weights
 
     start = time.perf_counter()
-    per_class, seed = options.support_per_class, options.seed
-    job = look_up(generator=options.generator, arch=options.arch, data=options.data)
+    order = Order(
+        generator=options.generator,
+        architecture=options.arch,
+        dataset=options.data,
+        support_per_class=options.support_per_class,
+        seed=options.seed,
+    )
+    job = look_up(order)
     data, num_weights = job.data, job.target.spec.num_parameters
-    print(f"data       {data.name}: {data.num_classes} classes, {per_class} support images a class", flush=True)
+    print(
+        f"data       {data.name}: {data.num_classes} classes, {order.support_per_class} support images a class",
+        flush=True,
+    )
     print(f"target     {options.arch}: {num_weights:,} weights", flush=True)
-    made = make_weights(job, per_class=per_class, seed=seed)[0]
+    made = make_weights(job, order)[0]
     artifact = options.out / "artifact"
     if (artifact / "manifest.json").is_file():
         shutil.rmtree(artifact)  # of an earlier demo; any other folder is refused
     saved = made.save(artifact)
     print(f"made by    {made.source}; training the references takes a little longer", flush=True)
-    report = {**compare_job(job, per_class=per_class, seed=seed), "artifact": saved}
+    report = {**compare_job(job, order), "artifact": saved}
     write_json(options.out / "report.json", report)
     draw_accuracy(report, options.out / "accuracy.png")
     print_scores(report)

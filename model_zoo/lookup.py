@@ -1,30 +1,33 @@
-"""What a user names, looked up: a generator, an architecture and a data set become one job."""
+"""What a user names, looked up: an order becomes a job."""
 
 from functools import partial
 
 from model_zoo.architectures import build_target
 from model_zoo.data import load_data
 from model_zoo.released import generator_file, released_references
-from weightgen.generators import load_generator
+from weightgen.files.storage import sha256_file
+from weightgen.generators import load_generator, method_of_file
 from weightgen.labelled_data import LabelledData
+from weightgen.order import Order
 from weightgen.pipeline import Job
-from weightgen.reference_zoo import ReferenceZoo
-from weightgen.storage import sha256_file
-from weightgen.target import Target
+from weightgen.references.zoo import ReferenceZoo
+from weightgen.target.network import Target
 
 
-def look_up(*, generator: str, arch: str, data: str) -> Job:
-    """The job of making weights of `arch` for the classes of `data`, each given by name (or file).
+def look_up(order: Order) -> Job:
+    """What an order names, loaded: each name is a registered one, or a file or folder.
 
-    Raises UnknownName or NotFound for what does not exist, cheapest first, and what the loaders raise for bad files.
+    Raises UnknownName or NotFound for what does not exist, cheapest first; then what the options of another method
+    raise, and what the loaders raise for bad files.
     """
-    path = generator_file(generator)
-    build_target(arch)  # an unknown architecture is told before anything is read
-    loaded = load_data(data)
-    made_by = load_generator(path)
-    references = released_references(made_by.name, arch, loaded.in_channels) if loaded.in_channels else None
+    path, arch = generator_file(order.generator), order.architecture
+    build_target(arch)  # an unknown architecture is refused before anything is read
+    method_of_file(path).read_options(order.options)
+    loaded = load_data(order.dataset)
+    generator = load_generator(path)
+    references = released_references(generator.name, arch, loaded.in_channels) if loaded.in_channels else None
     return Job(
-        generator=made_by,
+        generator=generator,
         generator_sha256=sha256_file(path),
         data=loaded,
         target_for=partial(target_for, arch),

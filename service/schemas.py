@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.jobs.job_store import Job, State
 from weightgen import __version__
-from weightgen.storage import encode_json
+from weightgen.canonical_json import encode_json
 
 MAX_SEED = 2**63 - 1
 MAX_SHOTS = 50

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from benchmarks.postgres_server import PostgresServer
+from benchmarks.service.postgres_server import PostgresServer
 from tests.service_standins import Clock
-from tests.standins import StandIn
-from weightgen.checkpoint import save_state
-from weightgen.generators import GENERATORS
+from tests.standins import STAND_IN
+from weightgen.files.checkpoint import save_state
+from weightgen.generators import METHODS
 
 settings.register_profile(
     "weightgen",
@@ -45,18 +45,10 @@ def rng() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-class RegisteredStandIn(StandIn):
-    """A stand-in generator that generator files can hold."""
-
-    @classmethod
-    def load(cls, path: Path) -> "RegisteredStandIn":
-        return cls()
-
-
 @pytest.fixture
 def generator_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A generator file of the registered method 'stand-in', which holds nothing."""
-    monkeypatch.setitem(GENERATORS, "stand-in", RegisteredStandIn)
+    monkeypatch.setitem(METHODS, "stand-in", STAND_IN)
     manifest = {"format": "weightgen.generator", "version": 1, "method": "stand-in"}
     save_state(tmp_path / "stand-in.safetensors", {"nothing": torch.zeros(1)}, manifest=manifest)
     return tmp_path / "stand-in.safetensors"

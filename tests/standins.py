@@ -1,15 +1,21 @@
 """Small real objects for tests of what happens after generation: a learnable task, a zoo, a generator."""
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from weightgen.condition import Condition, SupportSet
-from weightgen.generator import GenerationRequest
+from weightgen.generators.d2nwg.method import D2nwgOptions
 from weightgen.labelled_data import LabelledData
-from weightgen.reference_zoo import ReferenceZoo, refit, take_trunk, trunk_spec
+from weightgen.method import Method
+from weightgen.references.zoo import ReferenceZoo
+from weightgen.request import GenerationRequest
+from weightgen.solve.refit import refit
 from weightgen.spec import State
-from weightgen.target import Target
+from weightgen.target.network import Target
+from weightgen.target.trunk import take_trunk, trunk_spec
 
 
 def make_support(*, num_classes: int = 3, shots: int = 6, channels: int = 1, seed: int = 0) -> SupportSet:
@@ -86,6 +92,23 @@ class StandIn:
         learnt = {name for name, _ in request.target.skeleton.named_parameters()}
         moved = {n: t + 0.01 * shift if n in learnt else t for n, t in trunk.items()}
         return [refit(request.target, moved, support) for _ in range(request.num_samples)]
+
+
+class RegisteredStandIn(StandIn):
+    """A stand-in generator that generator files can hold."""
+
+    @property
+    def method(self) -> Method:
+        return STAND_IN
+
+    @classmethod
+    def load(cls, path: Path) -> "RegisteredStandIn":
+        return cls()
+
+
+STAND_IN = Method(
+    name="stand-in", title="A stand-in.", code="tests.standins:RegisteredStandIn", options=D2nwgOptions, samples=True
+)
 
 
 def _draw_squares(num_classes: int, per_class: int, channels: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -15,12 +15,11 @@ import torch
 from model_zoo import released
 from model_zoo.architectures import build_target
 from model_zoo.data import load_data
-from tests.conftest import RegisteredStandIn
+from tests import standins
 from weightgen import __version__
-from weightgen.checkpoint import save_for_spec
 from weightgen.cli import main
-from weightgen.evaluate import accuracy
-from weightgen.generators import GENERATORS
+from weightgen.files.checkpoint import save_for_spec
+from weightgen.target.predict import accuracy
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -287,11 +286,11 @@ def test_generate_leaves_a_folder_that_is_not_empty_alone(run, job, tmp_path):
 
 
 def test_generate_without_fallback_exits_with_3_where_generation_fails(run, job, monkeypatch, tmp_path):
-    class Dead(RegisteredStandIn):
+    class Dead(standins.RegisteredStandIn):
         def generate(self, request):
             return [{n: 0 * t for n, t in state.items()} for state in super().generate(request)]
 
-    monkeypatch.setitem(GENERATORS, "stand-in", Dead)
+    monkeypatch.setattr(standins, "RegisteredStandIn", Dead)
     assert_refused(run("generate", *job, "--no-fallback", "--out", "made"), 3, "did not pass the gate")
     assert not (tmp_path / "made").exists()
     done = run("generate", *job, "--out", "made", "--json")
@@ -308,9 +307,9 @@ def test_generate_without_fallback_exits_with_3_where_generation_fails(run, job,
         (["--samples", "0"], 2, ["num_samples is 0"]),
         (["--seed", "-1"], 2, ["seed is -1"]),
         (["--scheduler", "eulr"], 5, ["no scheduler is called 'eulr'", "ddim, dpm, flow"]),
-        (["--steps", "10000"], 2, ["10000 sampling steps, expected 1 to 1000"]),
+        (["--steps", "10000"], 2, ["steps is 10000, expected 1 to 1000"]),
         (["--guidance", "nan"], 2, ["guidance is nan"]),
-        (["--refinements", "-1"], 2, ["-1 refinements, expected 0 or more"]),
+        (["--refinements", "-1"], 2, ["refinements is -1, expected 0 or more"]),
         (["--arch", "cnn-tny"], 5, ["did you mean 'cnn-tiny'?"]),
         (["--arch", "cnn-w0"], 2, ["width"]),
         (["--generator", "mpi"], 5, ["did you mean 'mip'?"]),

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+import weightgen
 from model_zoo.architectures import build_target
 from tests import test_cli
 from tests.test_cli import assert_refused
 from tests.test_graph_hypernet import TINY
 from tests.test_init import Large, Loop, Odd, Scaled, Unresettable
-from weightgen.checkpoint import load_foreign, load_state, save_state
-from weightgen.generators.graph_hypernet import GraphHypernet, new_graph_hypernet
+from weightgen.files.checkpoint import load_foreign, load_state, save_state
+from weightgen.generators.logah.generator import Logah, new_logah
 
 run = test_cli.run
 
@@ -53,8 +54,8 @@ def leave() -> nn.Module:
 
 
 @pytest.fixture
-def generator() -> GraphHypernet:
-    return new_graph_hypernet(TINY, seed=0)
+def generator() -> Logah:
+    return new_logah(TINY, seed=0)
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_an_architecture_gets_what_predict_makes_and_its_layers_own_values(initi
     done = initialise(arch, "--classes", 7, "--channels", 3, "--out", "out", "--json")
     assert done.code == 0, done.err
     module = build_target(arch, num_classes=7, in_channels=3).make()
-    generator.init_(module)
+    weightgen.init_(module, generator)
     found = load_state(tmp_path / "out" / "model.safetensors")
     assert found.keys() == module.state_dict().keys()
     assert all(torch.equal(t, found[name]) for name, t in module.state_dict().items())
@@ -339,7 +340,7 @@ def interruptible():
 
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_leaves_nothing(initialise, tmp_path, monkeypatch):
-    predict = GraphHypernet.predict
+    predict = Logah.predict
 
     def interrupted(self, *arguments, **options):
         made = predict(self, *arguments, **options)
@@ -347,7 +348,7 @@ def test_an_interrupted_run_leaves_nothing(initialise, tmp_path, monkeypatch):
         assert (tmp_path / ".out.partial").is_dir()
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(GraphHypernet, "predict", interrupted)
+    monkeypatch.setattr(Logah, "predict", interrupted)
     done = initialise("cnn")
     assert (done.code, done.out) == (130, "") and "Traceback" not in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"]

@@ -5,7 +5,7 @@ import torch
 
 from tests.standins import make_support
 from weightgen.condition import Condition, SupportSet
-from weightgen.errors import BadData
+from weightgen.errors import BadData, BadOption
 
 
 def test_the_first_shots_of_every_class_stay_in_order():
@@ -46,3 +46,14 @@ def test_what_is_no_support_set_is_refused(change, sentence):
     assert isinstance(support, SupportSet)
     with pytest.raises(BadData, match=sentence):
         replace(support, **change)
+
+
+@pytest.mark.parametrize("accuracy", [1.5, -0.1, float("nan")])
+def test_an_accuracy_that_is_no_fraction_is_refused(accuracy):
+    with pytest.raises(BadOption, match="target accuracy is .*, expected a fraction from 0 to 1"):
+        Condition(target_accuracy=accuracy)
+
+
+def test_the_parts_of_a_condition_are_those_that_are_given():
+    assert Condition().parts == frozenset()
+    assert Condition(text="digits", target_accuracy=0.5).parts == {"text", "target_accuracy"}

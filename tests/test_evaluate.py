@@ -6,17 +6,16 @@ from model_zoo.architectures import ARCHITECTURES, build_target
 from tests.standins import make_support
 from weightgen.condition import SupportSet
 from weightgen.errors import BadData, BadOption
-from weightgen.evaluate import (
+from weightgen.evaluation.training import (
     FinetuneConfig,
     ScratchConfig,
-    accuracy,
-    augment_images,
     finetune,
-    predict,
-    recalibrate_batchnorm,
     sweep_from_scratch,
     train_from_scratch,
 )
+from weightgen.layers.augment import augment_images
+from weightgen.solve.statistics import recalibrate_batchnorm
+from weightgen.target.predict import accuracy, predict
 
 WITH_BATCHNORM = ["cnn-w4-d3", "resnet8"]
 QUICK = ScratchConfig(learning_rates=(1e-3, 1e-2), max_steps=60, max_steps_augmented=6)

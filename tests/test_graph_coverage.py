@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import graph_coverage
-from benchmarks.graph_coverage import STAND_INS, TRANSFORMERS, make_transformer, measure_coverage, render_row
+import weightgen
+from benchmarks.studies import graph_coverage
+from benchmarks.studies.graph_coverage import STAND_INS, TRANSFORMERS, make_transformer, measure_coverage, render_row
 from tests.graph_zoo import assert_whole, ops_of
 from weightgen.errors import UnknownName
-from weightgen.generators.graph_hypernet import LogahConfig, new_graph_hypernet
-from weightgen.graph import build_graph
+from weightgen.generators.logah.generator import LogahConfig, new_logah
+from weightgen.graph.arch_graph import build_graph
 
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None,
@@ -29,7 +30,7 @@ OPS = {
 
 
 def small_generator():
-    return new_graph_hypernet(LogahConfig(rank=4, num_layers=1, dim=16, num_heads=2), seed=0)
+    return new_logah(LogahConfig(rank=4, num_layers=1, dim=16, num_heads=2), seed=0)
 
 
 @needs_transformers
@@ -56,7 +57,7 @@ def test_weights_of_norms_are_predicted_around_the_value_that_the_model_begins_a
     norms = {n for n, t in graph.owned.items() if graph.nodes[graph.owner[n]].op == "rms_norm"}
     assert {graph.owned[n].role for n in norms} == {role}
     begun = {n: t.mean().item() for n, t in module.state_dict().items() if n in norms}
-    small_generator().init_(module)
+    weightgen.init_(module, small_generator())
     for n in norms:
         assert module.state_dict()[n].mean().item() == pytest.approx(begun[n], abs=0.5)
 

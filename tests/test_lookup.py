@@ -6,12 +6,13 @@ import torch
 from model_zoo import released
 from model_zoo.lookup import look_up, target_for
 from tests.standins import make_data, make_zoo
-from weightgen.checkpoint import save_state
 from weightgen.errors import BadOption, CorruptFile, NotFound, UnknownName
+from weightgen.files.checkpoint import save_state
+from weightgen.order import Order
 
 
 def test_names_and_files_become_a_job(generator_file):
-    job = look_up(generator=str(generator_file), arch="resnet8", data="digits")
+    job = look_up(Order(str(generator_file), "resnet8", "digits"))
     assert job.generator.name == "stand-in"
     assert job.target.spec.config == {"num_classes": 10, "in_channels": 1, "depth": 8, "width": 16}
     assert job.target.input_shape == tuple(job.data.x_train.shape[1:])
@@ -22,12 +23,12 @@ def test_names_and_files_become_a_job(generator_file):
 def test_a_released_name_is_its_file(generator_file, monkeypatch):
     monkeypatch.setattr(released, "FOLDER", generator_file.parent)
     monkeypatch.setitem(released.RELEASED, "stand-in", generator_file.name)
-    job = look_up(generator="stand-in", arch="cnn-tiny", data="digits")
+    job = look_up(Order("stand-in", "cnn-tiny", "digits"))
     folder = generator_file.parent / "references" / "stand-in"
     folder.mkdir(parents=True)
     make_zoo(job.target).save(folder / "cnn-tiny-c1.safetensors")
-    assert len(look_up(generator="stand-in", arch="cnn-tiny", data="digits").references or ()) == 4
-    assert look_up(generator="stand-in", arch="mlp", data="digits").references is None
+    assert len(look_up(Order("stand-in", "cnn-tiny", "digits")).references or ()) == 4
+    assert look_up(Order("stand-in", "mlp", "digits")).references is None
 
 
 @pytest.mark.parametrize(
@@ -35,16 +36,16 @@ def test_a_released_name_is_its_file(generator_file, monkeypatch):
     [
         ({"generator": "mpi"}, UnknownName, "did you mean 'mip'?"),
         ({"generator": "no/such.safetensors"}, NotFound, "no generator file 'no/such.safetensors'"),
-        ({"arch": "cnn-tny"}, UnknownName, "did you mean 'cnn-tiny'?"),
-        ({"data": "digit"}, UnknownName, "did you mean 'digits'?"),
-        ({"data": "no/such.npz"}, NotFound, "no/such.npz"),
-        ({"data": "iris"}, BadOption, "takes images, the data are vectors of 4; use 'mlp'"),
+        ({"architecture": "cnn-tny"}, UnknownName, "did you mean 'cnn-tiny'?"),
+        ({"dataset": "digit"}, UnknownName, "did you mean 'digits'?"),
+        ({"dataset": "no/such.npz"}, NotFound, "no/such.npz"),
+        ({"dataset": "iris"}, BadOption, "takes images, the data are vectors of 4; use 'mlp'"),
     ],
 )
 def test_what_does_not_exist_is_told(generator_file, names, error, sentence):
-    job = {"generator": str(generator_file), "arch": "cnn-tiny", "data": "digits"} | names
+    order = {"generator": str(generator_file), "architecture": "cnn-tiny", "dataset": "digits"} | names
     with pytest.raises(error, match=sentence.replace("?", r"\?")):
-        look_up(**job).target  # noqa: B018, the target is built when first asked for
+        look_up(Order(**order)).target  # noqa: B018, the target is built when first asked for
 
 
 def test_a_released_generator_that_is_not_here_says_so(monkeypatch, tmp_path):
@@ -64,7 +65,7 @@ def test_other_files_are_no_generators(generator_file, change, error, sentence):
     manifest = {"format": "weightgen.generator", "version": 1, "method": "stand-in"} | change
     save_state(generator_file, {"nothing": torch.zeros(1)}, manifest=manifest)
     with pytest.raises(error, match=sentence):
-        look_up(generator=str(generator_file), arch="cnn-tiny", data="digits")
+        look_up(Order(str(generator_file), "cnn-tiny", "digits"))
 
 
 def test_a_damaged_list_of_hashes_is_told(monkeypatch, tmp_path):

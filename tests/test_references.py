@@ -5,16 +5,16 @@ import torch
 
 from model_zoo.architectures import ARCHITECTURES, build_target
 from tests.standins import embed, make_request, make_support, make_zoo
-from weightgen.checkpoint import save_state
-from weightgen.errors import BadData, BadOption, CorruptFile, UnknownName, UnsupportedTask
-from weightgen.evaluate import accuracy
+from weightgen.errors import BadOption, CorruptFile, UnknownName, UnsupportedTask
+from weightgen.files.checkpoint import save_state
 from weightgen.generators import load_generator
-from weightgen.generators.default_init import DefaultInit, RandomTrunkRidge
-from weightgen.generators.noise import Noise
-from weightgen.generators.retrieval import Retrieval
-from weightgen.generators.soup import Soup
-from weightgen.generators.zoo_mean import ZooMean
-from weightgen.reference_zoo import refit
+from weightgen.references.default_init import DefaultInit, RandomTrunkRidge
+from weightgen.references.noise import Noise
+from weightgen.references.retrieval import Retrieval
+from weightgen.references.soup import Soup
+from weightgen.references.zoo_mean import ZooMean
+from weightgen.solve.refit import refit
+from weightgen.target.predict import accuracy
 
 OF_A_ZOO = {
     "retrieval": lambda zoo: Retrieval(zoo, embed=embed),
@@ -81,9 +81,11 @@ def test_a_request_without_a_fitting_support_set_is_refused(name):
     reference = ALL[name](make_zoo(target))
     with pytest.raises(UnsupportedTask, match="no support set"):
         reference.check(make_request(target, None))
-    with pytest.raises(BadData, match="the support set has 4 classes, the target network 3"):
+    with pytest.raises(UnsupportedTask, match="the target has 3 classes, the support set 4"):
         reference.check(make_request(target, make_support(num_classes=4)))
-    with pytest.raises(BadData, match=r"support examples have shape \[3, 28, 28\], 'cnn-tiny' takes \[1, 28, 28\]"):
+    with pytest.raises(
+        UnsupportedTask, match=r"takes inputs of shape \[1, 28, 28\], the support set has \[3, 28, 28\]"
+    ):
         reference.check(make_request(target, make_support(channels=3)))
 
 

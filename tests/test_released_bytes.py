@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.released_bytes import GOLDEN, differences, list_cases, processor, run_case
+from benchmarks.studies.released_bytes import GOLDEN, differences, list_cases, processor, run_case
 
 RECORDED = json.loads(GOLDEN.read_text())
 

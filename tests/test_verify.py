@@ -3,10 +3,11 @@ import torch
 
 from model_zoo.architectures import ARCHITECTURES, build_target
 from tests.standins import StandIn, make_request, make_support
+from weightgen.delivery.classifier import check_state, hold_back
+from weightgen.delivery.gate import generate_verified
 from weightgen.errors import VerificationFailed
-from weightgen.generators.default_init import DefaultInit, RandomTrunkRidge
-from weightgen.storage import write_json
-from weightgen.verify import check_state, generate_verified, hold_back
+from weightgen.files.storage import write_json
+from weightgen.references.default_init import DefaultInit, RandomTrunkRidge
 
 
 class Broken(StandIn):
@@ -132,15 +133,15 @@ def test_one_in_five_of_each_class_is_held_back(shots, expected):
     support = make_support(shots=shots)
     parts = hold_back(support, rng=torch.Generator().manual_seed(0))
     assert parts is not None
-    kept, held = parts
+    kept, inputs, labels = parts
     assert kept.shots == [shots - expected] * 3
-    assert torch.bincount(held.labels).tolist() == [expected] * 3
-    rows = {tuple(x.flatten().tolist()) for x in torch.cat([kept.inputs, held.inputs])}
+    assert torch.bincount(labels).tolist() == [expected] * 3
+    rows = {tuple(x.flatten().tolist()) for x in torch.cat([kept.inputs, inputs])}
     assert rows == {tuple(x.flatten().tolist()) for x in support.inputs}
 
 
 def test_default_initialisation_has_no_effect():
     target = build_target("cnn-tiny", num_classes=3)
-    report, faults = check_state(target, target.init_state(0), inputs=make_support().inputs)
-    assert report == {"loads": True, "finite": True, "has_effect": False}
-    assert faults == ["the logits are those of the default initialisation"]
+    checks = check_state(target, target.init_state(0), inputs=make_support().inputs)
+    assert checks.found == {"loads": True, "finite": True, "has_effect": False}
+    assert checks.faults == ("the logits are those of the default initialisation",)

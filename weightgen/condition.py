@@ -1,12 +1,13 @@
 """Condition: what the weights are for."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from weightgen.errors import BadData
+from weightgen.canonical_json import digest_json, encode_json
+from weightgen.errors import BadData, BadOption
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,8 @@ class SupportSet:
 
     def digest(self) -> str:
         """sha256 over shape, inputs, labels and class names, hex."""
-        sha = hashlib.sha256(repr((tuple(self.inputs.shape), self.class_names)).encode())
+        about = {"shape": list(self.inputs.shape), "class_names": list(self.class_names)}
+        sha = hashlib.sha256(encode_json(about, name="a support set"))
         sha.update(self.inputs.contiguous().numpy().tobytes())
         sha.update(self.labels.contiguous().numpy().tobytes())
         return sha.hexdigest()
@@ -64,12 +66,23 @@ class SupportSet:
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """Everything a generator may be told about the task; what it cannot honour it refuses."""
+    """What a generator is told about the task. Each generator declares which parts it needs and which it can use."""
 
     support: SupportSet | None = None
     text: str | None = None
     target_accuracy: float | None = None
+    """The accuracy asked for, a fraction."""
+
+    def __post_init__(self) -> None:
+        if self.target_accuracy is not None and not 0 <= self.target_accuracy <= 1:  # False for NaN too
+            raise BadOption(f"target accuracy is {self.target_accuracy}, expected a fraction from 0 to 1")
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """Names of the parts that are given."""
+        return frozenset(f.name for f in fields(self) if getattr(self, f.name) is not None)
 
     def digest(self) -> str:
+        """sha256 over all parts, hex."""
         support = self.support.digest() if self.support else None
-        return hashlib.sha256(repr((support, self.text, self.target_accuracy)).encode()).hexdigest()
+        return digest_json({"support": support, "text": self.text, "target_accuracy": self.target_accuracy})

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from weightgen.canonical_json import encode_json
 from weightgen.condition import SupportSet
 from weightgen.errors import BadData, BadOption
 
@@ -75,7 +76,8 @@ class LabelledData:
 
     @cached_property
     def _digest(self) -> str:
-        sha = hashlib.sha256(repr((tuple(self.x_train.shape), len(self.x_test), self.class_names)).encode())
+        about = {"train": list(self.x_train.shape), "test": len(self.x_test), "class_names": list(self.class_names)}
+        sha = hashlib.sha256(encode_json(about, name=self.name))
         for tensor in (self.x_train, self.y_train, self.x_test, self.y_test):
             sha.update(tensor.contiguous().numpy().data)
         return sha.hexdigest()

@@ -1,7 +1,7 @@
-"""One job from end to end: labelled data in, verified weights with their report out.
+"""One order from end to end: labelled data in, verified weights with their report out.
 
-The command line, the demo and every other front end call these functions; where the parts of a job come from (names,
-files) is not their business.
+An order (`weightgen.order`) names things. A job holds them, loaded. Job and order together make the request, the
+generator answers it, the gate verifies the answer. Where names come from is not the business of this file.
 """
 
 import time
@@ -9,63 +9,75 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from weightgen.artifact import describe_artifact, write_artifact
 from weightgen.condition import Condition
-from weightgen.diffusion import Sampling
-from weightgen.errors import BadOption, WeightgenError
-from weightgen.evaluate import accuracy
-from weightgen.generator import GenerationRequest, WeightGenerator
-from weightgen.generators.default_init import RandomTrunkRidge
-from weightgen.generators.retrieval import Retrieval
-from weightgen.generators.soup import Soup
+from weightgen.delivery.artifact import describe_artifact, write_artifact
+from weightgen.delivery.gate import VerifiedWeights, generate_verified_many
+from weightgen.errors import BadOption, UnsupportedTask, WeightgenError
+from weightgen.evaluation.novelty import describe_nearest, find_nearest
+from weightgen.evaluation.scoreboard import compare
 from weightgen.labelled_data import LabelledData, draw_support, select_classes
-from weightgen.novelty import describe_nearest, find_nearest
-from weightgen.reference_zoo import ReferenceZoo
-from weightgen.scoreboard import EmbedsTasks, compare
+from weightgen.method import Method, Options
+from weightgen.order import Order
+from weightgen.references import references_for
+from weightgen.references.zoo import ReferenceZoo
+from weightgen.request import GenerationRequest, WeightGenerator
 from weightgen.spec import State
-from weightgen.target import Target
-from weightgen.verify import Asked, VerifiedWeights, generate_verified_many
+from weightgen.target.network import Target
+from weightgen.target.predict import accuracy
+
+
+@runtime_checkable
+class HasMethod(Protocol):
+    """A generator of a declared method."""
+
+    method: Method
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Weights of one architecture for the classes of one data set, from one generator."""
+    """What an order names, loaded: a generator, a data set, the network that takes its examples, a reference zoo."""
 
     generator: WeightGenerator
     generator_sha256: str
-    """Of the file the generator was loaded from."""
+    """sha256 of the generator's file."""
     data: LabelledData
     target_for: Callable[[LabelledData], Target]
     """The target network that takes these examples and has these classes."""
     references: ReferenceZoo | None = None
     """Trained networks of the same architecture; without them, references that need a zoo are left out."""
-    sampling: Sampling | None = None
-    """How to sample, for generators that do; None: as the generator does it."""
-    target_accuracy: float | None = None
-    """The accuracy asked for, a fraction, for generators that were told accuracies."""
 
     @cached_property
     def target(self) -> Target:
         return self.target_for(self.data)
 
-    def request(self, *, per_class: int, num_samples: int = 1, seed: int = 0) -> GenerationRequest:
-        """The request for a support set of `per_class` train examples of each class, drawn by `seed`."""
-        support = draw_support(self.data, per_class, rng=torch.Generator().manual_seed(seed))
-        condition = Condition(support=support, target_accuracy=self.target_accuracy)
-        return GenerationRequest(self.target, condition, num_samples=num_samples, seed=seed, sampling=self.sampling)
+    def order(self, **terms: Any) -> Order:
+        """An order for this job, with these terms and the defaults for the others."""
+        names = {"generator": self.generator.name, "architecture": self.target.spec.arch, "dataset": self.data.name}
+        return Order(**names, **terms)
 
-    def gate_references(self) -> list[WeightGenerator]:
-        """What the generated weights have to hold their own against at generation time."""
-        zoo, generator = self.references, self.generator
-        if zoo is None or not isinstance(generator, EmbedsTasks):
-            return [RandomTrunkRidge()]
-        if zoo.embedder != generator.digest_of(self.target.spec.arch):
-            return [RandomTrunkRidge()]
-        return [Retrieval(zoo, embed=generator.embed), Soup(zoo, embed=generator.embed), RandomTrunkRidge()]
+    def request(self, order: Order) -> GenerationRequest:
+        """The request of an order: its support set is drawn from the data's train part by the order's seed."""
+        rng = torch.Generator().manual_seed(order.seed)
+        support = draw_support(self.data, order.support_per_class, rng=rng)
+        return GenerationRequest(
+            self.target,
+            Condition(support=support, target_accuracy=order.target_accuracy),
+            num_samples=order.num_samples,
+            seed=order.seed,
+            options=self.read_options(order),
+        )
+
+    def read_options(self, order: Order) -> Options | None:
+        """The order's options as its method declares them; None if it has none."""
+        if not order.options:
+            return None
+        if not isinstance(self.generator, HasMethod):
+            raise UnsupportedTask(f"{self.generator.name!r} takes no options, got {', '.join(order.options)}")
+        return self.generator.method.read_options(order.options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +85,13 @@ class Made:
     """Weights that passed the gate, and how they came about."""
 
     job: Job
-    request: GenerationRequest
     weights: VerifiedWeights
     seconds: float
     """Wall clock of generation and gate, over all samples of the request and all requests made with it."""
+
+    @property
+    def request(self) -> GenerationRequest:
+        return self.weights.request
 
     @property
     def state(self) -> State:
@@ -123,81 +138,75 @@ class Made:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class Order:
-    """A job, and what is asked of it."""
+def make_weights(job: Job, order: Order) -> list[Made]:
+    """The verified weights of an order, `order.num_samples` sets.
 
-    job: Job
-    per_class: int
-    num_samples: int = 1
-    seed: int = 0
-    fallback: bool = True
-    """Whether a reference that does better is returned; without, VerificationFailed stands in the way."""
-
-
-def make_weights(job: Job, *, per_class: int, num_samples: int = 1, seed: int = 0, fallback: bool = True) -> list[Made]:
-    """`num_samples` sets of verified weights for a support set drawn from the data's train split.
-
-    Without `fallback`, VerificationFailed is raised where a reference does better; with it, the reference is returned.
+    Where a reference does better, it is returned; without `order.fallback`, VerificationFailed is raised.
     """
-    (made,) = make_weights_many([Order(job, per_class, num_samples, seed, fallback)])
+    (made,) = make_weights_many([(job, order)])
     if isinstance(made, WeightgenError):
         raise made
     return made
 
 
 def make_weights_many(
-    orders: Sequence[Order], *, on_generated: Callable[[Sequence[int]], None] = lambda places: None
+    asked: Sequence[tuple[Job, Order]], *, on_generated: Callable[[Sequence[int]], None] = lambda places: None
 ) -> list[list[Made] | WeightgenError]:
-    """For each of several orders of one generator what `make_weights` gives, or raises, for it alone, but for the
-    seconds, which are those of all together.
+    """For each of several orders of one generator what `make_weights` gives, or raises, for it alone.
 
-    `on_generated` is told between generation and the gate which orders were not refused.
+    Only the seconds differ: they are those of all orders together. `on_generated` is called between generation and the
+    gate, with the places of the orders that were not refused.
     """
     outcomes: dict[int, list[Made] | WeightgenError] = {}
-    asked: dict[int, Asked] = {}
-    generator = orders[0].job.generator
-    for i, order in enumerate(orders):
-        assert order.job.generator is generator
+    requests: dict[int, GenerationRequest] = {}
+    generator = asked[0][0].generator
+    for i, (job, order) in enumerate(asked):
+        assert job.generator is generator
         try:
-            request = order.job.request(per_class=order.per_class, num_samples=order.num_samples, seed=order.seed)
+            request = job.request(order)
             generator.check(request)
-            asked[i] = Asked(request, order.job.gate_references(), order.fallback)
+            requests[i] = request
         except WeightgenError as error:
             outcomes[i] = error
     start = time.perf_counter()
-    found = generate_verified_many(generator, list(asked.values()), on_generated=lambda: on_generated(list(asked)))
+    found = generate_verified_many(
+        generator,
+        list(requests.values()),
+        [references_for(generator, asked[i][0].target.spec.arch, asked[i][0].references) for i in requests],
+        [asked[i][1].fallback for i in requests],
+        on_generated=lambda: on_generated(list(requests)),
+    )
     seconds = time.perf_counter() - start
-    for (i, each), verified in zip(asked.items(), found, strict=True):
+    for i, verified in zip(requests, found, strict=True):
         if isinstance(verified, WeightgenError):
             outcomes[i] = verified
         else:
-            outcomes[i] = [Made(orders[i].job, each.request, weights, seconds) for weights in verified]
-    return [outcomes[i] for i in range(len(orders))]
+            outcomes[i] = [Made(asked[i][0], weights, seconds) for weights in verified]
+    return [outcomes[i] for i in range(len(asked))]
 
 
 def compare_job(
     job: Job,
+    order: Order,
     *,
-    per_class: int,
     tasks: int = 1,
     ways: int | None = None,
-    seed: int = 0,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """The scoreboard of the job (`weightgen.scoreboard.compare`), over all classes or over tasks of `ways` of them."""
+    """The scoreboard of a job (`evaluation.scoreboard.compare`), over all classes or over tasks of `ways` of them."""
     if ways is not None and not 2 <= ways <= job.data.num_classes:
         raise BadOption(f"{ways} ways, expected 2 to the {job.data.num_classes} classes of {job.data.name!r}")
     task = job if ways is None else replace(job, data=select_classes(job.data, range(ways)))
-    job.generator.check(task.request(per_class=per_class, seed=seed))  # told before minutes of training references
+    request = task.request(order)
+    job.generator.check(request)  # refused before minutes of training references
     return compare(
         job.generator,
         task.target,
         job.data,
-        per_class=per_class,
-        seed=seed,
+        per_class=order.support_per_class,
+        seed=order.seed,
         references=job.references,
-        sampling=job.sampling,
+        options=request.options,
         tasks=tasks,
         ways=ways,
         say=say,

@@ -13,8 +13,8 @@ from service.artifacts.scratch import Scratch
 from service.problems import Problem
 from service.uploads.reader_process import read_apart
 from service.uploads.reading import Limits, Unusable
+from weightgen.canonical_json import parse_json
 from weightgen.errors import NotFound, UnknownName
-from weightgen.storage import parse_json
 
 if TYPE_CHECKING:
     from weightgen.labelled_data import LabelledData

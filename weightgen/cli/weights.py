@@ -1,15 +1,13 @@
 """weightgen generate, compare: the main job and its scoreboard."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from weightgen.cli.options import takes_method_options
 from weightgen.cli.output import JsonOption, print_json, print_table, say
-
-if TYPE_CHECKING:
-    from weightgen.diffusion import Sampling
+from weightgen.order import Order
 
 GeneratorOption = Annotated[str, typer.Option(help="A released generator or a generator file.", metavar="NAME_OR_FILE")]
 ArchOption = Annotated[str, typer.Option(help="The architecture of the target network.")]
@@ -17,17 +15,8 @@ DataOption = Annotated[str, typer.Option(help="A data set, a file or a folder of
 ShotsOption = Annotated[int, typer.Option("--support-per-class", help="Labelled examples of each class, 1 to 50.")]
 SeedOption = Annotated[int, typer.Option(help="Decides which examples are drawn, and every other random number.")]
 
-SchedulerOption = Annotated[str | None, typer.Option(help="For d2nwg: ddim, dpm or flow; dpm if not given.")]
-StepsOption = Annotated[int | None, typer.Option(help="For d2nwg: steps of the scheduler; 2 if not given.")]
-GuidanceOption = Annotated[
-    float | None, typer.Option(help="For d2nwg: classifier-free guidance; 1, the condition as it is, if not given.")
-]
-RefinementsOption = Annotated[
-    int | None,
-    typer.Option(help="For d2nwg: steps of a sample along its loss on the examples; all learnt if not given."),
-]
 
-
+@takes_method_options
 def generate(
     generator: GeneratorOption,
     arch: ArchOption,
@@ -36,28 +25,35 @@ def generate(
     support_per_class: ShotsOption = 20,
     samples: Annotated[int, typer.Option(help="How many sets of weights to make.")] = 1,
     seed: SeedOption = 0,
-    scheduler: SchedulerOption = None,
-    steps: StepsOption = None,
-    guidance: GuidanceOption = None,
-    refinements: RefinementsOption = None,
     target_accuracy: Annotated[
-        float | None, typer.Option(help="For d2nwg: the accuracy to ask for, 0 to 1; none if not given.")
+        float | None, typer.Option(help="The accuracy to ask for, 0 to 1, of a generator that can use it.")
     ] = None,
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Fail when a reference beats the generated weights.")
     ] = False,
     as_json: JsonOption = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Make weights for labelled data, verify them, and write them as a folder that any Hub client loads."""
     from model_zoo.lookup import look_up
     from weightgen.pipeline import make_weights
 
-    sampling = _sampling(scheduler, steps, guidance, refinements)
+    order = Order(
+        generator=generator,
+        architecture=arch,
+        dataset=data,
+        support_per_class=support_per_class,
+        num_samples=samples,
+        seed=seed,
+        fallback=not no_fallback,
+        target_accuracy=target_accuracy,
+        options=options,
+    )
     say(f"loading {generator} and {data}")
-    job = look_up(generator=generator, arch=arch, data=data)
-    job = replace(job, sampling=sampling, target_accuracy=target_accuracy)
+    job = look_up(order)
     say(f"making {samples} x {arch} for {job.data.num_classes} classes of {job.data.name}")
-    made = make_weights(job, per_class=support_per_class, num_samples=samples, seed=seed, fallback=not no_fallback)
+    made = make_weights(job, order)
     folders = [out] if samples == 1 else [out / str(i) for i in range(samples)]
     reports = [one.save(folder) for one, folder in zip(made, folders, strict=True)]
     if as_json:
@@ -67,6 +63,7 @@ def generate(
         print_table(_summarise(report))
 
 
+@takes_method_options
 def compare(
     generator: GeneratorOption,
     arch: ArchOption,
@@ -75,20 +72,25 @@ def compare(
     tasks: Annotated[int, typer.Option(help="Support sets to draw; what is printed is the mean.")] = 1,
     ways: Annotated[int | None, typer.Option(help="Random classes of each task; all of them if not given.")] = None,
     seed: SeedOption = 0,
-    scheduler: SchedulerOption = None,
-    steps: StepsOption = None,
-    guidance: GuidanceOption = None,
-    refinements: RefinementsOption = None,
     as_json: JsonOption = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Score generated weights beside every reference with equal access to the same examples."""
     from model_zoo.lookup import look_up
     from weightgen.pipeline import compare_job
 
-    sampling = _sampling(scheduler, steps, guidance, refinements)
+    order = Order(
+        generator=generator,
+        architecture=arch,
+        dataset=data,
+        support_per_class=support_per_class,
+        seed=seed,
+        options=options,
+    )
     say(f"loading {generator} and {data}")
-    job = replace(look_up(generator=generator, arch=arch, data=data), sampling=sampling)
-    report = compare_job(job, per_class=support_per_class, tasks=tasks, ways=ways, seed=seed, say=say)
+    job = look_up(order)
+    report = compare_job(job, order, tasks=tasks, ways=ways, say=say)
     if as_json:
         print_json(report)
         return
@@ -97,17 +99,6 @@ def compare(
     rows += [(f"seconds to {name}", f"{report['seconds'][name]:.3f}") for name in ("generate", "scratch")]
     rows += [("note", note) for note in report["request"]["notes"]]
     print_table(rows, title=f"{arch} on {job.data.name}, accuracy on its test part")
-
-
-def _sampling(
-    scheduler: str | None, steps: int | None, guidance: float | None, refinements: int | None
-) -> "Sampling | None":
-    """What was asked for of sampling; None if nothing was."""
-    from weightgen.diffusion import Sampling
-
-    given = {"scheduler": scheduler, "steps": steps, "guidance": guidance, "refinements": refinements}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return Sampling(**chosen) if chosen else None
 
 
 def _summarise(report: dict[str, Any]) -> list[tuple[str, Any]]:

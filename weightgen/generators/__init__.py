@@ -1,30 +1,41 @@
-"""The learnt generators by the name of their method; a new one is a file beside this one and a line in GENERATORS.
+"""The methods of making weights that are learnt. A new one is a folder beside these and a line in METHODS.
 
-The references (default_init, zoo_mean, soup, retrieval, noise) speak the same protocol, but are built from a
-ReferenceZoo rather than loaded from a generator file.
+Each folder declares its method in `method.py`, which needs no torch; its class is imported when a file is loaded.
 """
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from weightgen.errors import UnknownName
-from weightgen.generator import WeightGenerator
-from weightgen.generator_file import read_method
-from weightgen.generators.graph_hypernet import GraphHypernet
-from weightgen.generators.latent_diffusion import LatentDiffusion
-from weightgen.generators.layerwise_diffusion import LayerwiseDiffusion
-from weightgen.generators.mip_hypernet import MipHypernet
+from weightgen.generators.d2nwg.method import D2NWG, D2NWG_LAYERWISE
+from weightgen.generators.logah.method import LOGAH
+from weightgen.generators.mip.method import MIP
+from weightgen.method import Method
 
-GENERATORS = {
-    "d2nwg": LatentDiffusion,
-    "d2nwg-layerwise": LayerwiseDiffusion,
-    "logah": GraphHypernet,
-    "mip": MipHypernet,
-}
+if TYPE_CHECKING:
+    from weightgen.request import WeightGenerator
+
+METHODS = {method.name: method for method in (D2NWG, D2NWG_LAYERWISE, LOGAH, MIP)}
 
 
-def load_generator(path: str | Path) -> WeightGenerator:
-    """The learnt generator in a file; its manifest says which method it belongs to, which checks the version."""
-    method = read_method(Path(path))
-    if method not in GENERATORS:
-        raise UnknownName("generator method", method, GENERATORS)
-    return GENERATORS[method].load(Path(path))
+def method_of_file(path: str | Path) -> Method:
+    """The method that wrote a generator file; CorruptFile if it is no such file, UnknownName for a method that is not
+    registered."""
+    from weightgen.generators.file import read_method
+
+    name = read_method(Path(path))
+    if name not in METHODS:
+        raise UnknownName("generator method", name, METHODS)
+    return METHODS[name]
+
+
+def class_of(method: Method) -> Any:
+    """The class of a method; importing it imports torch."""
+    module, _, name = method.code.partition(":")
+    return getattr(import_module(module), name)
+
+
+def load_generator(path: str | Path) -> "WeightGenerator":
+    """The learnt generator in a file; its manifest says which method it belongs to, and that method checks the rest."""
+    return class_of(method_of_file(path)).load(Path(path))

@@ -1,0 +1,1 @@
+"""Reports: figures of docs/results/*.json as tables and pictures."""

@@ -1,0 +1,1 @@
+"""Studies: what generators are worth, written as JSON in docs/results."""

@@ -1,0 +1,1 @@
+"""What is handed over: the gate that checks weights, and the artifact folder."""

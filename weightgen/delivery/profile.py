@@ -1,0 +1,65 @@
+"""How weights of one kind are verified: a profile for each kind, one gate for all (`weightgen.delivery.gate`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from weightgen.request import GenerationRequest, WeightGenerator
+from weightgen.spec import State
+
+
+@dataclass(frozen=True, eq=False)
+class Checks:
+    """What holds of one state."""
+
+    found: dict[str, Any]
+    """JSON: each property and whether the state has it."""
+    faults: tuple[str, ...] = ()
+    """A sentence for every property that it lacks."""
+    outputs: Tensor | None = None
+    """What the network says of the inputs, if it came to that."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A request with some of its examples held back, and those examples."""
+
+    partial: GenerationRequest
+    """The request without the examples that are held back."""
+    inputs: Tensor
+    """(m, *input_shape)"""
+    answers: Tensor
+    """(m,) what is right for each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Which held-back examples each candidate gets right, bool (m,) each."""
+
+    generated: list[Tensor] = field(default_factory=list)
+    """One for each sample."""
+    references: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Profile(Protocol):
+    """How weights of one kind are verified."""
+
+    name: str
+
+    def check(self, request: GenerationRequest, state: State) -> Checks:
+        """What holds of a state by itself."""
+        ...
+
+    def hold_back(self, request: GenerationRequest) -> Trial | None:
+        """A trial of the request; None if no example can be held back."""
+        ...
+
+    def compare(self, trial: Trial, states: Sequence[State], references: Sequence[WeightGenerator]) -> Comparison:
+        """Which held-back examples the generated states, and the references' own, get right."""
+        ...
+
+    def why_no_trial(self) -> str:
+        """Why `hold_back` gave None, part of a sentence."""
+        ...

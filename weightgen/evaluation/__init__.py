@@ -1,0 +1,1 @@
+"""Measurement: training and fine-tuning, the scoreboard, novelty, distance between tasks."""

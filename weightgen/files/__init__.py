@@ -1,0 +1,1 @@
+"""Files: written whole or not at all, canonical safetensors, streams, checkpoints of other libraries."""

@@ -1,0 +1,1 @@
+"""d2nwg: latent diffusion over weights."""

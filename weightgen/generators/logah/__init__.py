@@ -1,0 +1,1 @@
+"""logah: a low-rank graph hypernetwork, for any module."""

@@ -1,0 +1,1 @@
+"""mip: a hypernetwork conditioned on a support set."""

@@ -1,0 +1,1 @@
+"""The graph of any module, from its structure alone."""

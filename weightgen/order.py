@@ -1,0 +1,50 @@
+"""The order: what came in, from a command line, an HTTP body, a Hub name or a line of a file, with names unresolved.
+
+An order says what is wanted in names and numbers. `weightgen.pipeline` turns it into a request, once the names are
+loaded. Nothing here imports torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from weightgen.errors import BadOption
+
+MAX_SHOTS = 50
+"""Most support examples a class may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Weights of one architecture for the classes of one data set, from one generator."""
+
+    generator: str
+    """A released generator, or a generator file."""
+    architecture: str
+    dataset: str
+    """A registered data set, an uploaded one, a file or a folder."""
+    support_per_class: int = 20
+    """Labelled examples of each class, 1 to MAX_SHOTS."""
+    num_samples: int = 1
+    """Sets of weights to make."""
+    seed: int = 0
+    """Decides which examples are drawn, and every other random number."""
+    fallback: bool = True
+    """Whether a reference that does better is returned in place of the generated weights."""
+    target_accuracy: float | None = None
+    """The accuracy to ask for, a fraction."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The method's own options by name; the method reads them (`weightgen.method.Method.read_options`)."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field by name, JSON values."""
+        return {**asdict(self), "options": dict(self.options)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Order":
+        """The order that `to_json` gave; fields that an older version did not know have their defaults."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(value) - known)
+        if unknown:
+            raise BadOption(f"an order has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        return cls(**value)

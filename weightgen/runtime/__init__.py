@@ -1,0 +1,1 @@
+"""What a process shares: random numbers, memory."""

@@ -1,0 +1,1 @@
+"""What has a closed form or takes a few fixed steps: the class head, BatchNorm's statistics, refinement."""

@@ -1,0 +1,1 @@
+"""Codecs: tokens to a few numbers and back."""
