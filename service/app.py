@@ -12,41 +12,41 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, Response
 
+from service.api.datasets import PATH as UPLOAD_PATH
+from service.api.datasets import dataset_routes
+from service.api.description import complete_description
+from service.api.docs_page import HEADERS, render_page
+from service.api.estimate import estimate_routes
+from service.api.hub import hub_routes
+from service.api.native import native_routes, tell
+from service.api.page import page_routes
+from service.api.schemas import StatusBody, VersionBody
 from service.artifacts.artifact_store import ArtifactStore, open_store
 from service.artifacts.expiry import Expiry
-from service.artifacts.fast_files import FastFiles
-from service.artifacts.scratch import Scratch
-from service.catalogue import Catalogue, registered
-from service.estimate import Estimator
-from service.generation import Generation, import_libraries
-from service.http.api_description import complete_description
-from service.http.api_page import HEADERS, render_page
-from service.http.measurements import Measurements
-from service.http.request_head import RequestHead
-from service.http.request_limits import RequestLimits
-from service.http.request_log import RequestLog, write_down
-from service.http.security_headers import SecurityHeaders
-from service.intake import Intake
-from service.jobs.drain import Drain
+from service.edge.fast_files import FastFiles
+from service.edge.request_head import RequestHead
+from service.edge.request_limits import RequestLimits
+from service.edge.security_headers import SecurityHeaders
 from service.jobs.endings import Endings
 from service.jobs.job_store import JobStore
-from service.jobs.orphans import leave_with_parent
 from service.jobs.runner import Batching, Run, Runner
 from service.keys.authentication import Authentication, KeyRing
 from service.keys.key_limits import KeyLimits
 from service.keys.key_store import KeyStore
 from service.problems import Problem, tell_problems
-from service.routes.datasets import PATH as UPLOAD_PATH
-from service.routes.datasets import dataset_routes
-from service.routes.estimate import estimate_routes
-from service.routes.hub import hub_routes
-from service.routes.native import native_routes, tell
-from service.routes.page import page_routes
-from service.schemas import StatusBody, VersionBody
+from service.process.drain import Drain
+from service.process.orphans import leave_with_parent
+from service.process.scratch import Scratch
 from service.settings import Settings, is_loopback, read_settings
-from service.size_limits import SizeLimits
+from service.telemetry.measurements import Measurements
+from service.telemetry.request_log import RequestLog, write_down
 from service.uploads.reading import Limits
 from service.uploads.upload_store import Uploads
+from service.work.catalogue import Catalogue, registered
+from service.work.estimate import Estimator
+from service.work.generation import Generation, import_libraries
+from service.work.intake import Intake
+from service.work.size_limits import SizeLimits
 from weightgen import __version__
 from weightgen.freed_memory import keep_freed_memory
 

@@ -18,9 +18,9 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from service.artifacts.artifact_store import StoreFull
-from service.http.security_headers import HEADERS
+from service.edge.security_headers import HEADERS
 from service.jobs.job_store import Conflict, QueueFull
-from service.size_limits import OverLimit
+from service.work.size_limits import OverLimit
 from weightgen.errors import (
     BadData,
     BadOption,

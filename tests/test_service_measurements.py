@@ -5,8 +5,8 @@ import re
 import pytest
 from starlette.testclient import TestClient
 
-from service.http.measurements import OUTCOMES, Measurements
 from service.jobs.job_store import JobStore
+from service.telemetry.measurements import OUTCOMES, Measurements
 from tests.service_process import read_metric, running_server
 from tests.service_standins import ASKED, Refused, stand_in_app
 from weightgen import __version__

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from service.artifacts.artifact_store import ArtifactStore
-from service.artifacts.scratch import Scratch
 from service.problems import Problem
+from service.process.scratch import Scratch
 from service.uploads.reader_process import read_apart
 from service.uploads.reading import Limits, Unusable
 from weightgen.errors import NotFound, UnknownName

@@ -5,10 +5,10 @@ from typing import Annotated
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Body
 
-from service.estimate import Estimator
-from service.intake import Intake
-from service.routes.native import tell
-from service.schemas import EstimateBody, GenerationRequestBody
+from service.api.native import tell
+from service.api.schemas import EstimateBody, GenerationRequestBody
+from service.work.estimate import Estimator
+from service.work.intake import Intake
 
 MAX_THREADS = 2
 """Estimates that one process works on at a time; they wait for generators, and must not keep other requests waiting."""

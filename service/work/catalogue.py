@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from service.contents import Contents
 from service.problems import Problem, problem_of
-from service.size_limits import OverLimit, SizeLimits
 from service.uploads.upload_store import Uploads, is_upload
+from service.work.contents import Contents
+from service.work.size_limits import OverLimit, SizeLimits
 from weightgen.errors import BadOption, UnknownName
 
 
@@ -128,7 +128,7 @@ def registered() -> Catalogue:
         return list_data()
 
     def check_names(request: dict[str, Any]) -> None:
-        from service.generation import check_names
+        from service.work.generation import check_names
 
         check_names(request)
 

@@ -7,12 +7,12 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from service.catalogue import Catalogue
+from service.api.native import tell
+from service.api.schemas import DatasetBody
 from service.problems import Problem
-from service.routes.native import tell
-from service.schemas import DatasetBody
 from service.uploads.upload_body import UploadOptions, describe_body, receive_upload
 from service.uploads.upload_store import Uploads, is_upload
+from service.work.catalogue import Catalogue
 from weightgen.errors import UnknownName
 
 PATH = "/v1/datasets"

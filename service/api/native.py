@@ -10,11 +10,7 @@ from fastapi import APIRouter, Body, Header, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from service.artifacts.file_reply import FOREVER, reply_with_file
-from service.intake import Intake
-from service.jobs.job_store import FINAL
-from service.problems import KINDS, MEDIA_TYPE, Problem, raise_described
-from service.schemas import (
+from service.api.schemas import (
     ArchitecturesBody,
     ArtifactBody,
     DatasetsBody,
@@ -25,6 +21,10 @@ from service.schemas import (
     GeneratorsBody,
     JobBody,
 )
+from service.edge.file_reply import FOREVER, reply_with_file
+from service.jobs.job_store import FINAL
+from service.problems import KINDS, MEDIA_TYPE, Problem, raise_described
+from service.work.intake import Intake
 from weightgen.errors import NotFound
 
 EVENT_SECONDS = 0.2

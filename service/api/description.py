@@ -5,10 +5,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from service.http.request_limits import WITH_BODY
+from service.api.native import tell
+from service.api.schemas import ProblemBody
+from service.edge.request_limits import WITH_BODY
 from service.keys.authentication import needed_scope
-from service.routes.native import tell
-from service.schemas import ProblemBody
 
 OF_EVERY_REQUEST = ("malformed-request", "body-too-large", "target-too-long", "headers-too-large")
 OF_KEYS = ("unauthorized", "forbidden", "too-many-requests", "not-ready")

@@ -9,8 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from service.api.schemas import BandBody, BasisBody, EstimateBody
 from service.jobs.job_store import JobStore
-from service.schemas import BandBody, BasisBody, EstimateBody
 
 if TYPE_CHECKING:
     from weightgen.pipeline import Job
