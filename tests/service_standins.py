@@ -13,7 +13,7 @@ from service.artifacts.artifact_store import ArtifactStore
 from service.jobs.job_store import JobStore
 from service.jobs.runner import Progress
 from service.settings import Settings
-from service.uploads.upload_store import is_upload
+from service.uploads.names import is_upload
 from service.work.catalogue import Catalogue
 from weightgen.errors import UnknownName, WeightgenError
 

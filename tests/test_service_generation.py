@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from service.api.schemas import GenerationRequestBody
 from service.artifacts.artifact_store import open_store
+from service.errors import OverLimit
 from service.jobs.runner import JobLost, Task
 from service.work.catalogue import registered
 from service.work.generation import STAGES, Generation, Loaded, check_names
-from service.work.size_limits import OverLimit, SizeLimits
+from service.work.request_body import GenerationRequestBody
+from service.work.size_limits import SizeLimits
 from tests.upload_samples import npz_bytes, some_images, some_uploads, upload
 from weightgen.artifact import read_artifact
 from weightgen.errors import BadOption, UnknownName, UnsupportedTask

@@ -9,7 +9,7 @@ from model_zoo.architectures import ARCHITECTURES
 from model_zoo.data import list_data
 from model_zoo.released import RELEASED
 from service.api.hub import MAX_NAME, parse_generation
-from service.api.schemas import MAX_SEED
+from service.work.request_body import MAX_SEED
 from tests.service_standins import ASKED, REPOSITORY, stand_in_app
 from weightgen.errors import NotFound, UnsupportedTask
 

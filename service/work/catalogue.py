@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from service.errors import OverLimit
 from service.problems import Problem, problem_of
-from service.uploads.upload_store import Uploads, is_upload
+from service.uploads.names import is_upload
+from service.uploads.upload_store import Uploads
 from service.work.contents import Contents
-from service.work.size_limits import OverLimit, SizeLimits
+from service.work.generation import check_names
+from service.work.size_limits import SizeLimits
 from weightgen.errors import BadOption, UnknownName
 
 
@@ -126,11 +129,6 @@ def registered() -> Catalogue:
         from model_zoo.data import list_data
 
         return list_data()
-
-    def check_names(request: dict[str, Any]) -> None:
-        from service.work.generation import check_names
-
-        check_names(request)
 
     return Catalogue(_released_generators, architectures, datasets, check_names)
 
