@@ -14,14 +14,14 @@ from typing import NoReturn
 import uvicorn
 
 from service.app import open_artifacts
-from service.artifacts.scratch import Scratch
-from service.http.http_protocol import guarded_http
-from service.http.request_head import MAX_TARGET_BYTES
-from service.http.request_log import LOGGING
-from service.jobs.orphans import wait_for_port
+from service.edge.http_protocol import guarded_http
+from service.edge.request_head import MAX_TARGET_BYTES
 from service.keys.key_commands import parse_command, run_command
 from service.keys.key_store import KeyStore
+from service.process.orphans import wait_for_port
+from service.process.scratch import Scratch
 from service.settings import Settings, is_loopback, read_settings
+from service.telemetry.request_log import LOGGING
 from weightgen.errors import BadOption, StorageFailed, WeightgenError
 
 CLOSE_SECONDS = 5

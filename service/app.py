@@ -7,46 +7,44 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import Any, Literal
 
-from fastapi import APIRouter, FastAPI
-from sqlalchemy.exc import SQLAlchemyError
+from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import HTMLResponse, Response
 
+from service.api.datasets import PATH as UPLOAD_PATH
+from service.api.datasets import dataset_routes
+from service.api.description import complete_description
+from service.api.docs_page import docs_routes
+from service.api.estimate import estimate_routes
+from service.api.hub import hub_routes
+from service.api.native import native_routes
+from service.api.page import page_routes
+from service.api.status import status_routes
 from service.artifacts.artifact_store import ArtifactStore, open_store
 from service.artifacts.expiry import Expiry
-from service.artifacts.fast_files import FastFiles
-from service.artifacts.scratch import Scratch
-from service.catalogue import Catalogue, registered
-from service.estimate import Estimator
-from service.generation import Generation, import_libraries
-from service.http.api_description import complete_description
-from service.http.api_page import HEADERS, render_page
-from service.http.measurements import Measurements
-from service.http.request_head import RequestHead
-from service.http.request_limits import RequestLimits
-from service.http.request_log import RequestLog, write_down
-from service.http.security_headers import SecurityHeaders
-from service.intake import Intake
-from service.jobs.drain import Drain
+from service.edge.fast_files import FastFiles
+from service.edge.request_head import RequestHead
+from service.edge.request_limits import RequestLimits
+from service.edge.security_headers import HEADERS, SecurityHeaders
 from service.jobs.endings import Endings
 from service.jobs.job_store import JobStore
-from service.jobs.orphans import leave_with_parent
 from service.jobs.runner import Batching, Run, Runner
 from service.keys.authentication import Authentication, KeyRing
 from service.keys.key_limits import KeyLimits
 from service.keys.key_store import KeyStore
-from service.problems import Problem, tell_problems
-from service.routes.datasets import PATH as UPLOAD_PATH
-from service.routes.datasets import dataset_routes
-from service.routes.estimate import estimate_routes
-from service.routes.hub import hub_routes
-from service.routes.native import native_routes, tell
-from service.routes.page import page_routes
-from service.schemas import StatusBody, VersionBody
+from service.problems import tell_problems
+from service.process.drain import Drain
+from service.process.orphans import leave_with_parent
+from service.process.scratch import Scratch
 from service.settings import Settings, is_loopback, read_settings
-from service.size_limits import SizeLimits
+from service.telemetry.measurements import Measurements
+from service.telemetry.request_log import RequestLog, write_down
 from service.uploads.reading import Limits
 from service.uploads.upload_store import Uploads
+from service.work.catalogue import Catalogue, registered
+from service.work.estimate import Estimator
+from service.work.generation import Generation, import_libraries
+from service.work.intake import Intake
+from service.work.size_limits import SizeLimits
 from weightgen import __version__
 from weightgen.runtime.freed_memory import keep_freed_memory
 
@@ -127,7 +125,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # a redirect would repeat the Host that the client made up
     )
-    tell_problems(app)
+    tell_problems(app, headers=HEADERS)
     complete_description(app)
     app.add_middleware(
         RequestLimits,
@@ -150,9 +148,9 @@ def create_app(
         app.include_router(estimate_routes(intake, Estimator(jobs, work_of_jobs.look_up, catalogue.facts)))
     app.include_router(dataset_routes(uploads, catalogue))
     app.include_router(hub_routes(intake))
-    app.include_router(_docs_routes(app))
+    app.include_router(docs_routes(app))
     app.include_router(page_routes())
-    app.include_router(_health_routes(jobs, drain, measurements))
+    app.include_router(status_routes(jobs, drain, measurements))
     return app
 
 
@@ -189,45 +187,3 @@ def _generation(settings: Settings, artifacts: ArtifactStore, uploads: Uploads) 
         max_datasets=settings.max_loaded_datasets,
         limits=SizeLimits.of(settings),
     )
-
-
-def _docs_routes(app: FastAPI) -> APIRouter:
-    routes = APIRouter()
-
-    @routes.get("/docs", include_in_schema=False)
-    def read_docs() -> Response:
-        return HTMLResponse(render_page(app.openapi()), headers=HEADERS)
-
-    return routes
-
-
-def _health_routes(jobs: JobStore, drain: Drain, measurements: Measurements) -> APIRouter:
-    routes = APIRouter()
-
-    @routes.get("/healthz")
-    def is_alive() -> StatusBody:
-        """Whether the server answers."""
-        return StatusBody(status="ok")
-
-    @routes.get("/readyz", responses=tell("not-ready"))
-    def is_ready() -> StatusBody:
-        """Whether the server can take requests: its database answers, and it is not stopping."""
-        if drain.is_draining:
-            raise Problem("not-ready", "this server is stopping")
-        try:
-            jobs.count()
-        except SQLAlchemyError as error:
-            raise Problem("not-ready", "the job database does not answer") from error
-        return StatusBody(status="ok")
-
-    @routes.get("/version")
-    def read_version() -> VersionBody:
-        """Which version answers."""
-        return VersionBody(weightgen=__version__)
-
-    @routes.get("/metrics", response_class=Response)
-    def read_metrics() -> Response:
-        """Counts and times of requests, and jobs by state, as Prometheus reads them."""
-        return Response(measurements.render(jobs), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return routes

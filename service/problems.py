@@ -7,6 +7,7 @@ A `type` is `urn:weightgen:problem:<kind>` and stays; titles and details may cha
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from fastapi import FastAPI, Request
@@ -17,10 +18,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from service.artifacts.artifact_store import StoreFull
-from service.http.security_headers import HEADERS
-from service.jobs.job_store import Conflict, QueueFull
-from service.size_limits import OverLimit
+from service.errors import Conflict, OverLimit, QueueFull, StoreFull
 from weightgen.errors import (
     BadData,
     BadOption,
@@ -164,14 +162,17 @@ def told_in_headers(problem: Problem) -> Problem:
     return Problem(problem.kind, problem.detail, errors=problem.errors, headers=headers)
 
 
-def tell_problems(app: FastAPI) -> None:
-    """Let every error of the app be answered with a problem."""
+def tell_problems(app: FastAPI, *, headers: Mapping[str, str] | None = None) -> None:
+    """Let every error of the app be answered with a problem.
+
+    `headers` are added to the answer to a bug, which passes no middleware that could add them.
+    """
     app.add_exception_handler(WeightgenError, _tell_error)
     app.add_exception_handler(RequestValidationError, _tell_invalid)
     app.add_exception_handler(StarletteHTTPException, _tell_http)
     for away in (OperationalError, InterfaceError, NoConnection):
         app.add_exception_handler(away, _tell_database)
-    app.add_exception_handler(Exception, _tell_bug)
+    app.add_exception_handler(Exception, partial(_tell_bug, dict(headers or {})))
 
 
 def _tell_error(request: Request, error: Exception) -> Response:
@@ -222,5 +223,5 @@ def _tell_database(request: Request, error: Exception) -> Response:
     return refuse(problem, request.scope)
 
 
-def _tell_bug(request: Request, error: Exception) -> Response:
-    return reply(Problem("internal", _OWN_FAULT["internal"], headers=HEADERS))  # no middleware sees this answer
+def _tell_bug(headers: dict[str, str], request: Request, error: Exception) -> Response:
+    return reply(Problem("internal", _OWN_FAULT["internal"], headers=headers))

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAND_IN = """
 import logging.config, sys, threading, time, uvicorn
 from pathlib import Path
-from service.http.request_log import LOGGING
+from service.telemetry.request_log import LOGGING
 from tests.service_standins import stand_in_app
 
 folder, port, drain_seconds = sys.argv[1:]

@@ -10,11 +10,11 @@ from fastapi import FastAPI
 
 from service.app import create_app, open_artifacts
 from service.artifacts.artifact_store import ArtifactStore
-from service.catalogue import Catalogue
 from service.jobs.job_store import JobStore
 from service.jobs.runner import Progress
 from service.settings import Settings
-from service.uploads.upload_store import is_upload
+from service.uploads.names import is_upload
+from service.work.catalogue import Catalogue
 from weightgen.errors import UnknownName, WeightgenError
 
 ASKED = {"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits"}

@@ -73,7 +73,7 @@ def test_the_file_lints():
 def test_the_image_serves_as_an_ordinary_user_and_writes_to_its_volume():
     assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", last("USER"))
     assert exec_form(last("ENTRYPOINT")) == ["python", "-m", "service"]
-    assert exec_form(last("HEALTHCHECK").partition(" CMD ")[2]) == ["python", "-m", "service.health"]
+    assert exec_form(last("HEALTHCHECK").partition(" CMD ")[2]) == ["python", "-m", "service.process.health"]
     assert last("VOLUME") == environment()["WEIGHTGEN_DATA_DIR"] == "/data"
     assert last("EXPOSE") == environment()["WEIGHTGEN_PORT"]
     assert environment()["HOME"] == "/tmp" and environment()["PYTHONDONTWRITEBYTECODE"] == "1"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.jobs.drain import EXIT_SECONDS
+from service.process.drain import EXIT_SECONDS
 from service.settings import PREFIX, Settings
 from weightgen import __version__
 

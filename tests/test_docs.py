@@ -172,6 +172,15 @@ def test_docs_list_what_is_registered(marker, registry):
     assert listed and re.findall(r"`([^`]+)`", listed[1]) == sorted(registry)
 
 
+def test_docs_list_the_floors_of_the_service_in_order():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (floors,) = (contract["layers"] for contract in contracts if contract["id"] == "service-floors")
+    text = (ROOT / "docs" / "concepts.md").read_text()
+    assert f"`{' → '.join(floors[1:])}`" in text  # the first one is what the command line starts
+    table = text.partition("| part of `service/` |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == re.findall(r"\w+", " ".join(floors[1:]))
+
+
 def test_readme_lists_every_command_of_the_command_line():
     from weightgen.cli import app
 

@@ -8,9 +8,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from service.http.request_log import JsonLines
 from service.settings import PREFIX, Settings
 from service.settings_table import COMMAND, PAGE, main, put_table, render_settings
+from service.telemetry.request_log import JsonLines
 from tests.service_standins import ASKED, stand_in_app
 
 TEXT = PAGE.read_text()

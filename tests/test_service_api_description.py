@@ -6,7 +6,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from service.http.api_description import complete_description
+from service.api.description import complete_description
 from service.keys.authentication import PUBLIC
 from service.problems import MEDIA_TYPE
 from tests.service_standins import stand_in_app

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from starlette.testclient import TestClient
 
-from service.http.api_page import HEADERS, render_page
+from service.api.docs_page import HEADERS, render_page
 from tests.service_standins import stand_in_app
 
 

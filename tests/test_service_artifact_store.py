@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from service.artifacts.artifact_store import ArtifactFile, ArtifactStore, StoreFull, open_store
+from service.artifacts.artifact_store import ArtifactFile, ArtifactStore, open_store
+from service.errors import StoreFull
 from tests.s3_server import new_bucket, running_s3
 from weightgen.errors import BadData, BadOption, NotFound, UnsupportedTask
 

@@ -7,10 +7,10 @@ import pytest
 from model_zoo.architectures import ARCHITECTURES, build_target
 from model_zoo.data.sklearn import SKLEARN_SETS
 from model_zoo.released import RELEASED
-from service.catalogue import registered
+from service.api.schemas import GeneratorFactsBody
 from service.problems import Problem
-from service.schemas import GeneratorFactsBody
-from service.size_limits import SizeLimits
+from service.work.catalogue import registered
+from service.work.size_limits import SizeLimits
 from tests.service_standins import ASKED, stand_in_catalogue
 from tests.upload_samples import npz_bytes, some_images, some_uploads, upload
 from weightgen.errors import BadOption, UnknownName

@@ -5,7 +5,7 @@ import pytest
 from model_zoo.data import list_data
 from model_zoo.data.sklearn import SKLEARN_SETS
 from model_zoo.released import RELEASED
-from service.contents import Contents
+from service.work.contents import Contents
 from tests.shared import shared_path
 from weightgen.errors import NotFound
 from weightgen.files.storage import sha256_file

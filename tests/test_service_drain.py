@@ -9,8 +9,8 @@ import time
 import httpx
 import pytest
 
-from service.jobs.drain import Drain
 from service.jobs.job_store import JobStore
+from service.process.drain import Drain
 from tests.service_process import ROOT, running_server, running_stand_in
 from tests.service_standins import ASKED
 
@@ -118,7 +118,7 @@ def test_under_load_every_accepted_job_is_done_or_waits_when_the_server_has_stop
     ids=["waits", "holds the interpreter's lock"],
 )
 def test_a_process_that_hangs_leaves_all_the_same(hangs, code):
-    program = f"import re, threading\nfrom service.jobs.drain import leave_after\nleave_after(0.1)\n{hangs}"
+    program = f"import re, threading\nfrom service.process.drain import leave_after\nleave_after(0.1)\n{hangs}"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == code
     assert ("the server did not stop in time" in done.stderr) == (code == 1)

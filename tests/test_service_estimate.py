@@ -10,9 +10,9 @@ import torch
 from model_zoo.data import load_data
 from model_zoo.lookup import target_for
 from model_zoo.released import released_facts, released_generator, released_references
-from service.estimate import FEWEST_JOBS, Estimator
 from service.jobs.job_store import JobStore
-from service.schemas import GenerationRequestBody
+from service.work.estimate import FEWEST_JOBS, Estimator
+from service.work.request_body import GenerationRequestBody
 from weightgen.errors import UnsupportedTask
 from weightgen.generators import load_generator
 from weightgen.labelled_data import LabelledData

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from service.artifacts.artifact_store import ArtifactStore, StoreFull, open_store
+from service.artifacts.artifact_store import ArtifactStore, open_store
 from service.artifacts.expiry import EVERY_SECONDS, Expiry
+from service.errors import StoreFull
 from service.jobs.job_store import JobStore
 from tests.service_standins import ASKED, stand_in_app
 from tests.upload_samples import npz_bytes, some_images, some_uploads, upload

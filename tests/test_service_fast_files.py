@@ -14,10 +14,10 @@ import pytest
 import uvicorn
 
 from service.artifacts.artifact_store import ArtifactStore, open_store
-from service.artifacts.fast_files import FastFiles
-from service.http.http_protocol import guarded_http
-from service.http.request_log import LOGGER, FastAnswer, JsonLines
+from service.edge.fast_files import FastFiles
+from service.edge.http_protocol import guarded_http
 from service.keys.key_store import KeyStore
+from service.telemetry.request_log import LOGGER, FastAnswer, JsonLines
 from tests.service_standins import ASKED, stand_in_app
 
 LONG_WAY = {"X-Unusual": "1"}
@@ -174,7 +174,7 @@ def sha(store, tmp_path) -> str:
 
 @pytest.fixture
 def make_files(store, monkeypatch) -> Callable[..., FastFiles]:
-    monkeypatch.setattr("service.artifacts.fast_files.MAX_UNWRITTEN", 1)
+    monkeypatch.setattr("service.edge.fast_files.MAX_UNWRITTEN", 1)
 
     def make(*, is_open: bool = True, answered: list[FastAnswer] | None = None) -> FastFiles:
         return FastFiles(store, is_open=lambda: is_open, write_down=(answered if answered is not None else []).extend)

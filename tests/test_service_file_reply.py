@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from service.artifacts.artifact_store import ArtifactFile
-from service.artifacts.file_reply import FOREVER, MAX_WHOLE_BYTES, reply_with_file
+from service.edge.file_reply import FOREVER, MAX_WHOLE_BYTES, reply_with_file
 from service.problems import tell_problems
 
 SMALL = bytes(range(100))

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from service.artifacts.artifact_store import open_store
-from service.catalogue import registered
-from service.generation import STAGES, Generation, Loaded, check_names
+from service.errors import OverLimit
 from service.jobs.runner import JobLost, Task
-from service.schemas import GenerationRequestBody
-from service.size_limits import OverLimit, SizeLimits
+from service.work.catalogue import registered
+from service.work.generation import STAGES, Generation, Loaded, check_names
+from service.work.request_body import GenerationRequestBody
+from service.work.size_limits import SizeLimits
 from tests.upload_samples import npz_bytes, some_images, some_uploads, upload
 from weightgen.delivery.artifact import read_artifact
 from weightgen.errors import BadOption, UnknownName, UnsupportedTask
@@ -52,7 +53,7 @@ RUN_ALONE = """
 import json, sys
 from pathlib import Path
 from service.app import open_artifacts, open_uploads
-from service.generation import Generation
+from service.work.generation import Generation
 from service.settings import read_settings
 
 folder, request = Path(sys.argv[1]), json.loads(sys.argv[2])
@@ -235,11 +236,11 @@ def test_a_generator_that_samples_gives_as_many_sets_of_weights_as_are_asked_for
 
 def test_what_jobs_need_is_imported_before_the_first_one():
     code = (
-        "import sys, service.generation\n"
+        "import sys, service.work.generation\n"
         "assert 'torch' not in sys.modules\n"
-        "service.generation.import_libraries()\n"
+        "service.work.generation.import_libraries()\n"
         "before = set(sys.modules)\n"
-        "service.generation.check_names({'generator': 'mip', 'architecture': 'cnn-tiny', 'dataset': 'digits'})\n"
+        "service.work.generation.check_names({'generator': 'mip', 'architecture': 'cnn-tiny', 'dataset': 'digits'})\n"
         "new = {name for name in set(sys.modules) - before if name.partition('.')[0] in ('torch', 'model_zoo')}\n"
         "assert 'torch' in before and not new, new\n"
     )

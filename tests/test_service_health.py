@@ -1,6 +1,6 @@
 import pytest
 
-from service.health import health_url, main
+from service.process.health import health_url, main
 from tests.service_process import free_port, running_stand_in
 
 

@@ -12,7 +12,7 @@ import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from service.http.http_protocol import GuardedHttp, guarded_http
+from service.edge.http_protocol import GuardedHttp, guarded_http
 from service.problems import MEDIA_TYPE
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -32,7 +32,7 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.fixture
 def serve(monkeypatch) -> Iterator[Callable[..., Any]]:
     """Starts a server, and returns what opens a connection to it."""
-    monkeypatch.setattr("service.http.http_protocol.GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("service.edge.http_protocol.GRACE_SECONDS", 0.0)
     with ExitStack() as stack:
 
         def serve(*, max_request_seconds: float = 600, max_connections: int = 100) -> Any:

@@ -8,8 +8,8 @@ from starlette.testclient import TestClient
 from model_zoo.architectures import ARCHITECTURES
 from model_zoo.data import list_data
 from model_zoo.released import RELEASED
-from service.routes.hub import MAX_NAME, parse_generation
-from service.schemas import MAX_SEED
+from service.api.hub import MAX_NAME, parse_generation
+from service.work.request_body import MAX_SEED
 from tests.service_standins import ASKED, REPOSITORY, stand_in_app
 from weightgen.errors import NotFound, UnsupportedTask
 

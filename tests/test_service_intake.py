@@ -6,11 +6,11 @@ import shutil
 from fastapi.testclient import TestClient
 
 from service.app import open_artifacts
-from service.intake import Intake
-from service.jobs.drain import Drain
 from service.jobs.job_store import JobStore
 from service.jobs.runner import Runner
+from service.process.drain import Drain
 from service.settings import Settings
+from service.work.intake import Intake
 from tests.service_standins import ASKED, stand_in_app, stand_in_catalogue
 
 

@@ -8,8 +8,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from service.errors import Conflict, QueueFull
 from service.jobs.database import open_database
-from service.jobs.job_store import FINAL, Conflict, Job, JobStore, QueueFull
+from service.jobs.job_store import FINAL, Job, JobStore
 from weightgen.errors import NotFound
 
 

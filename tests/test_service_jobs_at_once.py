@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from service.jobs.job_store import Conflict, JobStore, QueueFull
+from service.errors import Conflict, QueueFull
+from service.jobs.job_store import JobStore
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_REQUESTS = 8

@@ -1,7 +1,7 @@
 import threading
 from contextvars import copy_context
 
-from service.http.log_context import current_fields, logged_with, note
+from service.telemetry.log_context import current_fields, logged_with, note
 
 
 def test_fields_hold_inside_the_block_and_those_of_an_outer_one_too():

@@ -5,8 +5,8 @@ import re
 import pytest
 from starlette.testclient import TestClient
 
-from service.http.measurements import OUTCOMES, Measurements
 from service.jobs.job_store import JobStore
+from service.telemetry.measurements import OUTCOMES, Measurements
 from tests.service_process import read_metric, running_server
 from tests.service_standins import ASKED, Refused, stand_in_app
 from weightgen import __version__
@@ -24,14 +24,14 @@ def test_answers_are_counted_by_method_route_and_status(jobs):
     measurements = Measurements()
     for method, status in (("GET", 200), ("GET", 200), ("BREW", 405)):
         measurements.observe_request(method=method, route="/v1/jobs/{job_id}", status=status, seconds=0.01)
-    text = measurements.render(jobs).decode()
+    text = measurements.render(jobs.count()).decode()
     assert 'weightgen_http_requests_total{method="GET",route="/v1/jobs/{job_id}",status="200"} 2.0' in text
     assert 'method="other",route="/v1/jobs/{job_id}",status="405"} 1.0' in text
     assert 'weightgen_http_seconds_count{route="/v1/jobs/{job_id}"} 3.0' in text
 
 
 def test_every_outcome_is_there_before_it_happens(jobs):
-    text = Measurements().render(jobs).decode()
+    text = Measurements().render(jobs.count()).decode()
     assert all(f'weightgen_jobs_ended_total{{outcome="{outcome}"}} 0.0' in text for outcome in OUTCOMES)
     assert re.search(rf'weightgen_build_info{{version="{re.escape(__version__)}",python="3\.[0-9.]+"}} 1\n', text)
 

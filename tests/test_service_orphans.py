@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from service.jobs.orphans import leave_with_parent, wait_for_port
+from service.process.orphans import leave_with_parent, wait_for_port
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from service.generation import STAGES
-from service.routes.page import FOLDER, TYPES
+from service.api.page import FOLDER, TYPES
+from service.work.generation import STAGES
 from tests.service_standins import stand_in_app
 
 FILES = sorted(path.name for path in FOLDER.iterdir())

@@ -5,7 +5,8 @@ from fastapi import Body, FastAPI
 from starlette.testclient import TestClient
 
 import weightgen.errors
-from service.jobs.job_store import Conflict, QueueFull
+from service.api.schemas import ProblemBody
+from service.errors import Conflict, OverLimit, QueueFull
 from service.problems import (
     ERRORS,
     KINDS,
@@ -17,8 +18,7 @@ from service.problems import (
     reply,
     tell_problems,
 )
-from service.schemas import GenerationRequestBody, ProblemBody
-from service.size_limits import OverLimit
+from service.work.request_body import GenerationRequestBody
 from tests.service_standins import ASKED, Refused
 from weightgen.errors import StorageFailed, UnknownName, UnsupportedTask, WeightgenError
 

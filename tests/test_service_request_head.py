@@ -5,7 +5,7 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.request_head import MAX_HEADERS, MAX_TARGET_BYTES, RequestHead
+from service.edge.request_head import MAX_HEADERS, MAX_TARGET_BYTES, RequestHead
 from service.problems import MEDIA_TYPE
 from tests.service_standins import ASKED, stand_in_app
 

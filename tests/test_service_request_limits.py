@@ -6,7 +6,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.request_limits import RequestLimits
+from service.edge.request_limits import RequestLimits
 from service.problems import MEDIA_TYPE, Problem
 from tests.service_standins import ASKED, stand_in_app
 

@@ -4,7 +4,7 @@ import logging
 import pytest
 from starlette.testclient import TestClient
 
-from service.http.request_log import LOGGER, JsonLines
+from service.telemetry.request_log import LOGGER, JsonLines
 from tests.service_standins import ASKED, stand_in_app
 
 

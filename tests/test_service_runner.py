@@ -262,7 +262,7 @@ def test_a_job_whose_process_is_killed_is_run_again_and_ends_once(store, url):
 
 
 def test_importing_the_runner_and_generation_loads_no_torch():
-    code = "import sys, service.jobs.runner, service.generation; assert 'torch' not in sys.modules"
+    code = "import sys, service.jobs.runner, service.work.generation; assert 'torch' not in sys.modules"
     root = Path(__file__).resolve().parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
 

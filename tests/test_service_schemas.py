@@ -1,8 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
+from service.api.schemas import JobBody, ResultBody
 from service.jobs.job_store import Job
-from service.schemas import MAX_SAMPLES, MAX_SEED, MAX_SHOTS, GenerationRequestBody, JobBody, ResultBody
+from service.work.request_body import MAX_SAMPLES, MAX_SEED, MAX_SHOTS, GenerationRequestBody
 from tests.service_standins import ASKED
 from weightgen.labelled_data import MAX_SHOTS as MOST_EXAMPLES
 from weightgen.request import MAX_SAMPLES as MOST_SAMPLES

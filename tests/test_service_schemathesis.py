@@ -12,7 +12,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 import benchmarks.service.schemathesis_run as benchmark
-from service.http.http_protocol import guarded_http
+from service.edge.http_protocol import guarded_http
 from tests.service_standins import stand_in_app
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from service.artifacts.scratch import Scratch
+from service.process.scratch import Scratch
 from weightgen.errors import StorageFailed
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import os, sys
-from service.artifacts.scratch import Scratch
+from service.process.scratch import Scratch
 
 scratch = Scratch(sys.argv[1])
 with scratch.new_place() as place:

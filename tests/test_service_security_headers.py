@@ -1,7 +1,7 @@
 import pytest
 from starlette.testclient import TestClient
 
-from service.http.security_headers import HEADERS
+from service.edge.security_headers import HEADERS
 from tests.service_standins import ASKED, StandInRun, stand_in_app
 
 

@@ -1,7 +1,8 @@
 import pytest
 
+from service.errors import OverLimit
 from service.settings import Settings
-from service.size_limits import OverLimit, SizeLimits
+from service.work.size_limits import SizeLimits
 
 LIMITS = SizeLimits(max_classes=10, max_support_examples=100, max_parameters=1000)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http.strict_json import MAX_DEPTH, NotStrict, check_json
+from service.edge.strict_json import MAX_DEPTH, NotStrict, check_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -12,10 +12,10 @@ from model_zoo.data import load_data
 from model_zoo.data.image_folder import load_image_folder
 from model_zoo.data.npz import load_npz
 from model_zoo.data.table import load_table
+from service.uploads.names import ABOUT, TENSORS
 from service.uploads.reading import Unusable
 from service.uploads.reading.formats import read_file
 from service.uploads.upload_data import describe_data, label_upload, read_data, write_data
-from service.uploads.upload_store import ABOUT, TENSORS
 from tests.upload_samples import (
     LIMITS,
     class_folders,

@@ -12,7 +12,8 @@ from service.artifacts.artifact_store import open_store
 from service.jobs.job_store import JobStore
 from service.problems import Problem
 from service.settings import read_settings
-from service.uploads.upload_store import Uploads, is_upload
+from service.uploads.names import is_upload
+from service.uploads.upload_store import Uploads
 from tests.s3_server import new_bucket, running_s3
 from tests.upload_samples import LIMITS, class_folders, npz_bytes, some_images, some_uploads, upload, zip_bytes
 from weightgen.errors import UnknownName

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 from service.artifacts.artifact_store import open_store
-from service.artifacts.scratch import Scratch
+from service.process.scratch import Scratch
 from service.uploads.reading import Limits, Unusable
 from service.uploads.upload_store import Sent, Uploads
 

@@ -17,8 +17,9 @@ from typing import BinaryIO
 from service.artifacts.content_cache import Content, ContentCache
 from service.artifacts.local_place import LocalPlace
 from service.artifacts.place import Place, Stored
+from service.errors import StoreFull
 from weightgen.canonical_json import encode_json, parse_json
-from weightgen.errors import BadData, BadOption, NotFound, UnsupportedTask, WeightgenError
+from weightgen.errors import BadData, BadOption, NotFound, UnsupportedTask
 from weightgen.files.storage import sha256_file
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
@@ -26,10 +27,6 @@ NOTE_SECONDS = 600.0
 """How long one process lets pass before it notes again that an artifact is used."""
 _MAX_NOTED = 10_000
 _SHA256 = re.compile("[0-9a-f]{64}")
-
-
-class StoreFull(WeightgenError):
-    """As many bytes are stored as may be."""
 
 
 @dataclass(frozen=True, slots=True)

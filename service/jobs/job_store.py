@@ -21,8 +21,9 @@ from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
+from service.errors import Conflict, QueueFull
 from service.jobs.database import exclude_others, open_database, upgrade
-from weightgen.errors import NotFound, WeightgenError
+from weightgen.errors import NotFound
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 STATES: tuple[State, ...] = get_args(State)
@@ -62,18 +63,8 @@ KEYS = sa.Table(  # forgotten with their jobs, by `_forget`
     sa.Column("job", sa.String(32), nullable=False),
     sa.Index("idempotency_keys_job", "job"),
 )
-
-
 _LOOKED_THROUGH = 256
 """Queued jobs among which others of a kind are looked for."""
-
-
-class Conflict(WeightgenError):
-    """What is asked of a job does not fit what is known of it."""
-
-
-class QueueFull(WeightgenError):
-    """As many jobs wait as may."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +249,7 @@ class JobStore:
             raise Conflict(f"job {job.id} has {job.state}; only a queued or running job can be cancelled")
         return job
 
-    def count(self) -> dict[State, int]:
+    def count(self) -> dict[str, int]:
         """How many jobs are in each state, 0 included."""
         with self._engine.connect() as connection:
             found = connection.execute(sa.select(JOBS.c.state, sa.func.count().label("number")).group_by(JOBS.c.state))

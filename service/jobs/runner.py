@@ -19,10 +19,10 @@ from typing import Any
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
-from service.http.log_context import logged_with
-from service.http.measurements import Measurements
 from service.jobs.job_store import Job, JobStore
 from service.problems import Problem, describe_problem
+from service.telemetry.log_context import logged_with
+from service.telemetry.measurements import Measurements
 from weightgen.errors import WeightgenError
 
 Progress = Callable[[str, int, int], None]

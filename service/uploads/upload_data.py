@@ -20,8 +20,8 @@ from model_zoo.data.convert import convert_arrays
 from model_zoo.data.image_folder import TEST_FRACTION, label_pictures, resize_picture
 from model_zoo.data.split import number_classes, split_stratified
 from model_zoo.data.table import standardize_numbers
+from service.uploads.names import ABOUT, TENSORS
 from service.uploads.reading import Limits, Raw, Unusable, show
-from service.uploads.upload_store import ABOUT, TENSORS
 from weightgen.errors import BadData
 from weightgen.files.state_file import save_state
 from weightgen.files.storage import write_json

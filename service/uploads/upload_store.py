@@ -4,13 +4,13 @@ The same data in another format has the same name. They are data alone; nothing 
 a file name. torch is imported when one is read.
 """
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from service.artifacts.artifact_store import ArtifactStore
-from service.artifacts.scratch import Scratch
 from service.problems import Problem
+from service.process.scratch import Scratch
+from service.uploads.names import ABOUT, PREFIX, TENSORS, is_upload
 from service.uploads.reader_process import read_apart
 from service.uploads.reading import Limits, Unusable
 from weightgen.canonical_json import parse_json
@@ -18,16 +18,6 @@ from weightgen.errors import NotFound, UnknownName
 
 if TYPE_CHECKING:
     from weightgen.labelled_data import LabelledData
-
-PREFIX = "up-"
-ABOUT, TENSORS = "about.json", "data.safetensors"
-"""The files of one, as `service.uploads.upload_data` writes them."""
-_NAME = re.compile(f"{PREFIX}([0-9a-f]{{64}})")
-
-
-def is_upload(name: str) -> bool:
-    """Whether a data set of this name is an uploaded one, if there is one."""
-    return _NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)

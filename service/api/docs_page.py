@@ -7,6 +7,9 @@ import re
 from html import escape
 from typing import Any
 
+from fastapi import APIRouter, FastAPI
+from starlette.responses import HTMLResponse, Response
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }
 h2 { border-top: 1px solid #ccc; padding-top: 1rem; font-size: 1.1rem }
@@ -21,6 +24,17 @@ HEADERS = {
     "form-action 'none'; frame-ancestors 'none'"
 }
 """The page has no script, and this style alone."""
+
+
+def docs_routes(app: FastAPI) -> APIRouter:
+    """The route /docs, which describes every route of the app."""
+    routes = APIRouter()
+
+    @routes.get("/docs", include_in_schema=False)
+    def read_docs() -> Response:
+        return HTMLResponse(render_page(app.openapi()), headers=HEADERS)
+
+    return routes
 
 
 def render_page(described: dict[str, Any]) -> str:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from service.artifacts.artifact_store import ArtifactFile, ArtifactStore
 from service.artifacts.content_cache import Content
-from service.artifacts.file_reply import FOREVER, describe_file
-from service.http.request_log import REQUEST_ID, FastAnswer, make_request_id
-from service.http.security_headers import HEADERS
+from service.edge.file_reply import FOREVER, describe_file
+from service.edge.security_headers import HEADERS
+from service.telemetry.request_log import REQUEST_ID, FastAnswer, make_request_id
 
 FRESH_SECONDS = 2.0
 """How long a file is answered from memory after it was last seen in its place."""

@@ -1,6 +1,7 @@
-"""Whether the server of this environment's settings answers: python -m service.health, for a container's health check.
+"""Check that the server answers: python -m service.process.health, for the health check of a container.
 
-It asks /healthz and exits with 0 or 1; nothing but Python's own library is needed.
+It asks /healthz of the server that this environment's settings describe, and exits with 0 or 1. It needs only Python's
+own library.
 """
 
 import os

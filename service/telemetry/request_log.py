@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.log_context import current_fields, logged_with
-from service.http.measurements import Measurements
+from service.telemetry.log_context import current_fields, logged_with
+from service.telemetry.measurements import Measurements
 
 LOGGER = logging.getLogger("service.requests")
 _OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"}
@@ -23,7 +23,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"json": {"()": "service.http.request_log.JsonLines"}},
+    "formatters": {"json": {"()": "service.telemetry.request_log.JsonLines"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "root": {"level": "INFO", "handlers": ["stderr"]},
     "loggers": {

@@ -1,4 +1,4 @@
-"""The page at /: one HTML file, one style sheet, a few modules, all from `service/static` and from nowhere else.
+"""The page at /: one HTML file, one style sheet, a few modules, all from `service/api/static` and from nowhere else.
 
 The files are read once, when the app is made. They name no other host, hold no script or style in the HTML and need no
 build, so that the policy below holds: the page talks to this server alone.
@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from weightgen.errors import NotFound
 
-FOLDER = Path(__file__).parents[1] / "static"
+FOLDER = Path(__file__).parent / "static"
 INDEX = "index.html"
 TYPES = {
     ".css": "text/css; charset=utf-8",

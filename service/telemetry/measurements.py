@@ -6,12 +6,11 @@ listed, and neither names nor ids that a client sends become one.
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from service.jobs.job_store import JobStore
 from weightgen import __version__
 
 OUTCOMES = ("succeeded", "failed", "lost", "released")
@@ -69,15 +68,18 @@ class Measurements:
         assert outcome in OUTCOMES
         self._ended.labels(outcome).inc()
 
-    def render(self, jobs: JobStore) -> bytes:
-        """The text that Prometheus scrapes; of all processes where PROMETHEUS_MULTIPROC_DIR is set."""
+    def render(self, jobs: Mapping[str, int]) -> bytes:
+        """The text that Prometheus scrapes; of all processes where PROMETHEUS_MULTIPROC_DIR is set.
+
+        `jobs` is how many jobs are in each state.
+        """
         registry = self._registry
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             registry = CollectorRegistry()
             MultiProcessCollector(registry)
         # Not files of one process as the others are: every process sees the same jobs, and is of the same build.
         lines = ["# HELP weightgen_jobs Jobs by state.", "# TYPE weightgen_jobs gauge"]
-        lines += [f'weightgen_jobs{{state="{state}"}} {number}' for state, number in jobs.count().items()]
+        lines += [f'weightgen_jobs{{state="{state}"}} {number}' for state, number in jobs.items()]
         lines += ["# HELP weightgen_build_info Which version answers.", "# TYPE weightgen_build_info gauge"]
         lines += [f'weightgen_build_info{{version="{__version__}",python="{platform.python_version()}"}} 1']
         return generate_latest(registry) + "\n".join([*lines, ""]).encode()

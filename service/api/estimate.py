@@ -1,14 +1,16 @@
 """POST /v1/estimate: what a generation would give, without it."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Body
 
-from service.estimate import Estimator
-from service.intake import Intake
-from service.routes.native import tell
-from service.schemas import EstimateBody, GenerationRequestBody
+from service.api.description import problem_answers
+from service.api.schemas import EstimateBody
+from service.work.estimate import Estimator
+from service.work.intake import Intake
+from service.work.request_body import GenerationRequestBody
 
 MAX_THREADS = 2
 """Estimates that one process works on at a time; they wait for generators, and must not keep other requests waiting."""
@@ -19,14 +21,14 @@ def estimate_routes(intake: Intake, estimator: Estimator) -> APIRouter:
     routes = APIRouter(prefix="/v1")
     limiter = CapacityLimiter(MAX_THREADS)
 
-    @routes.post("/estimate", responses=tell(*_REFUSALS))
+    @routes.post("/estimate", responses=problem_answers(*_REFUSALS))
     async def estimate(body: Annotated[GenerationRequestBody, Body()]) -> EstimateBody:
         """What a generation would give: its size, time, accuracy, and whether its task is a stranger."""
         return await to_thread.run_sync(_estimate, body, limiter=limiter)
 
     def _estimate(body: GenerationRequestBody) -> EstimateBody:
         request, digest = intake.examine(body)
-        return estimator.estimate(request, digest=digest)
+        return EstimateBody.model_validate(asdict(estimator.estimate(request, digest=digest)))
 
     return routes
 

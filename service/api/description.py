@@ -5,10 +5,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from service.http.request_limits import WITH_BODY
+from service.api.schemas import ProblemBody
+from service.edge.request_limits import WITH_BODY
 from service.keys.authentication import needed_scope
-from service.routes.native import tell
-from service.schemas import ProblemBody
+from service.problems import KINDS, MEDIA_TYPE
 
 OF_EVERY_REQUEST = ("malformed-request", "body-too-large", "target-too-long", "headers-too-large")
 OF_KEYS = ("unauthorized", "forbidden", "too-many-requests", "not-ready")
@@ -20,6 +20,15 @@ BEARER = {
     "listens on loopback only, asks for none.",
 }
 _OF_FASTAPI = ("HTTPValidationError", "ValidationError")
+
+
+def problem_answers(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    """The answers of a route that are problems of these kinds, for its OpenAPI description."""
+    statuses = sorted({KINDS[kind][0] for kind in kinds})
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
+    known = dict.fromkeys(kinds)
+    titles = {status: "; ".join(KINDS[kind][1] for kind in known if KINDS[kind][0] == status) for status in statuses}
+    return {status: {"description": title, "content": content} for status, title in titles.items()}
 
 
 def complete_description(app: FastAPI) -> None:
@@ -58,7 +67,7 @@ def _complete_operation(method: str, path: str, operation: dict[str, Any]) -> No
     if "HTTPValidationError" in str(responses.get("422")):  # FastAPI's own form, which is never answered
         kinds.append("invalid-request")
         del responses["422"]
-    for status, told in tell(*kinds).items():
+    for status, told in problem_answers(*kinds).items():
         known = responses.setdefault(str(status), told)
         if told["description"] not in known["description"]:
             known["description"] += f"; {told['description']}"

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from service.jobs.drain import EXIT_SECONDS
+from service.process.drain import EXIT_SECONDS
 
 PORT_SECONDS = 30.0
 """How long a server waits for its port: what was killed a moment ago may still be leaving."""

@@ -7,12 +7,13 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from service.catalogue import Catalogue
+from service.api.description import problem_answers
+from service.api.schemas import DatasetBody
 from service.problems import Problem
-from service.routes.native import tell
-from service.schemas import DatasetBody
+from service.uploads.names import is_upload
 from service.uploads.upload_body import UploadOptions, describe_body, receive_upload
-from service.uploads.upload_store import Uploads, is_upload
+from service.uploads.upload_store import Uploads
+from service.work.catalogue import Catalogue
 from weightgen.errors import UnknownName
 
 PATH = "/v1/datasets"
@@ -31,11 +32,10 @@ def dataset_routes(uploads: Uploads, catalogue: Catalogue) -> APIRouter:
         response_model=DatasetBody,
         responses={
             200: {"model": DatasetBody, "description": "The same data were there already"},
-            **tell("malformed-request", "request-too-slow", "body-too-large", "wrong-content-type", "invalid-request",
-                   "unusable-data", "storage-failed", "storage-full"),
+            **problem_answers(*_REFUSALS),
         },
         openapi_extra={"requestBody": describe_body()},
-    )  # fmt: skip
+    )
     async def upload(request: Request, response: Response, options: Annotated[UploadOptions, Query()]) -> DatasetBody:
         """Upload labelled examples: an .npz, a zip of folders of pictures, CSV or Parquet. Its name is its content."""
         async with receive_upload(request, options, uploads.scratch.folder) as (file, sent), turns:
@@ -44,7 +44,7 @@ def dataset_routes(uploads: Uploads, catalogue: Catalogue) -> APIRouter:
         response.headers["Location"] = f"{PATH}/{name}"
         return _tell(name, await run_in_threadpool(uploads.describe, name))
 
-    @routes.get("/datasets/{name}", responses=tell("not-found"))
+    @routes.get("/datasets/{name}", responses=problem_answers("not-found"))
     def describe(name: str) -> DatasetBody:
         """A data set, uploaded or not: its classes, how many examples each has, and their shape."""
         try:
@@ -52,7 +52,7 @@ def dataset_routes(uploads: Uploads, catalogue: Catalogue) -> APIRouter:
         except UnknownName as error:
             raise Problem("not-found", str(error)) from error
 
-    @routes.delete("/datasets/{name}", responses=tell("not-found", "conflict"))
+    @routes.delete("/datasets/{name}", responses=problem_answers("not-found", "conflict"))
     def forget(name: str) -> DatasetBody:
         """Forget an uploaded data set; what was generated with it stays."""
         if not is_upload(name) and name in catalogue.datasets():
@@ -65,6 +65,18 @@ def dataset_routes(uploads: Uploads, catalogue: Catalogue) -> APIRouter:
         return _tell(name, about)
 
     return routes
+
+
+_REFUSALS = (
+    "malformed-request",
+    "request-too-slow",
+    "body-too-large",
+    "wrong-content-type",
+    "invalid-request",
+    "unusable-data",
+    "storage-failed",
+    "storage-full",
+)
 
 
 def _tell(name: str, about: dict[str, Any]) -> DatasetBody:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.strict_json import NotStrict, check_json
+from service.edge.strict_json import NotStrict, check_json
 from service.problems import Problem, refuse
 
 WITH_BODY = ("POST", "PUT", "PATCH")

@@ -21,11 +21,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from service.artifacts.artifact_store import ArtifactFile
-from service.artifacts.file_reply import FOREVER, reply_with_file
-from service.intake import Intake
+from service.edge.file_reply import FOREVER, reply_with_file
 from service.jobs.job_store import Job
 from service.problems import RETRY_SECONDS, Problem, raise_described, told_in_headers
-from service.schemas import GenerationRequestBody
+from service.work.intake import Intake
+from service.work.request_body import GenerationRequestBody
 from weightgen.errors import NotFound
 
 MAX_NAME = 96

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from service.artifacts.artifact_store import ArtifactStore
-from service.artifacts.scratch import Scratch
-from service.contents import Contents
 from service.jobs.runner import JobLost, Outcome, Progress, Task
-from service.size_limits import SizeLimits
-from service.uploads.upload_store import Uploads, is_upload
+from service.process.scratch import Scratch
+from service.uploads.names import is_upload
+from service.uploads.upload_store import Uploads
+from service.work.contents import Contents
+from service.work.size_limits import SizeLimits
 from weightgen.errors import UnknownName, WeightgenError
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import statistics
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from service.jobs.job_store import JobStore
-from service.schemas import BandBody, BasisBody, EstimateBody
 
 if TYPE_CHECKING:
     from weightgen.evaluation.task_distance import TaskDistance
@@ -26,6 +26,39 @@ LookUp = Callable[[Mapping[str, Any]], "tuple[Job, threading.Lock]"]
 """Canonical request -> what it names, and the lock of its generator."""
 
 
+@dataclass(frozen=True)
+class Band:
+    """The lowest and the highest value to expect."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Where each number of an estimate comes from, or why it is None, in one sentence each."""
+
+    seconds: str
+    accuracy: str
+    out_of_distribution: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a generation would give; None for what is not known."""
+
+    parameters: int
+    """How many numbers one network has."""
+    bytes: int
+    """Of all tensors of all samples."""
+    seconds: float | None
+    """To make and verify the weights, without waiting."""
+    accuracy: Band | None
+    out_of_distribution: bool | None
+    """Whether the task is unlike all tasks that the generator learnt from."""
+    basis: Basis
+
+
 class Estimator:
     """Estimates from what is measured: jobs that finished here, the scoreboards, the generator's own zoo."""
 
@@ -35,7 +68,7 @@ class Estimator:
         self._measured: OrderedDict[str, _Measured] = OrderedDict()
         self._lock = threading.Lock()
 
-    def estimate(self, request: Mapping[str, Any], *, digest: str) -> EstimateBody:
+    def estimate(self, request: Mapping[str, Any], *, digest: str) -> Estimate:
         """The estimate of a canonical request; raises what a generation would, short of generating."""
         measured = self._measure(request, digest)
         like = [
@@ -48,13 +81,13 @@ class Estimator:
         band, why_band = _estimate_accuracy(
             request, like, self._facts(request["generator"]), is_outside=flag, chance=1 / measured.num_classes
         )
-        return EstimateBody(
+        return Estimate(
             parameters=measured.parameters,
             bytes=measured.num_bytes * request["num_samples"],
             seconds=seconds,
             accuracy=band,
             out_of_distribution=flag,
-            basis=BasisBody(seconds=why_seconds, accuracy=why_band, out_of_distribution=why_flag),
+            basis=Basis(seconds=why_seconds, accuracy=why_band, out_of_distribution=why_flag),
         )
 
     def _measure(self, request: Mapping[str, Any], digest: str) -> "_Measured":
@@ -131,12 +164,12 @@ def _estimate_accuracy(
     *,
     is_outside: bool | None,
     chance: float,
-) -> tuple[BandBody | None, str]:
+) -> tuple[Band | None, str]:
     """The band, and in words where it comes from: jobs on the same data set, else the scores on others."""
     keys = ("dataset", "support_per_class")
     same = [report["accuracy"] for asked, report in like if all(asked[key] == request[key] for key in keys)]
     if len(same) >= FEWEST_JOBS:
-        return BandBody(low=min(same), high=max(same)), f"test accuracy of {_count(same)} like this one here"
+        return Band(low=min(same), high=max(same)), f"test accuracy of {_count(same)} like this one here"
     board = next((b for b in facts["scoreboards"] if b["architecture"] == request["architecture"]), None)
     if board is None:
         return None, "unknown: this generator has no scores for this architecture"
@@ -149,7 +182,7 @@ def _estimate_accuracy(
     if is_outside or is_short:
         why = "the task is unlike the training tasks" if is_outside else "fewer examples are given"
         low, sentence = min(low, chance), f"{sentence}; down to chance, for {why}"
-    return BandBody(low=round(low, 4), high=round(high, 4)), sentence
+    return Band(low=round(low, 4), high=round(high, 4)), sentence
 
 
 def _count(found: list[float]) -> str:

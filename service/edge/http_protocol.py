@@ -11,8 +11,8 @@ import h11
 from starlette.responses import Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from service.artifacts.fast_files import FastFiles
-from service.http.security_headers import HEADERS
+from service.edge.fast_files import FastFiles
+from service.edge.security_headers import HEADERS
 from service.problems import RETRY_SECONDS, Problem, reply
 
 GRACE_SECONDS = 1.0

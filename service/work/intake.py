@@ -11,14 +11,15 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from service.artifacts.artifact_store import ArtifactStore
-from service.catalogue import Catalogue
-from service.http.log_context import note
-from service.jobs.drain import Drain
+from service.errors import QueueFull
 from service.jobs.endings import Endings
-from service.jobs.job_store import FINAL, Job, JobStore, QueueFull
+from service.jobs.job_store import FINAL, Job, JobStore
 from service.problems import RETRY_SECONDS, Problem
-from service.schemas import GenerationRequestBody
+from service.process.drain import Drain
 from service.settings import Settings
+from service.telemetry.log_context import note
+from service.work.catalogue import Catalogue
+from service.work.request_body import GenerationRequestBody
 
 FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 0.25
 """Between two looks at a job that may be run by another process: it grows from the one to the other."""

@@ -2,12 +2,8 @@
 
 from dataclasses import dataclass
 
+from service.errors import OverLimit
 from service.settings import Settings
-from weightgen.errors import WeightgenError
-
-
-class OverLimit(WeightgenError):
-    """A request is larger than this server takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,41 +4,33 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from service.artifacts.file_reply import FOREVER, reply_with_file
-from service.intake import Intake
-from service.jobs.job_store import FINAL
-from service.problems import KINDS, MEDIA_TYPE, Problem, raise_described
-from service.schemas import (
+from service.api.description import problem_answers
+from service.api.schemas import (
     ArchitecturesBody,
     ArtifactBody,
     DatasetsBody,
     FileBody,
-    GenerationRequestBody,
     GeneratorBody,
     GeneratorFactsBody,
     GeneratorsBody,
     JobBody,
 )
+from service.edge.file_reply import FOREVER, reply_with_file
+from service.jobs.job_store import FINAL
+from service.problems import Problem, raise_described
+from service.work.intake import Intake
+from service.work.request_body import GenerationRequestBody
 from weightgen.errors import NotFound
 
 EVENT_SECONDS = 0.2
 """Between two looks at a job whose events are followed."""
 HEARTBEAT_SECONDS = 15.0
-
-
-def tell(*kinds: str) -> dict[int | str, dict[str, Any]]:
-    """The problems of a route, for its OpenAPI description."""
-    statuses = sorted({KINDS[kind][0] for kind in kinds})
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
-    known = dict.fromkeys(kinds)
-    titles = {status: "; ".join(KINDS[kind][1] for kind in known if KINDS[kind][0] == status) for status in statuses}
-    return {status: {"description": title, "content": content} for status, title in titles.items()}
 
 
 def native_routes(intake: Intake) -> APIRouter:
@@ -51,7 +43,7 @@ def native_routes(intake: Intake) -> APIRouter:
         response_model=JobBody,
         responses={
             202: {"model": JobBody, "description": "Not made yet; Location names the job to ask again"},
-            **tell(*_REFUSALS),
+            **problem_answers(*_REFUSALS),
         },
     )
     async def generate(
@@ -74,12 +66,12 @@ def native_routes(intake: Intake) -> APIRouter:
         response.headers["Location"] = f"/v1/jobs/{job.id}"
         return JobBody.of(job)
 
-    @routes.get("/jobs/{job_id}", responses=tell("not-found"))
+    @routes.get("/jobs/{job_id}", responses=problem_answers("not-found"))
     def read_job(job_id: str) -> JobBody:
         """A job: its state, progress, and result or problem."""
         return JobBody.of(intake.jobs.get(job_id))
 
-    @routes.delete("/jobs/{job_id}", responses=tell("not-found", "conflict"))
+    @routes.delete("/jobs/{job_id}", responses=problem_answers("not-found", "conflict"))
     def cancel_job(job_id: str, request: Request) -> JobBody:
         """Cancel a job that is queued or running; only the key that asked for it first may."""
         owner = intake.jobs.get(job_id).owner
@@ -92,7 +84,7 @@ def native_routes(intake: Intake) -> APIRouter:
         response_class=StreamingResponse,
         responses={
             200: {"description": "Server-sent events, each a job", "content": {"text/event-stream": {}}},
-            **tell("not-found"),
+            **problem_answers("not-found"),
         },
     )
     async def follow_job(job_id: str, last_event_id: Annotated[str | None, Header()] = None) -> StreamingResponse:
@@ -102,7 +94,7 @@ def native_routes(intake: Intake) -> APIRouter:
         events = _events(intake, job_id, known=known)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
-    @routes.get("/artifacts/{artifact}", responses=tell("not-found", "storage-failed"))
+    @routes.get("/artifacts/{artifact}", responses=problem_answers("not-found", "storage-failed"))
     def list_files(artifact: str) -> ArtifactBody:
         """The files of an artifact."""
         files = [FileBody(name=f.name, sha256=f.sha256, size=f.size) for f in intake.artifacts.files(artifact)]
@@ -116,7 +108,7 @@ def native_routes(intake: Intake) -> APIRouter:
             200: {"description": "The file", "content": {"application/octet-stream": {}}},
             206: {"description": "The bytes that Range asks for"},
             304: {"description": "The client has the file already"},
-            **tell("not-found", "precondition-failed", "range-not-satisfiable", "storage-failed"),
+            **problem_answers("not-found", "precondition-failed", "range-not-satisfiable", "storage-failed"),
         },
     )
     def read_file(artifact: str, name: str, request: Request) -> Response:
@@ -130,7 +122,7 @@ def native_routes(intake: Intake) -> APIRouter:
         found = intake.catalogue.generators()
         return GeneratorsBody(generators=[GeneratorBody(name=name, sha256=sha) for name, sha in sorted(found.items())])
 
-    @routes.get("/generators/{name}", responses=tell("not-found"))
+    @routes.get("/generators/{name}", responses=problem_answers("not-found"))
     def describe_generator(name: str) -> GeneratorFactsBody:
         """A generator: what it is, the architectures it serves, and its scoreboards."""
         found = intake.catalogue.generators()

@@ -1,1 +1,0 @@
-"""What is answered: the native API, the read side of a model hub, the page."""

@@ -1,0 +1,60 @@
+"""What a client asks for, and which requests are the same; unknown fields and values of another type are refused."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from weightgen import __version__
+from weightgen.canonical_json import encode_json
+
+MAX_SEED = 2**63 - 1
+MAX_SHOTS = 50
+MAX_SAMPLES = 1024
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=67)]
+"""Of something registered, or of an uploaded data set, up-<sha256>; a path or a URL is none."""
+
+
+class GenerationRequestBody(BaseModel):
+    """Weights of one architecture for the classes of one data set, from one generator."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        json_schema_extra={"examples": [{"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits"}]},
+    )
+
+    generator: Name = Field(description="A generator that GET /v1/generators lists.")
+    architecture: Name = Field(
+        description="An architecture that GET /v1/architectures lists; cnn and mlp take sizes, as in cnn-w16-d3."
+    )
+    dataset: Name = Field(description="A data set that GET /v1/datasets lists, or the name of an uploaded one.")
+    support_per_class: int = Field(default=20, ge=1, le=MAX_SHOTS, description="Labelled examples of each class.")
+    seed: int = Field(
+        default=0, ge=0, le=MAX_SEED, description="Decides which examples are drawn, and every other random number."
+    )
+    num_samples: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_SAMPLES,
+        description="Sets of weights to make; more than one from generators that sample.",
+    )
+    fallback: bool = Field(
+        default=True,
+        description="Whether a reference that does better than the generated weights is returned in their place.",
+    )
+
+    def canonical(self) -> dict[str, Any]:
+        """The request as a job keeps it, every field present."""
+        return self.model_dump(mode="json")
+
+    def digest(self, *, contents: Mapping[str, str]) -> str:
+        """sha256 of everything that decides the answer, hex: requests with one digest share one job.
+
+        `contents` is what the names stand for (`Catalogue.check`).
+        """
+        parts = [self.canonical(), dict(contents), __version__]
+        return hashlib.sha256(encode_json(parts, name="the request")).hexdigest()
