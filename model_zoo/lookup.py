@@ -8,7 +8,7 @@ from model_zoo.released import generator_file, released_references
 from weightgen.files.storage import sha256_file
 from weightgen.generators import load_generator, method_of_file
 from weightgen.labelled_data import LabelledData
-from weightgen.order import Order
+from weightgen.order import Order, check_terms
 from weightgen.pipeline import Job
 from weightgen.references.zoo import ReferenceZoo
 from weightgen.target.network import Target
@@ -22,7 +22,7 @@ def look_up(order: Order) -> Job:
     """
     path, arch = generator_file(order.generator), order.architecture
     build_target(arch)  # an unknown architecture is refused before anything is read
-    method_of_file(path).read_options(order.options)
+    check_terms(order, method_of_file(path))
     loaded = load_data(order.dataset)
     generator = load_generator(path)
     references = released_references(generator.name, arch, loaded.in_channels) if loaded.in_channels else None

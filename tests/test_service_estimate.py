@@ -72,7 +72,7 @@ def finish_job(jobs: JobStore, *, seed: int, accuracy: float, seconds: float, **
 def test_the_size_is_that_of_what_is_generated(estimate, tmp_path):
     told = estimate()
     job, _ = look_up(ASKED)
-    made = make_weights(job, per_class=10)[0]
+    made = make_weights(job, job.order(support_per_class=10))[0]
     report = made.save(tmp_path / "artifact")
     assert told.parameters == report["parameters"]
     header = (tmp_path / "artifact" / "model.safetensors").stat().st_size - told.bytes

@@ -12,7 +12,7 @@ An options class is a frozen dataclass. Each field is declared with `option`, wh
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
 from weightgen.errors import BadOption, UnknownName, UnsupportedTask
@@ -63,8 +63,12 @@ class Option:
         if self.choices and value not in self.choices:
             raise UnknownName(self.name, str(value), self.choices)
         low, high = -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
-        if self.kind in (int, float) and not low <= value <= high:  # False for NaN too
+        if isinstance(value, int | float) and not low <= value <= high:  # False for NaN too
             raise BadOption(f"{self.name} is {value}, expected {self.describe_range()}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The declaration as JSON values."""
+        return {**asdict(self), "kind": self.kind.__name__, "choices": list(self.choices)}
 
     def describe_range(self) -> str:
         """The limits in words."""
@@ -117,6 +121,17 @@ class Method:
     def takes(self) -> frozenset[str]:
         """All parts of a condition that it can be given."""
         return self.needs | self.uses
+
+    def to_json(self) -> dict[str, Any]:
+        """The declaration, for those who ask from afar; `code` is left out."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "needs": sorted(self.needs),
+            "uses": sorted(self.uses),
+            "samples": self.samples,
+            "options": [each.to_json() for each in describe_options(self.options)],
+        }
 
     def read_options(self, values: Mapping[str, Any]) -> Options:
         """The options of this method with these values; UnsupportedTask for a name that it does not declare."""

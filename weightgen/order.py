@@ -4,11 +4,12 @@ An order says what is wanted in names and numbers. `weightgen.pipeline` turns it
 loaded. Nothing here imports torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from weightgen.errors import BadOption
+from weightgen.method import Method
 
 MAX_SHOTS = 50
 """Most support examples a class may have."""
@@ -48,3 +49,24 @@ class Order:
         if unknown:
             raise BadOption(f"an order has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
         return cls(**value)
+
+
+def check_terms(order: Order, method: Method) -> None:
+    """Raise BadOption or UnsupportedTask, with the reason, for terms that a method cannot honour; loads nothing."""
+    for check in TERM_CHECKS.values():
+        check(order, method)
+
+
+def _check_accuracy(order: Order, method: Method) -> None:
+    aim = order.target_accuracy
+    if aim is not None and not 0 <= aim <= 1:  # False for NaN too
+        raise BadOption(f"target accuracy is {aim}, expected a fraction from 0 to 1")
+    method.check_parts(frozenset({"support"} if aim is None else {"support", "target_accuracy"}))
+
+
+TERM_CHECKS: dict[str, Callable[[Order, Method], object]] = {
+    "target_accuracy": _check_accuracy,
+    "num_samples": lambda order, method: method.check_samples(order.num_samples),
+    "options": lambda order, method: method.read_options(order.options),
+}
+"""Field of an order -> what raises BadOption, UnknownName or UnsupportedTask if the method cannot honour it."""

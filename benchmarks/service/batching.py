@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     keep_freed_memory()  # as the servers do
     os.environ["OMP_NUM_THREADS"] = "1"  # the servers'
-    job = look_up(Order(**NAMES))
+    job = look_up(Order.from_json(NAMES))
     results = asyncio.run(measure_all(options, job))
     met = {f"service, {shots}: at least twice": found["ratio"] >= AIM for shots, found in results["service"].items()}
     settings = {"requests": options.requests, "rounds": options.rounds, "workers": options.workers,

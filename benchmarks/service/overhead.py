@@ -46,7 +46,7 @@ async def ask(connection: Connection, asked: dict[str, Any]) -> float:
 def make(job: Job, asked: dict[str, Any], folder: Path) -> tuple[float, float]:
     """Seconds, of the clock and of the processor, that the same takes here."""
     started, began = time.perf_counter(), time.thread_time()
-    made = make_weights(job, Order(**asked))
+    made = make_weights(job, Order.from_json(asked))
     made[0].save(folder / str(asked["seed"]))
     return time.perf_counter() - started, time.thread_time() - began
 
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()  # as the servers do
     os.environ["OMP_NUM_THREADS"] = "1"  # the server's
     asked = {"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits"}
-    job = look_up(Order(**asked))
+    job = look_up(Order.from_json(asked))
     asked |= {"support_per_class": options.support_per_class}
     settings = {"workers": options.workers, "runner_threads": 1}
     with serving(**settings) as server:

@@ -134,7 +134,7 @@ def _write_colour(path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Compare released generators with what they gave before.")
     parser.add_argument("--write", type=Path, help="write what is made to this file")
     parser.add_argument("--check", action="store_true", help=f"compare with {GOLDEN.name}")
     args = parser.parse_args()

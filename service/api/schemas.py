@@ -119,10 +119,36 @@ class ScoreboardBody(_Answered):
     seconds: dict[str, float] = Field(description="Mean time to generate, and to train from scratch.")
 
 
+class OptionBody(_Answered):
+    """One option of a method."""
+
+    name: str
+    kind: Literal["int", "float", "str", "bool"]
+    default: int | float | str | bool | None = Field(
+        description="null: leaving it out means something that no value says."
+    )
+    help: str
+    low: float | None = Field(description="The least allowed value; null: none.")
+    high: float | None = Field(description="The greatest allowed value; null: none.")
+    choices: list[str] = Field(description="The allowed words; empty: any.")
+
+
+class MethodBody(_Answered):
+    """What a method has to be given, what it can use, and its own options."""
+
+    name: str
+    title: str
+    needs: list[str] = Field(description="Parts of a request without which it makes nothing.")
+    uses: list[str] = Field(description="Parts of a request that it can use besides.")
+    samples: bool = Field(description="Whether num_samples may be more than 1.")
+    options: list[OptionBody]
+
+
 class GeneratorFactsBody(GeneratorBody):
     """A released generator, what it serves and how well."""
 
     about: str
+    method: MethodBody
     architectures: list[str] | None = Field(description="It makes weights for these; null: for any.")
     scoreboards: list[ScoreboardBody]
 

@@ -10,15 +10,15 @@ from service.problems import Problem, problem_of
 from service.uploads.names import is_upload
 from service.uploads.upload_store import Uploads
 from service.work.contents import Contents
-from service.work.generation import check_names
+from service.work.generation import check_names, find_bad_term, method_of
 from service.work.size_limits import SizeLimits
-from weightgen.errors import BadOption, UnknownName
+from weightgen.errors import BadOption, UnknownName, UnsupportedTask, WeightgenError
 
 
 def _released_facts(name: str) -> dict[str, Any]:
     from model_zoo.released import released_facts
 
-    return released_facts(name)
+    return {**released_facts(name), "method": method_of(name).to_json()}
 
 
 _CONTENTS = Contents()
@@ -71,8 +71,10 @@ class Catalogue:
 
     Nothing is said of an uploaded data set.
     """
+    find_bad_term: Callable[[dict[str, Any]], tuple[str, WeightgenError] | None] = lambda request: None
+    """The field of a request with registered names that the generator's method cannot honour, and why."""
     facts: Callable[[str], dict[str, Any]] = _released_facts
-    """Of a generator in `generators`: {about, architectures, scoreboards}, as `benchmarks.reports.generator_facts`
+    """Of a generator in `generators`: {about, method, architectures, scoreboards}, as `benchmarks.reports.generator_facts`
     says."""
     contents: Callable[[dict[str, Any]], dict[str, str]] = _registered_contents
     """What the data set and the reference zoo of a request stand for now, where its names do not say it."""
@@ -100,6 +102,11 @@ class Catalogue:
         except BadOption as error:
             part = {"detail": str(error), "pointer": "#/architecture"}  # of the names only this one holds numbers
             raise Problem("invalid-request", str(error), errors=[part]) from error
+        if (bad := self.find_bad_term(request)) is not None:
+            field, error = bad
+            kind = "unsupported" if isinstance(error, UnsupportedTask) else "invalid-request"
+            part = {"detail": str(error), "pointer": f"#/{field}"}
+            raise Problem(kind, str(error), errors=[part]) from error
         return {"generator": generators[request["generator"]], **self.contents(request)}
 
     def _check_size(self, request: dict[str, Any]) -> None:
@@ -131,7 +138,7 @@ def registered() -> Catalogue:
 
         return list_data()
 
-    return Catalogue(_released_generators, architectures, datasets, check_names)
+    return Catalogue(_released_generators, architectures, datasets, check_names, find_bad_term)
 
 
 def _released_generators() -> dict[str, str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from service.jobs.job_store import JobStore
+from weightgen.order import Order
 
 if TYPE_CHECKING:
     from weightgen.evaluation.task_distance import TaskDistance
@@ -108,9 +109,7 @@ class _Measured:
     """What is measured of a request itself, and is the same whenever it is asked."""
 
     def __init__(self, job: "Job", request: Mapping[str, Any], lock: threading.Lock) -> None:
-        asked = job.request(
-            per_class=request["support_per_class"], num_samples=request["num_samples"], seed=request["seed"]
-        )
+        asked = job.request(Order.from_json(request))
         job.generator.check(asked)
         support, spec = asked.condition.support, job.target.spec
         assert support is not None
@@ -122,18 +121,17 @@ class _Measured:
 
 
 def _judge_task(job: "Job", support: Any) -> tuple[bool | None, str]:
-    """Whether the task is unlike those that the generator learnt from, and in words why that is known or not."""
+    """Whether the task is unlike those that the generator learnt from, and why that is known or not."""
     from weightgen.errors import UnsupportedTask
     from weightgen.evaluation.task_distance import measure_task
-    from weightgen.request import EmbedsTasks
+    from weightgen.references import task_embedding
 
-    zoo, generator, arch = job.references, job.generator, job.target.spec.arch
-    if zoo is None:
-        return None, f"unknown: there are no training tasks of {arch!r} and these inputs to compare with"
-    if not isinstance(generator, EmbedsTasks) or generator.digest_of(arch) != zoo.embedder:
-        return None, "unknown: this generator does not say where its training tasks lie"
+    arch = job.target.spec.arch
+    embed, reason = task_embedding(job.generator, arch, job.references)
+    if job.references is None or embed is None:
+        return None, f"unknown: {reason}"
     try:
-        found = measure_task(zoo, generator.embed(support, arch=arch))
+        found = measure_task(job.references, embed(support, arch=arch))
     except UnsupportedTask as error:
         return None, f"unknown: {error}"
     return found.is_outside, _describe_distance(found)

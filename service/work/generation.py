@@ -22,10 +22,12 @@ from service.uploads.upload_store import Uploads
 from service.work.contents import Contents
 from service.work.size_limits import SizeLimits
 from weightgen.errors import UnknownName, WeightgenError
+from weightgen.method import Method
+from weightgen.order import TERM_CHECKS, Order
 
 if TYPE_CHECKING:
     from weightgen.labelled_data import LabelledData
-    from weightgen.pipeline import Job, Made, Order
+    from weightgen.pipeline import Job, Made
     from weightgen.references.zoo import ReferenceZoo
     from weightgen.request import WeightGenerator
 
@@ -49,6 +51,27 @@ def check_names(request: Mapping[str, Any]) -> None:
     make_module(request["architecture"])
     if not is_upload(request["dataset"]) and request["dataset"] not in (known := list_data()):
         raise UnknownName("data set", request["dataset"], known)
+
+
+def find_bad_term(request: Mapping[str, Any]) -> tuple[str, WeightgenError] | None:
+    """The field of a request that its generator's method cannot honour, and the error that says why; None if all is
+    well. The names have to be registered."""
+    order, method = Order.from_json(request), method_of(request["generator"])
+    for name, check in TERM_CHECKS.items():
+        try:
+            check(order, method)
+        except WeightgenError as error:
+            return name, error
+    return None
+
+
+@lru_cache(maxsize=64)
+def method_of(generator: str) -> Method:
+    """The method of a released generator."""
+    from model_zoo.released import released_generator
+    from weightgen.generators import method_of_file
+
+    return method_of_file(released_generator(generator))
 
 
 def import_libraries() -> None:
@@ -102,7 +125,7 @@ class Generation:
         begun = [self._begin(task) for task in tasks]
         made: dict[int, list[Made] | WeightgenError] = {}
         for generator in {id(each.generator): each.generator for each in begun if isinstance(each, _Begun)}.values():
-            orders = {i: each.order for i, each in enumerate(begun) if isinstance(each, _Begun)
+            orders = {i: (each.job, each.order) for i, each in enumerate(begun) if isinstance(each, _Begun)
                       and each.generator is generator}  # fmt: skip
             tell = partial(self._tell_verify, [tasks[i] for i in orders])
             with generator.lock:
@@ -118,8 +141,6 @@ class Generation:
 
     def _begin(self, task: Task) -> "_Begun | Exception":
         """What a task asks for, loaded, or what stands in its way."""
-        from weightgen.pipeline import Order
-
         request = task.request
         try:
             check_names(request)
@@ -129,10 +150,7 @@ class Generation:
             self._tell("generate", task.progress)
         except (WeightgenError, JobLost) as error:
             return error
-        order = Order(
-            job, request["support_per_class"], request["num_samples"], request["seed"], request["fallback"]
-        )  # fmt: skip
-        return _Begun(order, generator)
+        return _Begun(job, Order.from_json(request), generator)
 
     def _end(self, task: Task, made: "list[Made] | WeightgenError") -> Outcome:
         """The result of a task, its weights stored."""
@@ -246,7 +264,8 @@ def _make_job(parts: "tuple[_Generator, str, LabelledData, ReferenceZoo | None]"
 class _Begun:
     """What a task asks for, loaded."""
 
-    order: "Order"
+    job: "Job"
+    order: Order
     generator: _Generator
 
 
@@ -255,13 +274,11 @@ def _can_join(generator: str, architecture: str) -> bool:
     """Whether the generator makes several networks of the architecture in one pass; UnknownName, BadOption as
     `check_names`."""
     from model_zoo.architectures import make_module
-    from model_zoo.released import released_generator
-    from weightgen.generators import GENERATORS
-    from weightgen.generators.file import read_method
+    from weightgen.generators import class_of
     from weightgen.request import MakesMany
     from weightgen.target.side_by_side import can_run_side_by_side
 
-    is_able = issubclass(GENERATORS[read_method(released_generator(generator))], MakesMany)
+    is_able = issubclass(class_of(method_of(generator)), MakesMany)
     return is_able and can_run_side_by_side(make_module(architecture).func)
 
 

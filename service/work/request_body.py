@@ -8,11 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from weightgen import __version__
 from weightgen.canonical_json import encode_json
+from weightgen.order import MAX_SHOTS, Order
 
 MAX_SEED = 2**63 - 1
-MAX_SHOTS = 50
 MAX_SAMPLES = 1024
 
+OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=67)]
 """Of something registered, or of an uploaded data set, up-<sha256>; a path or a URL is none."""
 
@@ -47,9 +48,22 @@ class GenerationRequestBody(BaseModel):
         description="Whether a reference that does better than the generated weights is returned in their place.",
     )
 
+    target_accuracy: float | None = Field(
+        default=None, ge=0, le=1, description="The accuracy to ask for, of a generator that can use it."
+    )
+    options: dict[OptionName, bool | int | float | str] = Field(
+        default={},
+        description="Options of the generator's method, by name; GET /v1/generators/{name} lists them.",
+        max_length=32,
+    )
+
+    def order(self) -> Order:
+        """The order, as every other way in gives it."""
+        return Order(**self.model_dump(mode="json"))
+
     def canonical(self) -> dict[str, Any]:
         """The request as a job keeps it, every field present."""
-        return self.model_dump(mode="json")
+        return self.order().to_json()
 
     def digest(self, *, contents: Mapping[str, str]) -> str:
         """sha256 of everything that decides the answer, hex: requests with one digest share one job.

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weightgen.cli.options import takes_method_options
 from weightgen.cli.output import JsonOption, print_json, print_table, say
-from weightgen.cli.weights import SeedOption, ShotsOption
+from weightgen.cli.weights import AccuracyOption, SeedOption, ShotsOption
 
 if TYPE_CHECKING:
     from weightgen.client.client import Client
@@ -41,6 +42,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 @app.command()
+@takes_method_options
 def generate(
     generator: GeneratorOption,
     arch: ArchOption,
@@ -49,12 +51,15 @@ def generate(
     support_per_class: ShotsOption = 20,
     samples: SamplesOption = 1,
     seed: SeedOption = 0,
+    target_accuracy: AccuracyOption = None,
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Fail when a reference beats the generated weights.")
     ] = False,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
     as_json: JsonOption = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Have the service make weights for labelled data, and download them as `weightgen generate` writes them."""
     with _client(url, key) as client:
@@ -66,6 +71,8 @@ def generate(
             num_samples=samples,
             seed=seed,
             fallback=not no_fallback,
+            target_accuracy=target_accuracy,
+            options=options,
         )
         client.download(result, out)
     folders = [out] if samples == 1 else [out / str(i) for i in range(samples)]
@@ -81,6 +88,7 @@ def generate(
 
 
 @app.command()
+@takes_method_options
 def estimate(
     generator: GeneratorOption,
     arch: ArchOption,
@@ -88,9 +96,12 @@ def estimate(
     support_per_class: ShotsOption = 20,
     samples: SamplesOption = 1,
     seed: SeedOption = 0,
+    target_accuracy: AccuracyOption = None,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
     as_json: JsonOption = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """What `remote generate` would take and bring, without doing it."""
     with _client(url, key) as client:
@@ -101,6 +112,8 @@ def estimate(
             support_per_class=support_per_class,
             num_samples=samples,
             seed=seed,
+            target_accuracy=target_accuracy,
+            options=options,
         )
     _show(told, as_json=as_json)
 

@@ -15,6 +15,10 @@ DataOption = Annotated[str, typer.Option(help="A data set, a file or a folder of
 ShotsOption = Annotated[int, typer.Option("--support-per-class", help="Labelled examples of each class, 1 to 50.")]
 SeedOption = Annotated[int, typer.Option(help="Decides which examples are drawn, and every other random number.")]
 
+AccuracyOption = Annotated[
+    float | None, typer.Option(help="The accuracy to ask for, 0 to 1, of a generator that can use it.")
+]
+
 
 @takes_method_options
 def generate(
@@ -25,9 +29,7 @@ def generate(
     support_per_class: ShotsOption = 20,
     samples: Annotated[int, typer.Option(help="How many sets of weights to make.")] = 1,
     seed: SeedOption = 0,
-    target_accuracy: Annotated[
-        float | None, typer.Option(help="The accuracy to ask for, 0 to 1, of a generator that can use it.")
-    ] = None,
+    target_accuracy: AccuracyOption = None,
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Fail when a reference beats the generated weights.")
     ] = False,

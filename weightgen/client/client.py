@@ -19,6 +19,7 @@ from weightgen.client.events import FINAL, follow
 from weightgen.client.http import Connection, error_of_problem, object_in
 from weightgen.client.upload import pack
 from weightgen.errors import BadOption, ServiceFailed, WeightgenError
+from weightgen.order import Order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,14 +95,27 @@ class Client:
         num_samples: int = 1,
         seed: int = 0,
         fallback: bool = True,
+        target_accuracy: float | None = None,
+        options: Mapping[str, Any] | None = None,
         progress: bool = True,
     ) -> Result:
         """Weights of an architecture for the classes of a data set, waited for; `progress` is a bar on stderr.
 
-        Without `fallback`, VerificationFailed is raised where a reference does better.
+        `options` are those of the generator's method, by name. Without `fallback`, VerificationFailed is raised where a
+        reference does better.
         """
-        asked = {"generator": generator, "architecture": architecture, "dataset": dataset, "num_samples": num_samples,
-                 "support_per_class": support_per_class, "seed": seed, "fallback": fallback}  # fmt: skip
+        order = Order(
+            generator,
+            architecture,
+            dataset,
+            support_per_class=support_per_class,
+            num_samples=num_samples,
+            seed=seed,
+            fallback=fallback,
+            target_accuracy=target_accuracy,
+            options=options or {},
+        )
+        asked = order.to_json()
         # One key for all attempts at this request: however often a broken connection makes us post it, it is one job.
         headers = {"Idempotency-Key": secrets.token_hex(16)}
         job = self._connection.ask("POST", "/v1/generations", json=asked, headers=headers)
@@ -118,11 +132,21 @@ class Client:
         support_per_class: int = 20,
         num_samples: int = 1,
         seed: int = 0,
+        target_accuracy: float | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """What a request would cost and bring: parameters, bytes, seconds, accuracy; null where nobody knows."""
-        asked = {"generator": generator, "architecture": architecture, "dataset": dataset, "num_samples": num_samples,
-                 "support_per_class": support_per_class, "seed": seed}  # fmt: skip
-        return self._connection.ask("POST", "/v1/estimate", json=asked)
+        order = Order(
+            generator,
+            architecture,
+            dataset,
+            support_per_class=support_per_class,
+            num_samples=num_samples,
+            seed=seed,
+            target_accuracy=target_accuracy,
+            options=options or {},
+        )
+        return self._connection.ask("POST", "/v1/estimate", json=order.to_json())
 
     def upload(
         self,

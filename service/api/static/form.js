@@ -2,13 +2,16 @@
 
 import { byId, element, percent, tellFault } from "./dom.js";
 
-const FIELDS = ["dataset", "architecture", "generator", "support_per_class", "seed", "num_samples", "fallback"];
+const FIELDS = [
+  "dataset", "architecture", "generator", "support_per_class", "seed", "num_samples", "fallback", "target_accuracy", "options",
+];
 const NUMBERS = ["support_per_class", "seed", "num_samples"];
 const CUSTOM = "other";
 const UPLOADED = /^up-[0-9a-f]{64}$/;
 const FIRST_CHOICE = { dataset: "digits", architecture: "cnn-tiny", generator: "mip" };
 
 let facts = new Map();
+let shownOptions = null; // the name of the generator whose options are shown
 
 /** Puts in what the server lists; `generators` are the answers of /v1/generators/{name}. */
 export function fillForm({ datasets, architectures, generators }) {
@@ -72,6 +75,23 @@ export function currentRequest() {
     dataset: chosenDataset(),
     fallback: byId("fallback").checked,
     ...Object.fromEntries(numbers),
+    ...currentMethod(),
+  };
+}
+
+/** What the chosen generator's method can be given: an accuracy to ask for, and its own options that are filled in. */
+function currentMethod() {
+  const method = chosenGenerator()?.method;
+  const aim = byId("target_accuracy").value.trim();
+  const given = (method?.options ?? []).map(({ name, kind }) => {
+    const text = byId(`option-${name}`).value.trim();
+    if (text === "") return null;
+    return [name, kind === "bool" ? text === "true" : kind === "str" ? text : Number(text)];
+  });
+  const options = Object.fromEntries(given.filter((pair) => pair !== null));
+  return {
+    ...(method?.uses.includes("target_accuracy") && aim !== "" ? { target_accuracy: Number(aim) } : {}),
+    ...(Object.keys(options).length ? { options } : {}),
   };
 }
 
@@ -89,6 +109,10 @@ export function showRequest(request) {
   byId("num_samples").value = request.num_samples;
   byId("fallback").checked = request.fallback;
   showChoices();
+  byId("target_accuracy").value = request.target_accuracy ?? "";
+  for (const { name } of chosenGenerator()?.method.options ?? []) {
+    byId(`option-${name}`).value = String(request.options?.[name] ?? "");
+  }
 }
 
 /** Shows a refusal: each part at the field that its pointer names, the rest above the button. */
@@ -134,6 +158,31 @@ function showChoices() {
     input.parentElement.querySelector("small").textContent = serves(generator, architecture) ? said : `not for ${architecture}`;
   }
   byId("generator-about").textContent = chosenGenerator()?.about ?? "";
+  showMethod(chosenGenerator());
+}
+
+/** The options that a generator's method declares, each empty for its default, and what else the method can use. */
+function showMethod(generator) {
+  if (generator?.name === shownOptions) return;
+  shownOptions = generator?.name ?? null;
+  const method = generator?.method ?? { options: [], uses: [], samples: false };
+  byId("options").replaceChildren(...method.options.map(optionField));
+  byId("accuracy").hidden = !method.uses.includes("target_accuracy");
+  byId("method").hidden = byId("accuracy").hidden && method.options.length === 0;
+  byId("num_samples").disabled = !method.samples;
+  if (!method.samples) byId("num_samples").value = 1;
+}
+
+function optionField({ name, kind, default: usual, help, low, high, choices }) {
+  const id = `option-${name}`;
+  const unset = usual === null ? "not set" : `${usual}`;
+  const words = kind === "bool" ? ["true", "false"] : choices;
+  const input = words.length
+    ? element("select", { id, name: "options" }, element("option", { value: "" }, unset), ...words.map((word) => element("option", { value: word }, word)))
+    : element("input", { id, name: "options", type: kind === "str" ? "text" : "number", placeholder: unset, step: kind === "int" ? "1" : "any",
+        ...(low === null ? {} : { min: low }), ...(high === null ? {} : { max: high }) });
+  input.setAttribute("aria-describedby", `${id}-help fault-options`);
+  return element("div", {}, element("label", { for: id, class: "label" }, name), input, element("p", { id: `${id}-help`, class: "note" }, help));
 }
 
 function listUploaded(name, label) {
