@@ -69,7 +69,7 @@ def test_aims_are_judged_by_what_was_found():
         "Z_U above -3": (f"{MEMBER} -3.5", "missed"),
         "20 steps or fewer (2): no loss over 100": ("ddim +3.0", "met"),
         "64 samples: 100 times faster than training them": (
-            "as they come 50 times, in one step, unrefined 150 times",
+            "by default 50 times, in one step without refinement 150 times",
             "1 of 2",
         ),
     }

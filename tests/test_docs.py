@@ -24,6 +24,10 @@ from weightgen.generators import METHODS, load_generator
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+LINKED = sorted([*DOCS, *(ROOT / "model_zoo").rglob("*.md")])
+EXPERIMENTS = sorted((ROOT / "docs" / "experiments").glob("*.md"))
+PARTS = ["Aim", "Set-up", "Command", "Result", "Verdict"]
+"""What every entry of docs/experiments has, in this order."""
 README = (ROOT / "README.md").read_text()
 STUDY = read_study(ROOT / "docs" / "results" / "d2nwg")
 SERVED = "http://127.0.0.1:8000"
@@ -87,11 +91,30 @@ def test_make_targets_that_docs_name_exist(path):
     assert named <= made
 
 
-@pytest.mark.parametrize("path", DOCS, ids=doc_id)
-def test_links_lead_to_files(path):
-    links = re.findall(r"\]\(([^)#]+)\)", path.read_text())
-    absent = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+def anchors(path: Path) -> list[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+@pytest.mark.parametrize("path", LINKED, ids=doc_id)
+def test_links_lead_to_files_and_headings(path):
+    absent = []
+    for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        file, _, anchor = link.partition("#")
+        target = path.parent / file if file else path
+        if "://" not in link and not (target.exists() and (not anchor or anchor in anchors(target))):
+            absent.append(link)
     assert absent == []
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=doc_id)
+def test_every_experiment_has_its_five_parts_and_a_line_in_the_index(path):
+    entries = re.split(r"^## ", path.read_text(), flags=re.MULTILINE)[1:]
+    index = (ROOT / "docs" / "experiments.md").read_text()
+    assert [a for a in anchors(path)[1:] if f"(experiments/{path.name}#{a})" not in index] == []
+    for entry in entries:
+        assert re.findall(r"^\*\*([A-Z][a-z-]+)\.\*\*", entry, re.MULTILINE) == PARTS, entry.splitlines()[0]
 
 
 def test_readme_and_cards_show_the_figures_of_the_committed_results():

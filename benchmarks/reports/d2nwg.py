@@ -90,7 +90,7 @@ def _aims_of_steps(steps: Section) -> list[tuple[str, str, str]]:
 
 
 def _aims_of_speed(speed: Section) -> list[tuple[str, str, str]]:
-    ratios = {"as they come": speed["ratio"], "in one step, unrefined": speed["ratio_plainly"]}
+    ratios = {"by default": speed["ratio"], "in one step without refinement": speed["ratio_plainly"]}
     aim = "64 samples: 100 times faster than training them"
     return [_judge(aim, ratios, lambda r: f"{r:.0f} times", lambda r: r >= 100)]
 
@@ -133,7 +133,7 @@ def _render_tasks(members: Section) -> str:
         for m, s in members.items()
     ]
     return render_titled(
-        "Held-out tasks of the zoo's data sets", "accuracy in %; the difference is to retrieval",
+        "Held-out tasks of the zoo's data sets", "accuracy in %; the difference is generated minus retrieval",
         ("member", "tasks", *arms.values(), "difference"), rows,
     )  # fmt: skip
 
@@ -147,7 +147,7 @@ def _render_reconstruction(members: Section) -> str:
         rows.append((m, r["networks"], f"{r['weights']:,}", latents, *shown))
     return render_titled(
         "Reconstruction of held-out networks",
-        "accuracy in % under a solved head; error of the weights in units of their variance",
+        "accuracy in % under a solved head; the error of the weights is in units of their variance",
         ("member", "networks", "weights", "latents", "original", "decoded", "difference", "weight error"), rows,
     )  # fmt: skip
 
@@ -162,7 +162,8 @@ def _render_published(sets: Section) -> str:
         for name, s in sorted(sets.items(), reverse=True)
     ]  # fmt: skip
     return render_titled(
-        "The published tiny network", "accuracy in % by support images a class; references from 20; the zoo's networks",
+        "The published tiny network",
+        "accuracy in % from 5, 20 and 50 support images a class; then references from 20; then the zoo's own networks",
         (
             "data set", *(shots.split()[0] for shots in SHOTS), "unrefined", "retrieval", "soup", "zoo's mean",
             "of those that learnt",
@@ -178,8 +179,10 @@ def _render_novelty(members: Section) -> str:
         chosen = (_percent(best["mean_sample"]), _percent(best["chosen"]))
         rows.append((m, s["samples"], *shares, f"{s['z_u']:+.1f}", *chosen))
     return render_titled(
-        "Novelty", "% of samples no nearer to a trunk of the zoo than 95 in 100 of these to each other, no worse than "
-        "retrieval, and both; then accuracy in % of 16 samples, and of the one that is best on held-back examples",
+        "Novelty",
+        "`novel`: % of samples that are no nearer to a trunk of the zoo than 95 in 100 of the zoo's trunks are to each "
+        "other; `accurate`: % no worse than retrieval; `both`: % that are novel and accurate; then accuracy in %: the "
+        "mean of 16 samples, and the sample that is best on held-back examples",
         ("member", "samples", "novel", "accurate", "both", "Z_U", "mean of 16", "chosen"), rows,
     )  # fmt: skip
 
@@ -193,9 +196,10 @@ def _render_steps(steps: Section) -> str:
 def _render_speed(speed: Section) -> str:
     seconds = speed["seconds"]
     return (
-        f"**Speed, {speed['member']}**: 64 samples in {seconds['sample 64']:.1f} s, in one step without refinement in "
-        f"{seconds['sample 64 plainly']:.1f} s; training as many in {seconds['train 64']:.0f} s ({speed['trained']}): "
-        f"{speed['ratio']:.0f} and {speed['ratio_plainly']:.0f} times faster."
+        f"**Speed, {speed['member']}**: 64 samples take {seconds['sample 64']:.1f} s, or "
+        f"{seconds['sample 64 plainly']:.1f} s in one step without refinement. Training as many takes "
+        f"{seconds['train 64']:.0f} s ({speed['trained']}). So sampling is {speed['ratio']:.0f} and "
+        f"{speed['ratio_plainly']:.0f} times faster."
     )
 
 
@@ -208,8 +212,10 @@ def _render_diversity(members: Section) -> str:
         rows.append((m, *cells))
     size = max(s["networks"] for s in members.values())
     return render_titled(
-        "Diversity", f"{size} samples for each held-out task, and as many trunks of the zoo finished alike: test "
-        "images in % on which two disagree, points that a vote gains over their mean, overlap of two error sets",
+        "Diversity",
+        f"{size} samples for each held-out task; `…zoo`: as many trunks of the zoo, finished in the same way; "
+        "`disagree`: test images in % on which two of them disagree; `vote`: points that a vote gains over their mean; "
+        "`error overlap`: overlap of the errors of two",
         ("member", "disagree", "…zoo", "vote", "…zoo", "error overlap", "…zoo"), rows,
     )  # fmt: skip
 
@@ -221,7 +227,8 @@ def _render_aim(members: Section) -> str:
         for m, s in members.items()
     ]
     return render_titled(
-        "The accuracy asked for", "accuracy in % of samples by the accuracy asked for, rank correlation of both",
+        "The accuracy asked for",
+        "accuracy in % of samples for each accuracy asked for, and the rank correlation of asked and reached",
         ("member", *(f"asked {aim}" for aim in asked), "correlation"), rows,
     )  # fmt: skip
 

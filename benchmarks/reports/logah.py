@@ -80,12 +80,12 @@ def _render_unseen(unseen: Section) -> str:
     config = unseen["generator"]["config"]
     num_sets = len(next(iter(unseen["networks"].values())))
     legend = (
-        f"networks never seen but where noted, mean over {num_sets} data sets never seen, "
-        f"{unseen['settings']['per_class']} examples a class, accuracy in %; `generated` is refined in "
-        f"{len(config['refinement_rates'])} steps on the support set, `condition off` has taken no step, "
-        f"`{TRAINED}` is at the best of three rates as the test part judges"
+        f"accuracy in %, mean over {num_sets} data sets never seen, {unseen['settings']['per_class']} examples a "
+        "class; networks never seen except where noted; `generated` is refined in "
+        f"{len(config['refinement_rates'])} steps on the support set; `condition off` has taken no step; `{TRAINED}` "
+        "has the best of three rates, as the test part judges"
     )
-    return render_titled("Unseen", legend, ("network", *ARMS, "generated ahead of it"), rows)
+    return render_titled("Unseen", legend, ("network", *ARMS, "generated ahead of default on"), rows)
 
 
 def _render_table(table: Section) -> str:
@@ -107,9 +107,9 @@ def _render_table(table: Section) -> str:
     training = table["generator"]["training"]
     legend = (
         f"a generator of its own, {table['generator']['parameters']:,} parameters, {training['cpu_seconds']:.0f} CPU "
-        "seconds on Fashion-MNIST's training part, never released; accuracy in % on its test part, 3 seeds, each at "
-        f"the best of {len(table['settings']['learning_rates'])} rates; heads solved in closed form on the training "
-        "part"
+        "seconds on Fashion-MNIST's training part, never released; accuracy in % on its test part, mean of 3 seeds, "
+        f"each at the best of {len(table['settings']['learning_rates'])} rates; solved heads are solved in closed form "
+        "on the training part"
     )
     return render_titled("Fashion-MNIST, networks never seen", legend, ("network", *heads), rows)
 
@@ -120,7 +120,7 @@ def _render_ranking(ranking: Section) -> str:
     rows = [(proxy, *(_with_interval(ranking["tau"][group][proxy]) for group in groups)) for proxy in proxies]
     legend = (
         "Kendall's tau (90% interval) against accuracy after training on Fashion-MNIST, 50 architectures never seen; "
-        "`trained again`: one seed's training against another's, what noise leaves to be reached"
+        "`trained again`: the trainings of one seed against those of another, the most that noise allows"
     )
     heads = [f"{group} ({ranking['tau'][group]['architectures']})" for group in groups]
     return render_titled("Ranking architectures", legend, ("proxy", *heads), rows)

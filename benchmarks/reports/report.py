@@ -133,7 +133,8 @@ def _render_runs(training: dict[str, Any]) -> list[str]:
             f"| {arch} | {run['steps']:,} | {run['minutes']:.0f} | {100 * score['accuracy']:.1f} "
             f"| {100 * score['unconditioned']:.1f} |"
         )
-    return [*lines, "", "Held-out tasks are drawn from the test splits of the training sets. One CPU thread each.", ""]
+    note = "Held-out tasks are drawn from the test splits of the training sets. Each run had one CPU thread."
+    return [*lines, "", note, ""]
 
 
 def _render_stages(training: dict[str, Any]) -> list[str]:
@@ -150,8 +151,8 @@ def _render_stages(training: dict[str, Any]) -> list[str]:
     spent = "; ".join(
         f"{name}: {s['steps']:,} steps, {s['minutes']:.0f} minutes" for name, s in training["spent"].items()
     )
-    measured = "Accuracy in % under a solved head on tasks of the zoo's `val` runs, from which nothing was learnt."
-    return [*lines, "", f"{measured} CPU threads, one for each of {spent}.", ""]
+    measured = "Accuracy in % under a solved head, on tasks of the zoo's `val` runs; nothing was learnt from these."
+    return [*lines, "", f"{measured} Training, on one CPU thread each: {spent}.", ""]
 
 
 def _render_members(training: dict[str, Any]) -> list[str]:
@@ -168,7 +169,8 @@ def _render_members(training: dict[str, Any]) -> list[str]:
         "",
         render_table(("network", *heads.values()), rows),
         "",
-        f"Refinements were chosen on others, for {', '.join(training['refinements']['networks'])}: {refined}.",
+        f"The refinement was chosen on other such tasks, for {', '.join(training['refinements']['networks'])}. "
+        f"Accuracy in % with each: {refined}.",
         "",
     ]
 
@@ -211,8 +213,8 @@ def _table(result: dict[str, Any]) -> str:
     milliseconds = [1000 * s["seconds"]["generate"] for s in result["data"].values()]
     lines = [
         f"**`{result['generator']['name']}` for `{result['arch']}`**: {result['per_class']} support images a class, "
-        f"{_classes(result)}, accuracy in % on the test split; generated in {max(milliseconds):.0f} ms or less, at "
-        f"least {min(speedups):.0f} times faster than the scratch training beside it. {_standing(result)}",
+        f"{_classes(result)}. Accuracy in % on the test split. Generated in {max(milliseconds):.0f} ms or less, at "
+        f"least {min(speedups):.0f} times faster than training from scratch. {_standing(result)}",
         "",
         "| data set | " + " | ".join(COLUMNS[c] for c in columns) + " |",
         "|---" * (1 + len(columns)) + "|",
@@ -228,7 +230,7 @@ def _standing(result: dict[str, Any]) -> str:
     scores = result["data"].values()
     above = sum(_accuracy(s, "generated") > _accuracy(s, "scratch") for s in scores)
     margin = 100 * (mean_accuracy(result, "generated") - mean_accuracy(result, "scratch"))
-    return f"Above scratch on {above} of {len(scores)} data sets, by {margin:+.1f} points in the mean."
+    return f"Above scratch on {above} of {len(scores)} data sets; the difference in the mean is {margin:+.1f} points."
 
 
 def _few_way_table(result: dict[str, Any]) -> str:

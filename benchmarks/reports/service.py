@@ -77,7 +77,7 @@ def _schemathesis(found: Figures) -> Iterator[Row]:
 def _hostile(found: Figures) -> Iterator[Row]:
     statuses = _join_statuses(found)
     said = f"{found['unexpected']} answers that should not be; {statuses}"
-    said += " (200: Range headers that a server may ignore; none: hung up on what is no request)"
+    said += " (200: Range headers that a server may ignore; none: no request, so the connection was closed)"
     yield (
         f"{found['sent']:,} hostile requests and files: nothing but 4xx, no leak, server alive",
         said,
