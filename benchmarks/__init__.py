@@ -1,1 +1,6 @@
-"""Speed, as ratios measured side by side in one run: `python -m benchmarks`; and reports of what was measured."""
+"""Measurements: speed as ratios (`python -m benchmarks`), studies, the service under load, and their reports."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The checkout."""

@@ -11,8 +11,8 @@ import pytest
 import uvicorn
 
 from benchmarks.service.hostile import Seen, is_expected, send_all
+from benchmarks.service.hostile_files import FILE_KINDS
 from benchmarks.service.hostile_requests import KINDS, Attack, Known, attacks, request
-from benchmarks.studies.hostile_files import FILE_KINDS
 from service.edge.http_protocol import guarded_http
 from service.keys.key_store import SCOPES, KeyStore
 from tests.service_standins import ASKED, stand_in_app

@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from weightgen.version import __version__
+
 if TYPE_CHECKING:
     from weightgen.client.client import Client
     from weightgen.init.fill import init_, write_init
 
-__version__ = "0.1.0"
 __all__ = ["Client", "__version__", "init_", "write_init"]
 
 

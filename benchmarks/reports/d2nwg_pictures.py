@@ -20,7 +20,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.reports.report import ROOT
+from benchmarks import ROOT
 from benchmarks.speed.d2nwg import Bench
 from model_zoo.released import generator_file
 from weightgen.condition import Condition

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import ROOT
 from benchmarks.reports import service as service_report
 from benchmarks.reports.d2nwg import read_study, render_study
 from benchmarks.reports.generator_facts import describe_generator
@@ -25,7 +26,6 @@ from weightgen.canonical_json import encode_json
 from weightgen.files.checkpoint import read_manifest
 from weightgen.files.storage import write_file
 
-ROOT = Path(__file__).resolve().parents[2]
 ZOO_INDEX = ROOT / "model_zoo" / "zoos" / "training.jsonl"
 BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 COLUMNS = {

@@ -29,7 +29,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.service.server_process import ROOT, Server, serving
+from benchmarks import ROOT
+from benchmarks.service.server_process import Server, serving
 from weightgen.canonical_json import encode_json
 from weightgen.files.storage import write_json
 

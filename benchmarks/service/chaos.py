@@ -30,8 +30,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import ROOT
 from benchmarks.service.http_connection import Answer, Connection
-from benchmarks.service.killable_server import ROOT, WAYS, KillableServer
+from benchmarks.service.killable_server import WAYS, KillableServer
 from benchmarks.service.postgres_server import PostgresServer
 from benchmarks.service.server_process import serving
 from weightgen.files.storage import write_json

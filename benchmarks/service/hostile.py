@@ -23,9 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import ROOT
+from benchmarks.service.hostile_files import FILE_KINDS
 from benchmarks.service.hostile_requests import KINDS, VALID, Attack, Known, attacks, request, to_json
-from benchmarks.service.server_process import ROOT, Server, serving
-from benchmarks.studies.hostile_files import FILE_KINDS
+from benchmarks.service.server_process import Server, serving
 from weightgen.canonical_json import parse_json
 from weightgen.files.storage import write_json
 

@@ -11,7 +11,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks import ROOT
+
 START_SECONDS = 120.0
 WAYS = ("group", "parent", "worker")
 """What is killed: all processes at once, the parent alone (its workers are to leave), one worker (it is replaced)."""

@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import ROOT
 from benchmarks.service.http_connection import Answer, Connection
-from benchmarks.service.server_process import ROOT, Server, serving
+from benchmarks.service.server_process import Server, serving
 from weightgen.files.storage import write_json
 
 WARM_SECONDS, MAX_GROWTH = 20.0, 0.05

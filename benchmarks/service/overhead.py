@@ -24,8 +24,9 @@ from typing import Any
 
 import torch
 
+from benchmarks import ROOT
 from benchmarks.service.http_connection import Connection
-from benchmarks.service.server_process import ROOT, Server, serving
+from benchmarks.service.server_process import Server, serving
 from model_zoo.lookup import look_up
 from weightgen.files.storage import write_json
 from weightgen.order import Order

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import ROOT
 from benchmarks.service.hostile import make_key
-from benchmarks.service.server_process import ROOT, Server, serving
+from benchmarks.service.server_process import Server, serving
 from weightgen.files.storage import write_json
 
 CHECKS = (

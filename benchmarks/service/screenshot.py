@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from benchmarks.reports.report import ROOT
+from benchmarks import ROOT
 from benchmarks.service.server_process import serving
 from weightgen.files.storage import write_file
 

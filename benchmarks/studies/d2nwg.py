@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.reports.report import ROOT
+from benchmarks import ROOT
 from benchmarks.speed.d2nwg import Bench
 from benchmarks.studies.d2nwg_diversity import study_aim, study_diversity
 from model_zoo.released import generator_file

@@ -37,7 +37,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from benchmarks.reports.report import ROOT
+from benchmarks import ROOT
 from benchmarks.studies.logah_table import begin, read_generator
 from model_zoo.data import load_data
 from model_zoo.data.text import load_text

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.reports.report import ROOT
+from benchmarks import ROOT
 from benchmarks.studies.logah_table import read_generator
 from model_zoo.architectures import make_meta
 from model_zoo.data import load_data

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.reports.report import ROOT
+from benchmarks import ROOT
 from model_zoo.data import load_data
 from model_zoo.spaces import HELD_OUT, Member, target_of
 from weightgen.condition import Condition, SupportSet

@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.reports.report import ROOT
+from benchmarks import ROOT
 from benchmarks.studies.logah_table import read_generator
 from model_zoo.data import EVALUATION_SETS, load_data
 from model_zoo.spaces import HELD_OUT, Member, target_of

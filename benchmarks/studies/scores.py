@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reports.report import ROOT
+from benchmarks import ROOT
 from model_zoo.data import EVALUATION_SETS, load_data
 from model_zoo.lookup import look_up
 from model_zoo.released import generator_file

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.reports.report import ROOT
+from benchmarks import ROOT
 from model_zoo.architectures import build_target
 from model_zoo.data import load_data
 from weightgen.errors import WeightgenError

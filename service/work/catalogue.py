@@ -74,8 +74,7 @@ class Catalogue:
     find_bad_term: Callable[[dict[str, Any]], tuple[str, WeightgenError] | None] = lambda request: None
     """The field of a request with registered names that the generator's method cannot honour, and why."""
     facts: Callable[[str], dict[str, Any]] = _released_facts
-    """Of a generator in `generators`: {about, method, architectures, scoreboards}, as `benchmarks.reports.generator_facts`
-    says."""
+    """Generator -> {about, method, architectures, scoreboards}, see `benchmarks.reports.generator_facts`."""
     contents: Callable[[dict[str, Any]], dict[str, str]] = _registered_contents
     """What the data set and the reference zoo of a request stand for now, where its names do not say it."""
     describe: Callable[[str], dict[str, Any]] = _describe_registered

@@ -16,7 +16,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from weightgen import __version__
 from weightgen.cli.doctor import doctor
 from weightgen.cli.files import inspect, score, tokenize
 from weightgen.cli.init import init
@@ -24,6 +23,7 @@ from weightgen.cli.remote import app as remote
 from weightgen.cli.weights import compare, generate
 from weightgen.errors import WeightgenError
 from weightgen.runtime.freed_memory import keep_freed_memory
+from weightgen.version import __version__
 
 app = typer.Typer(
     name="weightgen",

@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
-from weightgen import __version__
 from weightgen.cli.output import JsonOption, print_json, print_table
+from weightgen.version import __version__
 
 EXTRAS = {
     "table": ("pandas", "pyarrow"),

@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx2
 
-from weightgen import __version__
 from weightgen.errors import (
     BadData,
     BadOption,
@@ -22,6 +21,7 @@ from weightgen.errors import (
     VerificationFailed,
     WeightgenError,
 )
+from weightgen.version import __version__
 
 CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 60.0
 """A server that is silent for so long is taken for gone; while a job is followed it sends a heartbeat every 15 s."""

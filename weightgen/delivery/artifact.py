@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weightgen import __version__
 from weightgen.delivery.gate import VerifiedWeights
 from weightgen.errors import CorruptFile, NotFound, SpecMismatch, UnsupportedTask
 from weightgen.files.checkpoint import load_for_spec, save_for_spec
@@ -27,6 +26,7 @@ from weightgen.files.storage import new_folder, read_json, sha256_file, write_fi
 from weightgen.request import GenerationRequest
 from weightgen.spec import State, StateSpec
 from weightgen.target.network import Target
+from weightgen.version import __version__
 
 FORMAT, VERSION = "weightgen.artifact", 1
 _JSON_NAME = re.compile(r"[a-z][a-z_]{0,60}\.json")
