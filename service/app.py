@@ -46,7 +46,7 @@ from service.work.generation import Generation, import_libraries
 from service.work.intake import Intake
 from service.work.size_limits import SizeLimits
 from weightgen import __version__
-from weightgen.freed_memory import keep_freed_memory
+from weightgen.runtime.freed_memory import keep_freed_memory
 
 
 def create_app(

@@ -18,7 +18,7 @@ from service.work.generation import STAGES, Generation, Loaded, check_names
 from service.work.request_body import GenerationRequestBody
 from service.work.size_limits import SizeLimits
 from tests.upload_samples import npz_bytes, some_images, some_uploads, upload
-from weightgen.artifact import read_artifact
+from weightgen.delivery.artifact import read_artifact
 from weightgen.errors import BadOption, UnknownName, UnsupportedTask
 
 ROOT = Path(__file__).resolve().parents[1]

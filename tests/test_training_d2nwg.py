@@ -7,17 +7,17 @@ import pytest
 
 import training.d2nwg
 from model_zoo.architectures import build_target
-from model_zoo.networks import load_networks
-from model_zoo.zoo_builder import build_zoo
-from model_zoo.zoo_config import ZooConfig
+from model_zoo.zoo.builder import build_zoo
+from model_zoo.zoo.config import ZooConfig
+from model_zoo.zoo.networks import load_networks
 from tests.shared import shared_path
 from tests.standins import make_request, make_support
-from training.d2nwg import DiffusionTraining, codec, denoiser, release
+from training.d2nwg import D2nwgTraining, codec, denoiser, release
 from weightgen.errors import BadOption, NotFound, UnsupportedTask
 from weightgen.generators import load_generator
-from weightgen.generators.latent_diffusion import LatentDiffusionConfig
+from weightgen.generators.d2nwg.generator import D2nwgConfig
 
-SMALL = LatentDiffusionConfig(
+SMALL = D2nwgConfig(
     num_latents=2, latent_dim=4, codec_dim=16, codec_depth=1, encoder_dim=16, denoiser_dim=16, denoiser_depth=1
 )
 
@@ -34,7 +34,7 @@ def zoo(tmp_path_factory):
 
 
 def test_the_stages_end_in_a_generator_that_loads(zoo, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training.d2nwg, "DiffusionTraining", lambda **given: DiffusionTraining(**{
+    monkeypatch.setattr(training.d2nwg, "D2nwgTraining", lambda **given: D2nwgTraining(**{
         "model": SMALL, "batch_size": 4, "behaviour_size": 1, **given
     }))  # fmt: skip
     with pytest.raises(NotFound, match="run the stage before this one"):
@@ -57,7 +57,7 @@ def test_the_stages_end_in_a_generator_that_loads(zoo, tmp_path, monkeypatch, ca
 
 
 def test_a_run_that_left_sets_out_is_not_released(zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr(training.d2nwg, "DiffusionTraining", lambda **given: DiffusionTraining(**{
+    monkeypatch.setattr(training.d2nwg, "D2nwgTraining", lambda **given: D2nwgTraining(**{
         "model": SMALL, "batch_size": 4, "behaviour_size": 1, **given
     }))  # fmt: skip
     with pytest.raises(BadOption, match="name one with --hold-out"):

@@ -26,33 +26,33 @@ import typer
 from torch import Tensor, nn
 
 from model_zoo.data import TRAIN_SETS, data_licence, load_data
-from model_zoo.networks import Networks, load_networks
+from model_zoo.zoo.networks import Networks, load_networks
 from training.command import run_command
 from training.d2nwg_scores import evaluate, reconstruction
 from training.episodes import ClassPool, Episode, EpisodeConfig
 from training.zoo_tasks import Images, draw_task
-from weightgen.checkpoint import load_state, read_manifest, save_state
-from weightgen.codecs.vae import kl_divergence
-from weightgen.diffusion import add_noise, draw_noise_levels
 from weightgen.errors import BadOption, NotFound
-from weightgen.generators.latent_diffusion import (
-    LatentDiffusion,
-    LatentDiffusionConfig,
+from weightgen.files.checkpoint import load_state, read_manifest, save_state
+from weightgen.files.storage import write_json
+from weightgen.generators.d2nwg.diffusion import add_noise, draw_noise_levels
+from weightgen.generators.d2nwg.generator import (
+    D2nwg,
+    D2nwgConfig,
 )
-from weightgen.normal_form import fitted_features
 from weightgen.spec import State, StateSpec
-from weightgen.storage import write_json
-from weightgen.target import Target
+from weightgen.target.network import Target
+from weightgen.weightspace.codecs.vae import kl_divergence
+from weightgen.weightspace.normal_form import fitted_features
 
 Say = Callable[[str], None]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
 @dataclass(frozen=True)
-class DiffusionTraining:
+class D2nwgTraining:
     """Both stages."""
 
-    model: LatentDiffusionConfig = field(default_factory=lambda: LatentDiffusionConfig(refinements=3))
+    model: D2nwgConfig = field(default_factory=lambda: D2nwgConfig(refinements=3))
     held_out: tuple[str, ...] = ()
     """Training sets left out whole, to choose a recipe by; none for a release."""
     batch_size: int = 24
@@ -84,7 +84,7 @@ class DiffusionTraining:
     seed: int = 0
 
 
-def behaviour_loss(model: LatentDiffusion, target: Target, trunk: State, task: Episode) -> tuple[Tensor, float, Tensor]:
+def behaviour_loss(model: D2nwg, target: Target, trunk: State, task: Episode) -> tuple[Tensor, float, Tensor]:
     """Cross-entropy of a trunk under a solved head on the queries, over that of guessing; its accuracy; and what the
     head saw of the queries."""
     state, head = model.fit(target, trunk, task.support, task.support_labels, task.num_classes)
@@ -97,7 +97,7 @@ def behaviour_loss(model: LatentDiffusion, target: Target, trunk: State, task: E
 class Run:
     """A stage under way: the model, its optimiser, its clock and its log."""
 
-    def __init__(self, model: LatentDiffusion, groups: list[dict[str, Any]], config: DiffusionTraining) -> None:
+    def __init__(self, model: D2nwg, groups: list[dict[str, Any]], config: D2nwgTraining) -> None:
         self.model, self.config = model, config
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.base = [g["lr"] for g in self.optimizer.param_groups]
@@ -131,7 +131,7 @@ class Run:
 
 
 def train_codecs(
-    model: LatentDiffusion, networks: dict[str, Networks], config: DiffusionTraining, *, minutes: float, say: Say
+    model: D2nwg, networks: dict[str, Networks], config: D2nwgTraining, *, minutes: float, say: Say
 ) -> dict[str, Any]:
     """First stage: all codecs in turn, one batch of one member a step."""
     rng, images = torch.Generator().manual_seed(config.seed), Images("train")
@@ -170,7 +170,7 @@ def train_codecs(
 
 
 def train_denoiser(
-    model: LatentDiffusion, networks: dict[str, Networks], config: DiffusionTraining, *, minutes: float, say: Say
+    model: D2nwg, networks: dict[str, Networks], config: D2nwgTraining, *, minutes: float, say: Say
 ) -> dict[str, Any]:
     """Second stage: encoder of support sets and denoiser; decoders and head go on learning behaviour, slowly."""
     rng, images = torch.Generator().manual_seed(config.seed + 1), Images("train")
@@ -221,7 +221,7 @@ def train_denoiser(
 
 
 def _behave(
-    model: LatentDiffusion,
+    model: D2nwg,
     known: Networks,
     decoded: Tensor,
     picked: list[int],
@@ -238,7 +238,7 @@ def _behave(
 
 
 def _behave_on_samples(
-    model: LatentDiffusion, known: Networks, pool: ClassPool, config: DiffusionTraining, rng: torch.Generator
+    model: D2nwg, known: Networks, pool: ClassPool, config: D2nwgTraining, rng: torch.Generator
 ) -> tuple[dict[str, Tensor], float]:
     """Behaviour of the denoiser's own samples on new tasks: a few steps from noise, the last one with gradient."""
     count = config.sample_size
@@ -287,11 +287,11 @@ def _contrast(summaries: Tensor, latents: Tensor, known: Networks, picked: list[
 
 
 def _tell(
-    model: LatentDiffusion,
+    model: D2nwg,
     known: Networks,
     picked: list[int],
     summaries: Tensor,
-    config: DiffusionTraining,
+    config: D2nwgTraining,
     rng: torch.Generator,
 ) -> Tensor:
     """The condition of these networks, parts of it left away at random."""
@@ -302,7 +302,7 @@ def _tell(
     return model.condition([known.member] * len(picked), summaries, aims)
 
 
-def _encode(model: LatentDiffusion, tasks: Sequence[Episode]) -> tuple[list[Tensor], Tensor]:
+def _encode(model: D2nwg, tasks: Sequence[Episode]) -> tuple[list[Tensor], Tensor]:
     """Prototypes and summaries of the tasks' support sets."""
     images, labels = [t.support for t in tasks], [t.support_labels for t in tasks]
     return model.encoder(images, labels, [t.num_classes for t in tasks])
@@ -332,7 +332,7 @@ def _format(running: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in running.items())
 
 
-_Trained = tuple[LatentDiffusion, DiffusionTraining, dict[str, Any]]
+_Trained = tuple[D2nwg, D2nwgTraining, dict[str, Any]]
 """A model, how it is trained, and what was spent on it."""
 
 
@@ -349,10 +349,10 @@ def codec(
     if report is not None and not hold_out:
         raise BadOption("--report tells of training sets left out, and none is; name one with --hold-out")
     torch.set_num_threads(1)
-    config = DiffusionTraining(held_out=tuple(hold_out or ()))
+    config = D2nwgTraining(held_out=tuple(hold_out or ()))
     networks = _load(zoo, config, members)
     torch.manual_seed(config.seed)
-    model = LatentDiffusion({m: n.target.spec for m, n in networks.items()}, config.model)
+    model = D2nwg({m: n.target.spec for m, n in networks.items()}, config.model)
     spent = train_codecs(model, networks, config, minutes=minutes, say=_say)
     spent = {f"codecs of {' and '.join(networks)}": spent}
     _save(model, out / "codec.safetensors", config, spent, evaluate(model, networks, tasks_each=12, seed=1))
@@ -401,15 +401,13 @@ def release(
     typer.echo(json.dumps({"file": str(file), "bytes": file.stat().st_size, "members": list(model.members)}))
 
 
-def _load(zoo: Path, config: DiffusionTraining, members: Sequence[str] | None) -> dict[str, Networks]:
+def _load(zoo: Path, config: D2nwgTraining, members: Sequence[str] | None) -> dict[str, Networks]:
     networks = load_networks(zoo, held_out=config.held_out, members=members)
     _say(", ".join(f"{m}: {len(n.tokens)} checkpoints" for m, n in networks.items()))
     return networks
 
 
-def _save(
-    model: LatentDiffusion, path: Path, config: DiffusionTraining, spent: dict[str, Any], held_out: dict[str, Any]
-) -> None:
+def _save(model: D2nwg, path: Path, config: D2nwgTraining, spent: dict[str, Any], held_out: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     specs = [[member, spec.to_json()] for member, spec in model.specs.items()]
     manifest = {"config": asdict(config), "specs": specs, "spent": spent, "held_out_tasks": held_out}
@@ -422,13 +420,13 @@ def _read(path: Path) -> _Trained:
         raise NotFound(f"{path}: not there; run the stage before this one")
     manifest = read_manifest(path)
     saved = manifest["config"]
-    config = DiffusionTraining(**{
+    config = D2nwgTraining(**{
         **saved,
-        "model": LatentDiffusionConfig(**saved["model"]),
+        "model": D2nwgConfig(**saved["model"]),
         "episodes": EpisodeConfig(**saved["episodes"]),
         "held_out": tuple(saved["held_out"]),
     })  # fmt: skip
-    model = LatentDiffusion({m: StateSpec.from_json(s) for m, s in manifest["specs"]}, config.model)
+    model = D2nwg({m: StateSpec.from_json(s) for m, s in manifest["specs"]}, config.model)
     model.load_state_dict(model.state_dict() | load_state(path))  # a first stage knows no refinement
     return model, config, manifest["spent"]
 
@@ -441,7 +439,7 @@ def _join(stages: Sequence[_Trained], refinements: int, clip: str | None) -> _Tr
     config = replace(config, model=replace(config.model, refinements=refinements, clip=clip))
     specs = {member: spec for model, _, _ in stages for member, spec in model.specs.items()}
     torch.manual_seed(config.seed)
-    joined = LatentDiffusion(specs, config.model)
+    joined = D2nwg(specs, config.model)
     tensors = [model.state_dict() for model, _, _ in stages]
     state = joined.state_dict() | {n: t for found in tensors for n, t in found.items() if n.startswith("codecs.")}
     for name in state:

@@ -26,27 +26,28 @@ import torch
 import torch.nn.functional as F
 import typer
 from torch import Tensor, nn
+from weightgen.target.trunk import trunk_features
 
-from model_zoo.cifar_resnets import KnownResNet, load_resnets
 from model_zoo.data import load_data
+from model_zoo.published.cifar_resnets import KnownResNet, load_resnets
 from training.command import run_command
-from weightgen.codecs.vae import kl_divergence
-from weightgen.diffusion import add_noise, draw_noise_levels
 from weightgen.errors import BadOption
-from weightgen.generators.layerwise_diffusion import HEAD_STEPS, LayerwiseConfig, LayerwiseDiffusion
-from weightgen.head import ridge_head, step_to_softmax, trunk_features
+from weightgen.generators.d2nwg.diffusion import add_noise, draw_noise_levels
+from weightgen.generators.d2nwg.layerwise import HEAD_STEPS, D2nwgLayerwise, LayerwiseConfig
 from weightgen.labelled_data import LabelledData
-from weightgen.normal_form import fit_to_data
+from weightgen.solve.head import ridge_head, step_to_softmax
 from weightgen.spec import State
-from weightgen.target import Target
-from weightgen.windows import Windows, measure_statistics
+from weightgen.target.network import Target
+from weightgen.weightspace.codecs.vae import kl_divergence
+from weightgen.weightspace.normal_form import fit_to_data
+from weightgen.weightspace.windows import Windows, measure_statistics
 
 Say = Callable[[str], None]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
 @dataclass(frozen=True)
-class LayerwiseTraining:
+class D2nwgLayerwiseTraining:
     """Both stages."""
 
     model: LayerwiseConfig = field(default_factory=LayerwiseConfig)
@@ -84,7 +85,7 @@ class Tokens:
     mask: Tensor
 
     @classmethod
-    def of(cls, known: KnownResNet, model: LayerwiseDiffusion) -> "Tokens":
+    def of(cls, known: KnownResNet, model: D2nwgLayerwise) -> "Tokens":
         windows = model.split(known.target.spec)
         every = range(windows.num_tokens)
         return cls(
@@ -134,7 +135,7 @@ def see(known: KnownResNet, inputs: Tensor) -> Tensor:
 
 
 def behave(
-    target: Target, trunk: State, images: Images, config: LayerwiseTraining, *, rng: torch.Generator
+    target: Target, trunk: State, images: Images, config: D2nwgLayerwiseTraining, *, rng: torch.Generator
 ) -> tuple[Tensor, float]:
     """Cross-entropy of a trunk under a head solved on half of some images, on the other half, over that of guessing,
     and how unlike a published network's its view of them is; the accuracy."""
@@ -204,10 +205,10 @@ class Run:
 
 
 def train_codec(
-    model: LayerwiseDiffusion,
+    model: D2nwgLayerwise,
     networks: Sequence[Tokens],
     images: Images,
-    config: LayerwiseTraining,
+    config: D2nwgLayerwiseTraining,
     *,
     minutes: float,
     say: Say,
@@ -239,7 +240,7 @@ def train_codec(
 
 
 @torch.no_grad()
-def encode_all(model: LayerwiseDiffusion, network: Tokens, context: int) -> Tensor:
+def encode_all(model: D2nwgLayerwise, network: Tokens, context: int) -> Tensor:
     """Standardised latents (n, c) of all windows of a network."""
     parts = [
         model.codec.encode(network.tokens[i], network.kinds[i], network.places[i]).flatten(0, 1)
@@ -249,10 +250,10 @@ def encode_all(model: LayerwiseDiffusion, network: Tokens, context: int) -> Tens
 
 
 def train_denoiser(
-    model: LayerwiseDiffusion,
+    model: D2nwgLayerwise,
     networks: Sequence[Tokens],
     images: Images,
-    config: LayerwiseTraining,
+    config: D2nwgLayerwiseTraining,
     *,
     minutes: float,
     say: Say,
@@ -289,7 +290,7 @@ def train_denoiser(
     return run.finish()
 
 
-def sample_with_gradient(model: LayerwiseDiffusion, like: Tokens, told: Tensor, *, rng: torch.Generator) -> State:
+def sample_with_gradient(model: D2nwgLayerwise, like: Tokens, told: Tensor, *, rng: torch.Generator) -> State:
     """A trunk of the spec that `like` is of, in a few steps from noise, the last of them with gradient.
 
     Windows are sampled in turn, each given the tail of the one before; then the last step of all is taken at once.
@@ -326,7 +327,7 @@ def sample_with_gradient(model: LayerwiseDiffusion, like: Tokens, told: Tensor, 
 
 
 def _through(
-    model: LayerwiseDiffusion, network: Tokens, index: Tensor, config: LayerwiseTraining, rng: torch.Generator
+    model: D2nwgLayerwise, network: Tokens, index: Tensor, config: D2nwgLayerwiseTraining, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens of windows (b, k) through the codec, with noise on the latents; mean and log variance of those."""
     kinds, places = network.kinds[index], network.places[index]
@@ -336,7 +337,7 @@ def _through(
     return model.codec.decode_raw(noisy, kinds, places, network.mask[index]), mean, log_var
 
 
-def _draw_windows(network: Tokens, config: LayerwiseTraining, rng: torch.Generator) -> Tensor:
+def _draw_windows(network: Tokens, config: D2nwgLayerwiseTraining, rng: torch.Generator) -> Tensor:
     """Indices (b, k) of random windows of a network; one time in four they are shorter than the context."""
     most = min(config.model.context, len(network.tokens))
     length = most if torch.rand((), generator=rng) < 0.75 else int(torch.randint(1, most + 1, (1,), generator=rng))
@@ -344,7 +345,7 @@ def _draw_windows(network: Tokens, config: LayerwiseTraining, rng: torch.Generat
     return first + torch.arange(length)
 
 
-def _pick(networks: Sequence[Tokens], config: LayerwiseTraining, rng: torch.Generator) -> Tokens:
+def _pick(networks: Sequence[Tokens], config: D2nwgLayerwiseTraining, rng: torch.Generator) -> Tokens:
     ours = [n for n in networks if n.known.target is networks[0].known.target]
     others = [n for n in networks if n.known.target is not networks[0].known.target]
     chosen = others if others and torch.rand((), generator=rng) < config.published else ours
@@ -352,7 +353,7 @@ def _pick(networks: Sequence[Tokens], config: LayerwiseTraining, rng: torch.Gene
 
 
 def _tell(
-    model: LayerwiseDiffusion, known: KnownResNet, images: Images, config: LayerwiseTraining, rng: torch.Generator
+    model: D2nwgLayerwise, known: KnownResNet, images: Images, config: D2nwgLayerwiseTraining, rng: torch.Generator
 ) -> Tensor:
     """The condition of a network (1, e), parts of it left away at random."""
     drawn = torch.rand(2, generator=rng).tolist()
@@ -360,7 +361,7 @@ def _tell(
     return model.condition(summary, None if drawn[1] < config.without_accuracy else known.accuracy)
 
 
-def _summarise(model: LayerwiseDiffusion, images: Images, rng: torch.Generator) -> Tensor:
+def _summarise(model: D2nwgLayerwise, images: Images, rng: torch.Generator) -> Tensor:
     x, y, _ = images.draw(5 * images.num_classes, rng=rng)
     return model.encoder([x], [y], [images.num_classes])[1][0]
 
@@ -382,11 +383,11 @@ def codec(
     """First stage: train the codec of windows."""
     torch.set_num_threads(1)
     sizes = LayerwiseConfig(latent_dim=latents, codec_base=base)
-    config = LayerwiseTraining(model=sizes, behaviour_every=behaviour_every, learning_rate=learning_rate)
+    config = D2nwgLayerwiseTraining(model=sizes, behaviour_every=behaviour_every, learning_rate=learning_rate)
     known = [k for k in load_resnets(zoo) if not k.held_out]
     torch.manual_seed(config.seed)
     statistics = measure_statistics([(k.target.spec, k.trunk) for k in known])
-    model = LayerwiseDiffusion(statistics, known[0].target.input_shape, config.model)
+    model = D2nwgLayerwise(statistics, known[0].target.input_shape, config.model)
     images = Images(load_data("cifar10"), _teacher(known) if behaviour_every else None)
     spent = train_codec(model, [Tokens.of(k, model) for k in known], images, config, minutes=minutes, say=_say)
     _save(model, out / "codec.safetensors", config, {"codec": spent}, known)
@@ -405,8 +406,8 @@ def denoiser(
     torch.set_num_threads(1)
     if not (out / start).exists():
         raise BadOption(f"{out} has no {start}; run the stage before this one")
-    model = LayerwiseDiffusion.load(out / start)
-    config = LayerwiseTraining(model=model.config, behaviour_every=behaviour_every, learning_rate=learning_rate)
+    model = D2nwgLayerwise.load(out / start)
+    config = D2nwgLayerwiseTraining(model=model.config, behaviour_every=behaviour_every, learning_rate=learning_rate)
     known = [k for k in load_resnets(zoo) if not k.held_out]
     torch.manual_seed(config.seed)
     images = Images(load_data("cifar10"), _teacher(known) if behaviour_every else None)
@@ -422,9 +423,9 @@ def _teacher(known: Sequence[KnownResNet]) -> KnownResNet:
 
 
 def _save(
-    model: LayerwiseDiffusion,
+    model: D2nwgLayerwise,
     path: Path,
-    config: LayerwiseTraining,
+    config: D2nwgLayerwiseTraining,
     spent: dict[str, Any],
     known: Sequence[KnownResNet],
 ) -> None:

@@ -11,10 +11,10 @@ the same bits. Architectures whose graph is that of one in `model_zoo.spaces.HEL
 
 Class heads are either predicted like everything else, as published: then the generator knows the classes of one data
 set. Or they are solved in closed form on a task's examples, each judged by the head that left it out
-(`weightgen.head`), which needs no queries apart: then the trunk alone is learnt, and any task will do.
+(`weightgen.solve.head`), which needs no queries apart: then the trunk alone is learnt, and any task will do.
 
 Presets: `release`, the released generator, about an hour of one CPU thread; `table`, Fashion-MNIST alone, an evaluation
-set everywhere else, for the comparison of `benchmarks.logah_table` and not for release, 3.5 minutes; `spaces`, the
+set everywhere else, for the comparison of `benchmarks.studies.logah_table` and not for release, 3.5 minutes; `spaces`, the
 paper's own recipe, many hours of a GPU.
 """
 
@@ -42,13 +42,13 @@ from training.episodes import ClassPool, Episode, draw_tasks, load_pool
 from training.logah_members import StoredMember, draw_members, load_members, save_members
 from training.logah_scores import SCHEDULES, choose_schedule, held_out_scores, with_refinement
 from training.logah_tasks import Batch, Classes, Sources, Tasks, Texts
-from weightgen.checkpoint import load_state, read_manifest, save_state
 from weightgen.errors import BadOption, UnknownName
-from weightgen.generators.graph_hypernet import GraphHypernet, LogahConfig, new_graph_hypernet
-from weightgen.head import ridge_head
-from weightgen.interventions import head_inputs, normalise_by_batch
+from weightgen.files.checkpoint import load_state, read_manifest, save_state
+from weightgen.generators.logah.generator import Logah, LogahConfig, new_logah
+from weightgen.generators.logah.plan import WeightScale
+from weightgen.solve.head import ridge_head
 from weightgen.spec import State
-from weightgen.weight_plan import WeightScale
+from weightgen.target.interventions import head_inputs, normalise_by_batch
 
 CHOICE_NETWORKS = ("cnn-tiny", "cnn", "vit-tiny", "cnn 26-34-42")
 """What refinements are chosen on."""
@@ -176,7 +176,7 @@ class Run:
 
     def __init__(self, config: LogahTraining, *, rank: int = 0, world_size: int = 1) -> None:
         self.config, self.rank, self.world_size = config, rank, world_size
-        self.hypernet = new_graph_hypernet(config.model, seed=config.seed)
+        self.hypernet = new_logah(config.model, seed=config.seed)
         self.parameters = dict(self.hypernet.named_parameters())
         for parameter in self.parameters.values():
             # Every step updates every parameter: which of them a member uses must not tell processes apart.
@@ -378,7 +378,7 @@ def release(
     tasks_each: Annotated[int, typer.Option(help="Held-out tasks on each training set to choose and to score by.")] = 1,
 ) -> None:
     """Choose the refinements of a trained hypernetwork on held-out tasks, score it on others, write its file."""
-    hypernet = GraphHypernet.load(_generator_of(run))
+    hypernet = Logah.load(_generator_of(run))
     if hypernet.training_record["for_evaluation_only"]:
         raise BadOption(f"{run} has learnt from an evaluation set: not for release")
     pool = load_pool(sorted(hypernet.training_record["data"]), "test")

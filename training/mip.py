@@ -26,9 +26,9 @@ from model_zoo.architectures import build_target
 from model_zoo.data import TRAIN_SETS, data_licence
 from training.command import run_command
 from training.episodes import ClassPool, Episode, EpisodeConfig, draw_tasks, load_pool
-from weightgen.checkpoint import load_state, read_manifest, save_state
 from weightgen.errors import BadOption
-from weightgen.generators.mip_hypernet import ArchHypernet, MipConfig, MipHypernet, new_hypernet
+from weightgen.files.checkpoint import load_state, read_manifest, save_state
+from weightgen.generators.mip.generator import ArchHypernet, Mip, MipConfig, new_hypernet
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -249,7 +249,7 @@ def release(
         hypernet, record = min(found, key=lambda pair: pair[1]["held_out"]["cross_entropy"])
         hypernets[hypernet.spec.arch], records[hypernet.spec.arch] = hypernet, record
     licences = {name: data_licence(name) for name in sorted(TRAIN_SETS)}
-    generator = MipHypernet(hypernets, training={"runs": records, "data": licences})
+    generator = Mip(hypernets, training={"runs": records, "data": licences})
     generator.save(out)
     typer.echo(json.dumps({"file": str(out), "bytes": out.stat().st_size, "archs": list(hypernets)}))
 

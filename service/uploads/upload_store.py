@@ -7,6 +7,8 @@ when a data set is read.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from weightgen.canonical_json import parse_json
+
 from service.artifacts.artifact_store import ArtifactStore
 from service.problems import Problem
 from service.process.scratch import Scratch
@@ -14,7 +16,6 @@ from service.uploads.names import ABOUT, PREFIX, TENSORS, is_upload
 from service.uploads.reader_process import read_apart
 from service.uploads.reading import Limits, Unusable
 from weightgen.errors import NotFound, UnknownName
-from weightgen.storage import parse_json
 
 if TYPE_CHECKING:
     from weightgen.labelled_data import LabelledData

@@ -72,7 +72,7 @@ class Catalogue:
     Uploaded data sets are not checked.
     """
     facts: Callable[[str], dict[str, Any]] = _released_facts
-    """Facts about a generator: {about, architectures, scoreboards}, as `benchmarks.generator_facts` writes them."""
+    """Facts about a generator: {about, architectures, scoreboards}, as `benchmarks.reports.generator_facts` writes them."""
     contents: Callable[[dict[str, Any]], dict[str, str]] = _registered_contents
     """sha256 of a request's reference zoos and data set as they are now; an uploaded one has it in its name."""
     describe: Callable[[str], dict[str, Any]] = _describe_registered

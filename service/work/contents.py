@@ -10,7 +10,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from weightgen.storage import sha256_file
+from weightgen.files.storage import sha256_file
 
 CHANNELS = (1, 3)
 """How many channels images can have; each number has its own reference zoo."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from service.jobs.job_store import JobStore
 
 if TYPE_CHECKING:
+    from weightgen.evaluation.task_distance import TaskDistance
     from weightgen.pipeline import Job
-    from weightgen.task_distance import TaskDistance
 
 LATEST_JOBS = 200
 """How many finished jobs are searched for similar ones."""
@@ -124,8 +124,8 @@ class _Measured:
 def _judge_task(job: "Job", support: Any) -> tuple[bool | None, str]:
     """Whether the task is unlike the generator's training tasks (None: unknown), and a sentence that says why."""
     from weightgen.errors import UnsupportedTask
-    from weightgen.scoreboard import EmbedsTasks
-    from weightgen.task_distance import measure_task
+    from weightgen.evaluation.task_distance import measure_task
+    from weightgen.request import EmbedsTasks
 
     zoo, generator, arch = job.references, job.generator, job.target.spec.arch
     if zoo is None:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from weightgen.canonical_json import encode_json
 
 from weightgen import __version__
-from weightgen.storage import encode_json
 
 MAX_SEED = 2**63 - 1
 MAX_SHOTS = 50
