@@ -1,4 +1,4 @@
-"""The server: python -m service; its keys: python -m service keys.
+"""Start the server: python -m service. Manage its keys: python -m service keys.
 
 Settings are WEIGHTGEN_* in the environment; logs are JSON lines on stderr.
 """
@@ -25,13 +25,13 @@ from service.telemetry.request_log import LOGGING
 from weightgen.errors import BadOption, StorageFailed, WeightgenError
 
 CLOSE_SECONDS = 5
-"""How long answers that have begun may take to end when the server stops."""
+"""How long a server that stops waits for the end of answers that it has begun."""
 WORKER_ANSWER_SECONDS = 60
-"""A worker that says nothing for so long is replaced; loading generators on a busy machine takes a while."""
+"""A worker that gives no sign of life for this long is replaced; loading generators on a busy machine takes a while."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until a signal ends it, or do what `keys` is asked for, and return the exit code."""
+    """Serve until a signal arrives, or run a `keys` command, and return the exit code."""
     asked = parse_command(arguments)
     try:
         if asked.group == "keys":
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     signal.signal(signal.SIGTERM, _leave)
     wait_for_port(settings.host, settings.port)
-    if settings.workers > 1:  # a single process has read already whether it is one of several
+    if settings.workers > 1:  # workers read this variable when they start; a single process has read it already
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics.folder)  # where the workers add up their measurements
     uvicorn.run(
         "service.app:create_app",
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def refuse_open_door(settings: Settings, *, has_key: bool) -> None:
-    """Raise BadOption for a host beyond loopback where there is no active key, unless the settings say `insecure`."""
+    """Raise BadOption for a host beyond loopback without an active key, unless the settings say `insecure`."""
     if not is_loopback(settings.host) and not has_key and not settings.insecure:
         raise BadOption(
             f"host is {settings.host!r}, which others can reach, and there is no key to ask them for; make one with "
@@ -81,7 +81,7 @@ def refuse_open_door(settings: Settings, *, has_key: bool) -> None:
 
 
 def _find_temporary_folder() -> None:
-    """Raise StorageFailed where there is none, as on a read-only root without a file system for it."""
+    """Raise StorageFailed if there is no temporary folder, as on a read-only root file system without a /tmp."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
@@ -91,7 +91,7 @@ def _find_temporary_folder() -> None:
 
 
 def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
-    """Leave by an exception: uvicorn, once it has stopped, raises the signal again, and that would end all at once."""
+    """Exit by an exception: uvicorn raises the signal again once it has stopped, and by default that kills at once."""
     sys.exit(0)
 
 

@@ -1,4 +1,4 @@
-"""The application: routes, and the runner that works while it serves."""
+"""Puts the service together: stores, the runner of jobs, middleware and routes."""
 
 import threading
 from collections.abc import AsyncIterator
@@ -52,10 +52,10 @@ from weightgen.runtime.freed_memory import keep_freed_memory
 def create_app(
     settings: Settings | None = None, *, run: Run | None = None, catalogue: Catalogue | None = None
 ) -> FastAPI:
-    """The service by its settings, which the environment gives if the caller does not.
+    """The service for these settings, or for those of the environment.
 
-    `run` and `catalogue` stand in for generation and for what is registered; without generation there are no estimates.
-    The database has to be migrated already.
+    `run` replaces generation, and then there are no estimates; `catalogue` replaces what is registered. The database
+    must be migrated already.
     """
     settings = settings or read_settings()
     jobs, keys = JobStore(settings.database_url), KeyStore(settings.database_url)
@@ -121,9 +121,9 @@ def create_app(
         description="Weights for small networks, generated from labelled examples and verified before they are handed "
         "over. Hub clients load them with HF_ENDPOINT=<this server>/hf.",
         lifespan=work,
-        docs_url=None,  # FastAPI's own page loads scripts from elsewhere
+        docs_url=None,  # FastAPI's own page loads scripts from other hosts
         redoc_url=None,
-        redirect_slashes=False,  # a redirect would repeat the Host that the client made up
+        redirect_slashes=False,  # a redirect would repeat the client's Host header, which may be forged
     )
     tell_problems(app, headers=HEADERS)
     complete_description(app)
@@ -142,7 +142,7 @@ def create_app(
     app.add_middleware(Authentication, keys=ring, may_be_open=may_be_open)
     app.add_middleware(RequestHead, max_header_bytes=settings.max_header_bytes)
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(RequestLog, measurements=measurements)  # the last one added is the first one asked
+    app.add_middleware(RequestLog, measurements=measurements)  # the middleware that is added last runs first
     app.include_router(native_routes(intake))
     if isinstance(work_of_jobs, Generation):
         app.include_router(estimate_routes(intake, Estimator(jobs, work_of_jobs.look_up, catalogue.facts)))
@@ -155,7 +155,7 @@ def create_app(
 
 
 def open_artifacts(settings: Settings, kind: Literal["artifacts", "datasets"] = "artifacts") -> ArtifactStore:
-    """The store of what was generated, or of what was uploaded, where the settings say."""
+    """The store of generated artifacts or of uploaded data sets, at the place that the settings name."""
     return open_store(
         settings.location(kind),
         max_bytes=settings.max_artifact_bytes,
@@ -166,7 +166,7 @@ def open_artifacts(settings: Settings, kind: Literal["artifacts", "datasets"] = 
 
 
 def open_uploads(settings: Settings) -> Uploads:
-    """The uploaded data sets, where the settings say."""
+    """The uploaded data sets, at the place and within the limits that the settings name."""
     limits = Limits(**{limit.name: getattr(settings, limit.name) for limit in fields(Limits)})
     return Uploads(open_artifacts(settings, "datasets"), Scratch(settings.data_dir / "scratch"), limits)
 

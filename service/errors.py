@@ -1,4 +1,4 @@
-"""What the service refuses by an error of its own; `service.problems` gives each of them a status."""
+"""The service's own errors; `service.problems` gives each of them a status."""
 
 from weightgen.errors import WeightgenError
 
@@ -12,8 +12,8 @@ class OverLimit(WeightgenError):
 
 
 class QueueFull(WeightgenError):
-    """As many jobs wait as may."""
+    """The queue holds as many jobs as may wait."""
 
 
 class StoreFull(WeightgenError):
-    """As many bytes are stored as may be."""
+    """A store of artifacts holds as many bytes as it may."""

@@ -1,7 +1,7 @@
-"""What goes wrong, told as application/problem+json (RFC 9457): one table of kinds, one of errors.
+"""Errors as answers in application/problem+json (RFC 9457): one table of kinds, one of errors.
 
-A `type` is `urn:weightgen:problem:<kind>` and stays; titles and details may change. Nothing of the server's inside
-(paths, tracebacks) is told: what is the server's own fault has a fixed sentence, and the log has the rest.
+A `type` is `urn:weightgen:problem:<kind>` and never changes; titles and details may. An answer shows nothing of the
+server's inside (paths, tracebacks): a fault of the server has a fixed sentence, and the log has the rest.
 """
 
 import json
@@ -35,7 +35,7 @@ from weightgen.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2
-"""What Retry-After says where asking again may help."""
+"""The value of Retry-After, where asking again may help."""
 
 KINDS: dict[str, tuple[int, str]] = {
     "malformed-request": (400, "The request cannot be read"),
@@ -100,7 +100,7 @@ _log = logging.getLogger(__name__)
 
 
 class Problem(HTTPException):
-    """A request that is answered with a problem of one of KINDS."""
+    """Raised to answer a request with a problem of one of KINDS."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ def type_of(kind: str) -> str:
 
 
 def problem_of(error: WeightgenError) -> Problem:
-    """The problem that an error of the library or of the jobs is told as."""
+    """The problem that answers an error of the library or of the service."""
     kind = next(ERRORS[ancestor] for ancestor in type(error).__mro__ if ancestor in ERRORS)
     headers = {"Retry-After": str(RETRY_SECONDS)} if KINDS[kind][0] in (429, 503) else None
     return Problem(kind, _OWN_FAULT.get(kind, str(error)), headers=headers)
@@ -145,25 +145,25 @@ def raise_described(body: dict[str, Any]) -> NoReturn:
 
 
 def reply(problem: Problem) -> Response:
-    """The answer that tells a problem; ASCII, for a name may hold what UTF-8 cannot."""
+    """The answer for a problem. It is ASCII, because a name may hold characters that UTF-8 cannot encode."""
     content = json.dumps(problem.body(), allow_nan=False)
     return Response(content, status_code=problem.status_code, headers=problem.headers, media_type=MEDIA_TYPE)
 
 
 def refuse(problem: Problem, scope: Mapping[str, Any]) -> Response:
-    """The answer that tells a problem of a request (its ASGI scope), to Hub clients as they read it."""
+    """The answer for a problem of a request, given its ASGI scope; for Hub clients the sentence is in a header too."""
     return reply(told_in_headers(problem) if scope["path"].startswith("/hf/") else problem)
 
 
 def told_in_headers(problem: Problem) -> Problem:
-    """The problem with its sentence in a header: Hub clients show that, and a HEAD has nothing else."""
+    """The problem with its sentence in a header too: Hub clients show the header, and a HEAD has no body."""
     sentence = problem.detail.encode("ascii", "replace").decode().replace("\r", " ").replace("\n", " ")
     headers = {**(problem.headers or {}), "X-Error-Message": sentence}
     return Problem(problem.kind, problem.detail, errors=problem.errors, headers=headers)
 
 
 def tell_problems(app: FastAPI, *, headers: Mapping[str, str] | None = None) -> None:
-    """Let every error of the app be answered with a problem.
+    """Answer every error of the app with a problem.
 
     `headers` are added to the answer to a bug, which passes no middleware that could add them.
     """
@@ -210,7 +210,7 @@ def _tell_http(request: Request, error: Exception) -> Response:
         "method-not-allowed": f"{request.method} does nothing here; the header Allow says what does",
     }
     headers = dict(error.headers) if error.headers else {}
-    if kind == "method-not-allowed":  # the router tells only what the first route of this path serves
+    if kind == "method-not-allowed":  # the router names only the methods of the first route of this path
         matching = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
         headers["Allow"] = ", ".join(sorted({m for route in matching for m in getattr(route, "methods", None) or ()}))
     return refuse(Problem(kind, details.get(kind, _OWN_FAULT["internal"]), headers=headers), request.scope)

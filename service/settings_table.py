@@ -1,4 +1,4 @@
-"""The table of all settings in docs/operations.md, written from the code.
+"""Write the table of all settings in docs/operations.md from the code.
 
 python -m service.settings_table            write it   (make report)
 python -m service.settings_table --check    only compare; exit 1 if it differs
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def put_table(text: str) -> str:
-    """The page with the table as the code has it between its markers."""
+    """The page, with the table of the code between its markers."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     assert before and after, "docs/operations.md has lost the markers of its table of settings"
@@ -54,7 +54,7 @@ def render_settings() -> str:
 
 
 def _unit_of(name: str) -> str:
-    """What the end of the name says of its unit; nothing for a setting that is no number of something."""
+    """The unit that the name of a setting says; empty for a setting that counts nothing."""
     quantity, per, whose = name.partition("_per_")
     unit = quantity.rpartition("_")[2]
     if unit not in UNITS and not name.startswith("max_"):

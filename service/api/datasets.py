@@ -22,7 +22,7 @@ MAX_AT_ONCE = 2
 
 
 def dataset_routes(uploads: Uploads, catalogue: Catalogue) -> APIRouter:
-    """The routes under /v1/datasets but the list."""
+    """The routes under /v1/datasets, except for the list."""
     routes = APIRouter(prefix="/v1")
     turns = asyncio.Semaphore(MAX_AT_ONCE)
 
@@ -37,7 +37,7 @@ def dataset_routes(uploads: Uploads, catalogue: Catalogue) -> APIRouter:
         openapi_extra={"requestBody": describe_body()},
     )
     async def upload(request: Request, response: Response, options: Annotated[UploadOptions, Query()]) -> DatasetBody:
-        """Upload labelled examples: an .npz, a zip of folders of pictures, CSV or Parquet. Its name is its content."""
+        """Upload labelled examples: an .npz, a zip of folders of pictures, CSV or Parquet. Equal data have one name."""
         async with receive_upload(request, options, uploads.scratch.folder) as (file, sent), turns:
             name, is_new = await run_in_threadpool(uploads.add, file, sent)
         response.status_code = 201 if is_new else 200

@@ -1,4 +1,4 @@
-"""The OpenAPI description: what FastAPI tells of the routes, and what is refused before a request reaches one."""
+"""Completes the OpenAPI description that FastAPI writes: refusals of the middleware, problems, and keys."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ _OF_FASTAPI = ("HTTPValidationError", "ValidationError")
 
 
 def problem_answers(*kinds: str) -> dict[int | str, dict[str, Any]]:
-    """The answers of a route that are problems of these kinds, for its OpenAPI description."""
+    """The answers with problems of these kinds, for the OpenAPI description of a route."""
     statuses = sorted({KINDS[kind][0] for kind in kinds})
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
     known = dict.fromkeys(kinds)
@@ -32,13 +32,13 @@ def problem_answers(*kinds: str) -> dict[int | str, dict[str, Any]]:
 
 
 def complete_description(app: FastAPI) -> None:
-    """Let the app's description tell every status, every problem by its one schema, and which key a request needs."""
+    """Add to the app's description every status, one schema for all problems, and the key that each request needs."""
     plain: Callable[[], dict[str, Any]] = app.openapi
     is_complete = False
 
     def openapi() -> dict[str, Any]:
         nonlocal is_complete
-        described = plain()  # FastAPI keeps it, so that it is completed once
+        described = plain()  # FastAPI keeps this object, so it is completed once
         if not is_complete:
             _complete(described)
             is_complete = True
@@ -64,7 +64,7 @@ def _complete_operation(method: str, path: str, operation: dict[str, Any]) -> No
     scope = needed_scope(method, path)
     kinds = [*OF_EVERY_REQUEST, *(OF_KEYS if scope else ()), *(OF_BODIES if method in WITH_BODY else ())]
     responses = operation["responses"]
-    if "HTTPValidationError" in str(responses.get("422")):  # FastAPI's own form, which is never answered
+    if "HTTPValidationError" in str(responses.get("422")):  # FastAPI's own form of errors, which no answer here has
         kinds.append("invalid-request")
         del responses["422"]
     for status, told in problem_answers(*kinds).items():

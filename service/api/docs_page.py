@@ -1,4 +1,4 @@
-"""/docs: the OpenAPI description as one page of HTML, without scripts and without anything from elsewhere."""
+"""/docs: the OpenAPI description as one page of HTML, without scripts and without files from other hosts."""
 
 import base64
 import hashlib
@@ -23,7 +23,7 @@ HEADERS = {
     "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_DIGEST}'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 }
-"""The page has no script, and this style alone."""
+"""Allows no script, and no style but this one."""
 
 
 def docs_routes(app: FastAPI) -> APIRouter:
@@ -38,7 +38,7 @@ def docs_routes(app: FastAPI) -> APIRouter:
 
 
 def render_page(described: dict[str, Any]) -> str:
-    """The page of an OpenAPI description."""
+    """The HTML page for an OpenAPI description."""
     info, parts = described["info"], []
     for path, operations in described["paths"].items():
         for method, operation in operations.items():

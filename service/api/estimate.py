@@ -1,4 +1,4 @@
-"""POST /v1/estimate: what a generation would give, without it."""
+"""POST /v1/estimate: what a generation would give, without generating."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -23,7 +23,7 @@ def estimate_routes(intake: Intake, estimator: Estimator) -> APIRouter:
 
     @routes.post("/estimate", responses=problem_answers(*_REFUSALS))
     async def estimate(body: Annotated[GenerationRequestBody, Body()]) -> EstimateBody:
-        """What a generation would give: its size, time, accuracy, and whether its task is a stranger."""
+        """What a generation would give: size, time, accuracy, and whether the task is unlike the training tasks."""
         return await to_thread.run_sync(_estimate, body, limiter=limiter)
 
     def _estimate(body: GenerationRequestBody) -> EstimateBody:

@@ -4,8 +4,8 @@
     job/<id>                                           the result of a job
     sha/<sha256>                                       an artifact by its content
 
-`--` does as well as `.` between the four parts, but huggingface_hub refuses such names before it asks. The revision
-`main` is the newest; a commit is the first 40 digits of the artifact's sha256, so what it names never changes.
+`--` can stand for `.` between the four parts, but huggingface_hub refuses such names before it asks. The revision
+`main` is the newest. A commit is the first 40 digits of the artifact's sha256, so its files never change.
 """
 
 import json
@@ -29,7 +29,7 @@ from service.work.request_body import GenerationRequestBody
 from weightgen.errors import NotFound
 
 MAX_NAME = 96
-"""Characters of a part of a repository's name, by the Hub's rules."""
+"""Most characters in one part of a repository's name, by the Hub's rules."""
 FORM = "gen/<architecture>.<dataset>.<generator>.s<seed>, job/<id> or sha/<sha256>"
 MAX_PATHS = 1000
 _PART = "[A-Za-z0-9][A-Za-z0-9_-]*?"
@@ -38,7 +38,7 @@ _GENERATION = re.compile(rf"({_PART})(\.|--)({_PART})\2({_PART})\2s(0|[1-9][0-9]
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository name whose files are there."""
+    """A repository whose files exist."""
 
     name: str
     artifact: str
@@ -101,7 +101,7 @@ def hub_routes(intake: Intake) -> APIRouter:
 
     @routes.post("/api/models/{org}/{name}/paths-info/{revision}")
     async def list_paths(org: str, name: str, revision: str, request: Request) -> list[dict[str, Any]]:
-        """Those of the paths asked for that exist; the others are left out, as the Hub does."""
+        """The requested paths that exist; the others are left out, as the Hub does."""
         asked = _parse_paths(request.headers.get("content-type", ""), await request.body())
         repository = await _find_whole(intake, request, org, name, revision)
         return [_describe_file(file) for file in repository.files if file.name in asked]
@@ -127,7 +127,7 @@ def hub_routes(intake: Intake) -> APIRouter:
 
 
 def _parse_paths(content_type: str, body: bytes) -> set[str]:
-    """The paths in a form or a JSON object as the Hub's clients post them; Problem for anything else."""
+    """The paths in a form or a JSON object, as Hub clients post them; Problem for anything else."""
     if content_type.partition(";")[0].strip().lower() == "application/json":
         try:
             paths = json.loads(body)["paths"]
@@ -144,14 +144,14 @@ def _parse_paths(content_type: str, body: bytes) -> set[str]:
 
 
 async def _find_whole(intake: Intake, request: Request, org: str, name: str, revision: str) -> Repository:
-    """As `_find`, for questions that Hub clients ask once, and wait for the answer as long as it takes."""
+    """`_find` for questions that Hub clients ask only once: it waits longer for the weights."""
     return await _find(intake, request, org, name, revision, seconds=intake.settings.hub_seconds)
 
 
 async def _find(
     intake: Intake, request: Request, org: str, name: str, revision: str, *, seconds: float | None = None
 ) -> Repository:
-    """The repository, its weights made if need be; Problem with the header that tells Hub clients what is missing."""
+    """The repository, its weights made if need be; Problem with the header in which Hub clients look for the reason."""
     full_name = f"{org}/{name}"
     try:
         artifact = await _find_artifact(intake, request, org, name, seconds)
@@ -235,4 +235,4 @@ def _describe_lfs(file: ArtifactFile) -> dict[str, Any]:
 
 
 _POINTER_BYTES = 134
-"""Of a git-lfs pointer, which nothing here has; clients want a number."""
+"""Size of a git-lfs pointer. There are none here, but clients expect a number."""

@@ -1,4 +1,4 @@
-"""The native API under /v1: generations, jobs and their events, artifacts, and what can be asked for."""
+"""The native API under /v1: generations, jobs and their events, artifacts, and the names that requests can use."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ from service.work.request_body import GenerationRequestBody
 from weightgen.errors import NotFound
 
 EVENT_SECONDS = 0.2
-"""Between two looks at a job whose events are followed."""
+"""Pause between two looks at a job whose events a client follows."""
 HEARTBEAT_SECONDS = 15.0
 
 
@@ -51,9 +51,11 @@ def native_routes(intake: Intake) -> APIRouter:
         request: Request,
         response: Response,
         idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
-        prefer: Annotated[str | None, Header(description="respond-async: the job at once, finished or not.")] = None,
+        prefer: Annotated[
+            str | None, Header(description="respond-async: get the job at once, finished or not.")
+        ] = None,
     ) -> JobBody:
-        """Make weights: the result if it is quick, else the job to ask for it."""
+        """Make weights. The answer has the result if it is ready soon, else the job to ask for it."""
         owner = request.state.owner
         job = await run_in_threadpool(intake.accept, body, owner=owner, idempotency_key=idempotency_key)
         if "respond-async" not in (prefer or "").lower():  # RFC 7240
@@ -73,7 +75,7 @@ def native_routes(intake: Intake) -> APIRouter:
 
     @routes.delete("/jobs/{job_id}", responses=problem_answers("not-found", "conflict"))
     def cancel_job(job_id: str, request: Request) -> JobBody:
-        """Cancel a job that is queued or running; only the key that asked for it first may."""
+        """Cancel a job that is queued or running. Only the key that asked for it first may do this."""
         owner = intake.jobs.get(job_id).owner
         if request.state.owner and owner not in ("", request.state.owner):
             raise Problem("forbidden", f"job {job_id} is one that another key asked for")
@@ -89,7 +91,7 @@ def native_routes(intake: Intake) -> APIRouter:
     )
     async def follow_job(job_id: str, last_event_id: Annotated[str | None, Header()] = None) -> StreamingResponse:
         """Every change of a job as a server-sent event, until it has ended. Last-Event-ID resumes."""
-        await run_in_threadpool(intake.jobs.get, job_id)  # told as a problem, not in the middle of a stream
+        await run_in_threadpool(intake.jobs.get, job_id)  # an unknown job is a 404, not a broken stream
         known = int(last_event_id) if last_event_id and last_event_id.isdecimal() and len(last_event_id) < 18 else 0
         events = _events(intake, job_id, known=known)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -170,7 +172,7 @@ async def _events(intake: Intake, job_id: str, *, known: int) -> AsyncIterator[b
         if job.version > known:
             known, said = job.version, time.monotonic()
             yield f"id: {known}\nevent: job\ndata: {JobBody.of(job).model_dump_json()}\n\n".encode()
-        if job.state in FINAL or intake.drain.is_over:  # the client follows on elsewhere, by Last-Event-ID
+        if job.state in FINAL or intake.drain.is_over:  # the client goes on elsewhere, with Last-Event-ID
             return
         if time.monotonic() - said >= HEARTBEAT_SECONDS:
             said = time.monotonic()

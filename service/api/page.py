@@ -1,7 +1,7 @@
-"""The page at /: one HTML file, one style sheet, a few modules, all from `service/api/static` and from nowhere else.
+"""The page at /: one HTML file, one style sheet and a few scripts, all in `service/api/static`.
 
-The files are read once, when the app is made. They name no other host, hold no script or style in the HTML and need no
-build, so that the policy below holds: the page talks to this server alone.
+The files are read once, when the app is made. They need no build. They name no other host, and the HTML has no inline
+script or style, so that the policy below holds: the page talks only to this server.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ TYPES = {
 }
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
 HEADERS = {
-    "Cache-Control": "no-cache",  # asked again every time, answered with 304: a new version is seen at once
+    "Cache-Control": "no-cache",  # browsers ask every time and get a 304, so a new version shows at once
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -41,7 +41,7 @@ class PageFile:
 
 
 def page_routes() -> APIRouter:
-    """The routes / and /static, which are no part of the API's description."""
+    """The routes / and /static, which are not part of the API's description."""
     files = {path.name: _read(path) for path in FOLDER.iterdir() if path.suffix in TYPES}
     routes = APIRouter(include_in_schema=False)
 

@@ -1,4 +1,4 @@
-"""The JSON objects that the API answers with; what it is asked for is in `service.work.request_body`."""
+"""The JSON objects that the API answers with. The body of a request is in `service.work.request_body`."""
 
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,7 @@ class FileBody(_Answered):
 
 
 class ArtifactBody(_Answered):
-    """The files of an artifact; its name is the sha256 of their canonical list."""
+    """The files of an artifact. The artifact is named by the sha256 of their canonical list."""
 
     artifact: Sha256
     repository: str = Field(description="Its name for Hub clients with HF_ENDPOINT=<this server>/hf.")
@@ -43,7 +43,7 @@ class ResultBody(SampleBody):
     @model_validator(mode="before")
     @classmethod
     def _list_the_only_one(cls, result: Any) -> Any:
-        is_single = isinstance(result, dict) and "samples" not in result  # written before there were more
+        is_single = isinstance(result, dict) and "samples" not in result  # stored by a version that made one sample
         return {**result, "samples": [result]} if is_single else result
 
 
@@ -53,7 +53,7 @@ class ProblemPart(_Answered):
     detail: str
     pointer: str | None = Field(default=None, description="JSON pointer to the part of the body, as a URL fragment.")
     parameter: str | None = Field(default=None, description="The header, query or path parameter.")
-    supported: list[str] | None = Field(default=None, description="What could be asked for instead.")
+    supported: list[str] | None = Field(default=None, description="The names that exist.")
 
 
 class ProblemBody(_Answered):
@@ -82,16 +82,16 @@ class JobBody(_Answered):
     id: str
     state: State
     request: dict[str, Any]
-    progress: ProgressBody | None = Field(default=None, description="null before a runner said anything.")
+    progress: ProgressBody | None = Field(default=None, description="null until a runner reports it.")
     result: ResultBody | None = Field(default=None, description="null unless the job has succeeded.")
     problem: ProblemBody | None = Field(default=None, description="null unless the job has failed.")
-    attempt: int = Field(description="How often the job was begun.")
+    attempt: int = Field(description="How often the job was started.")
     created: float = Field(description="Seconds since the epoch.")
     updated: float = Field(description="Seconds since the epoch.")
 
     @classmethod
     def of(cls, job: Job) -> "JobBody":
-        """The job as it is told."""
+        """The body for a job."""
         told = {name: getattr(job, name) for name in cls.model_fields}
         return cls.model_validate({**told, "progress": job.progress or None})
 
@@ -100,11 +100,11 @@ class GeneratorBody(_Answered):
     """A released generator."""
 
     name: str
-    sha256: Sha256 = Field(description="Of its file.")
+    sha256: Sha256 = Field(description="sha256 of the generator's file.")
 
 
 class GeneratorsBody(_Answered):
-    """What can be asked for as `generator`."""
+    """The names that a request can give as `generator`."""
 
     generators: list[GeneratorBody]
 
@@ -114,8 +114,8 @@ class ScoreboardBody(_Answered):
 
     architecture: str
     support_per_class: int
-    accuracy: dict[str, dict[str, float]] = Field(description="By data set, then by what was scored there.")
-    mean: dict[str, float] = Field(description="Over the data sets.")
+    accuracy: dict[str, dict[str, float]] = Field(description="Accuracy by data set, then by method.")
+    mean: dict[str, float] = Field(description="Mean accuracy over the data sets, by method.")
     seconds: dict[str, float] = Field(description="Mean time to generate, and to train from scratch.")
 
 
@@ -149,31 +149,31 @@ class GeneratorFactsBody(GeneratorBody):
 
     about: str
     method: MethodBody
-    architectures: list[str] | None = Field(description="It makes weights for these; null: for any.")
+    architectures: list[str] | None = Field(description="Architectures that it makes weights for; null: any.")
     scoreboards: list[ScoreboardBody]
 
 
 class ArchitecturesBody(_Answered):
-    """What can be asked for as `architecture`."""
+    """The names that a request can give as `architecture`."""
 
     architectures: list[str]
 
 
 class DatasetsBody(_Answered):
-    """What can be asked for as `dataset`."""
+    """The names that a request can give as `dataset`, without uploaded data sets."""
 
     datasets: list[str]
 
 
 class BandBody(_Answered):
-    """Between which values a fraction is expected."""
+    """The lowest and the highest value to expect of a fraction."""
 
     low: float
     high: float
 
 
 class BasisBody(_Answered):
-    """Where each estimate comes from, or why it is null, a sentence each."""
+    """One sentence for each estimate: where it comes from, or why it is null."""
 
     seconds: str
     accuracy: str
@@ -183,12 +183,14 @@ class BasisBody(_Answered):
 class EstimateBody(_Answered):
     """What a generation would give; null where that is not known."""
 
-    parameters: int = Field(description="Numbers of one network.")
-    bytes: int = Field(description="Of all tensors of all samples; a file adds a header of a few thousand.")
-    seconds: float | None = Field(description="To make and verify the weights, without waiting.")
+    parameters: int = Field(description="Parameters of one network.")
+    bytes: int = Field(
+        description="Size of all tensors of all samples; each file adds a header of a few thousand bytes."
+    )
+    seconds: float | None = Field(description="Time to make and verify the weights, without the time in the queue.")
     accuracy: BandBody | None = Field(description="Expected on the data set's test part, a fraction.")
     out_of_distribution: bool | None = Field(
-        description="Whether the task is unlike all that the generator learnt from, by the generator's own embedding."
+        description="Whether the task is unlike all training tasks of the generator, by the generator's own embedding."
     )
     basis: BasisBody
 
@@ -202,7 +204,7 @@ class ClassBody(_Answered):
 
 
 class DatasetBody(_Answered):
-    """A data set as a generator gets it."""
+    """A data set in the form that a generator gets."""
 
     name: str
     origin: Literal["registered", "uploaded"]
@@ -212,7 +214,9 @@ class DatasetBody(_Answered):
     examples: int
     train: int = Field(description="Examples in the train part.")
     test: int = Field(description="Examples in the test part.")
-    shape: list[int] = Field(description="Of one example: channels, height and width of images, or how many features.")
+    shape: list[int] = Field(
+        description="One example: channels, height and width of an image, or the number of features."
+    )
     dtype: str
     notes: list[str] = Field(description="What was done to the data on the way in.")
 

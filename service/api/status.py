@@ -14,7 +14,7 @@ from weightgen import __version__
 
 
 def status_routes(jobs: JobStore, drain: Drain, measurements: Measurements) -> APIRouter:
-    """The routes that need no key and say how the server is."""
+    """The routes that say how the server is; they need no key."""
     routes = APIRouter()
 
     @routes.get("/healthz")

@@ -1,1 +1,1 @@
-"""Artifacts by content: where they lie, how they are answered, when they go."""
+"""Artifacts, named by their content: where they are stored, and when they are removed."""

@@ -1,7 +1,7 @@
-"""Artifacts by content: flat folders of files, named by the sha256 of their canonical list [{name, sha256, size}].
+"""Artifacts: flat folders of files, named by the sha256 of their canonical list [{name, sha256, size}].
 
-An artifact is there whole or not at all, and the same content is there once however many processes add it. Where it
-lies is a Place's matter: a local folder (service/artifacts/local_place.py) or a bucket (service/artifacts/s3_place.py).
+An artifact exists whole or not at all, and equal content exists once, however many processes add it. A Place stores it:
+a local folder (service/artifacts/local_place.py) or a bucket (service/artifacts/s3_place.py).
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from weightgen.files.storage import sha256_file
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 NOTE_SECONDS = 600.0
-"""How long one process lets pass before it notes again that an artifact is used."""
+"""How long one process waits before it notes again that an artifact is used."""
 _MAX_NOTED = 10_000
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -43,9 +43,9 @@ class ArtifactStore:
     """The artifacts of one place."""
 
     def __init__(self, place: Place, *, max_bytes: int, max_stored_bytes: int = 0, max_cached_bytes: int = 0) -> None:
-        """`max_bytes` is the largest artifact, `max_stored_bytes` all together (0: no limit).
+        """`max_bytes` limits one artifact, `max_stored_bytes` all together (0: no limit).
 
-        Of the files read lately `max_cached_bytes` are kept in memory.
+        `max_cached_bytes` limits the memory for files that were read lately.
         """
         self._cache = ContentCache(max_bytes=max_cached_bytes)
         self._place, self.max_bytes, self.max_stored_bytes = place, max_bytes, max_stored_bytes
@@ -55,10 +55,10 @@ class ArtifactStore:
         self._noted: dict[str, float] = {}
 
     def add(self, folder: str | Path) -> str:
-        """Take the files of a local folder, which is gone afterwards, and return the artifact's sha256, hex.
+        """Move a local folder into the store and return the artifact's sha256, hex.
 
-        BadData for what is no flat folder of plainly named files, UnsupportedTask for one over `max_bytes`, StoreFull
-        as `refuse_when_full`; then the folder stays.
+        Raises BadData if it is not a flat folder of files with plain names, UnsupportedTask if it is over `max_bytes`,
+        StoreFull as `refuse_when_full` does; then the folder stays where it is.
         """
         folder = Path(folder)
         files = self._examine(folder)
@@ -77,9 +77,9 @@ class ArtifactStore:
         return hashlib.sha256(listing).hexdigest()
 
     def refuse_when_full(self, size: int = 0) -> None:
-        """Raise StoreFull if `size` more bytes would pass the limit of all artifacts, or if that is reached already.
+        """Raise StoreFull if `size` more bytes would pass the limit of all artifacts, or if it is reached already.
 
-        Processes that add to a bucket at the same time do not see each other's last minute.
+        Processes that share a bucket may not see what others added in the last minute.
         """
         if self._has_room(size):
             return
@@ -88,7 +88,7 @@ class ArtifactStore:
         self._refuse_over(size)
 
     def exists(self, sha: str) -> bool:
-        """Whether there is an artifact of this sha256; False for what is no sha256."""
+        """Whether there is an artifact of this sha256; False for a text that is not a sha256."""
         return _SHA256.fullmatch(sha) is not None and self._place.has(sha)
 
     def files(self, sha: str) -> list[ArtifactFile]:
@@ -119,7 +119,7 @@ class ArtifactStore:
     def read(self, sha: str, file: ArtifactFile, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes of a file of `files` or `find` from `start` up to `end`, in blocks; NotFound if it is gone.
 
-        The first block is read at once, so that what is gone is told here and not in the middle of an answer.
+        The first block is read at once, so that a missing file shows here and not in the middle of an answer.
         """
         end = file.size if end is None else end
         try:
@@ -137,16 +137,16 @@ class ArtifactStore:
         return blocks
 
     def peek(self, sha: str, name: str) -> Content | None:
-        """A file that was read lately, if it is still in memory; its artifact may be gone since it was `checked`."""
+        """A file that was read lately, if it is still in memory; its artifact may be gone since `checked`."""
         return self._cache.peek(sha, name)
 
     def delete(self, sha: str) -> None:
-        """Remove an artifact; NotFound if there is none. Who reads it at this moment may be cut off."""
+        """Remove an artifact; NotFound if there is none. A client that is reading it may be cut off."""
         if not _SHA256.fullmatch(sha) or not self.delete_unused(sha, since=float("inf")):
             raise NotFound(f"there is no artifact {sha[:80]!r}")
 
     def delete_unused(self, sha: str, *, since: float) -> bool:
-        """Remove an artifact if nobody has used it since a time; whether it was removed."""
+        """Remove an artifact if nobody has used it since a time; returns whether it was removed."""
         self._noted.pop(sha, None)
         self._cache.drop(sha)
         self._counted = float("-inf")
@@ -164,7 +164,7 @@ class ArtifactStore:
         return True
 
     def sweep(self, *, before: float) -> int:
-        """Remove what was begun before a time and never ended; how many pieces."""
+        """Remove additions that began before a time and never finished; returns how many pieces."""
         return self._place.sweep(before=before)
 
     def list_all(self) -> list[Stored]:
@@ -172,7 +172,7 @@ class ArtifactStore:
         return sorted(self._place.stored(), key=lambda stored: stored.sha)
 
     def size(self) -> int:
-        """Bytes of all artifacts together; of a bucket they are counted once a minute."""
+        """Bytes of all artifacts together; for a bucket they are counted once a minute."""
         if time.monotonic() - self._counted >= self._place.count_seconds:
             self._size = sum(stored.size for stored in self._place.stored())
             self._counted = time.monotonic()
@@ -229,9 +229,9 @@ def open_store(
     max_cached_bytes: int = 0,
     s3_endpoint_url: str = "",
 ) -> ArtifactStore:
-    """The store at a local folder, made when something is added, or at s3://<bucket>/<prefix>.
+    """The store in a local folder, which is made when something is added, or at s3://<bucket>/<prefix>.
 
-    BadOption for a URL that cannot be used. Nothing is connected yet.
+    Raises BadOption for a URL that cannot be used. Nothing is connected yet.
     """
     store = partial(
         ArtifactStore, max_bytes=max_bytes, max_stored_bytes=max_stored_bytes, max_cached_bytes=max_cached_bytes

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 SHARE = 4
-"""A file may take this part of the memory, so that a few large ones do not push out all others."""
+"""One file may take 1 / SHARE of the memory, so that a few large files do not push out all others."""
 
 
 @dataclass(slots=True)
@@ -17,11 +17,11 @@ class Content:
     name: str
     data: bytes = field(repr=False)
     checked: float = field(default_factory=time.monotonic)
-    """When the artifact was last known to be there, on the monotonic clock."""
+    """When the artifact was last known to exist, on the monotonic clock."""
 
 
 class ContentCache:
-    """Files by artifact and name; those that were not asked for the longest go first. Threads share it."""
+    """Files by artifact and name; the least recently used go first. Threads may share it."""
 
     def __init__(self, *, max_bytes: int) -> None:
         """`max_bytes` is for all together; with 0 nothing is kept."""
@@ -34,11 +34,11 @@ class ContentCache:
         return size * SHARE <= self._max_bytes
 
     def peek(self, sha: str, name: str) -> Content | None:
-        """A file, if it is here; for those that ask often, it does not count as asked for."""
+        """A file, if it is in memory. This does not count as a use, which would cost a lock."""
         return self._contents.get((sha, name))
 
     def check(self, sha: str, name: str) -> None:
-        """Note that the artifact is there, and that the file is asked for."""
+        """Note that the artifact exists now, and that the file is used."""
         with self._lock:
             content = self._contents.get((sha, name))
             if content is not None:
@@ -56,7 +56,7 @@ class ContentCache:
                 self._bytes -= len(oldest.data)
 
     def drop(self, sha: str) -> None:
-        """Let go of an artifact's files."""
+        """Forget the files of an artifact."""
         with self._lock:
             for key in [key for key in self._contents if key[0] == sha]:
                 self._bytes -= len(self._contents.pop(key).data)

@@ -1,8 +1,8 @@
-"""What the stores let go of: artifacts that nobody has used for long, and what was begun and never ended.
+"""Removes artifacts that nobody has used for long, and additions that never finished.
 
-A job is forgotten before its artifact is removed, so that none answers with what is gone; and an artifact is removed
-only if, at that moment, it is still unused. Once an hour a thread of every process sees to it; on one machine one of
-them at a time, and on several they do not harm each other.
+A job is forgotten before its artifact is removed, so that no job answers with a missing artifact. An artifact is
+removed only if it is still unused at that moment. A thread of every process does this once an hour. On one machine one
+process does it at a time; processes of several machines do not harm each other.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ from weightgen.errors import StorageFailed
 
 EVERY_SECONDS = 3600.0
 UNFINISHED_SECONDS = 86400.0
-"""How old half an upload has to be: nobody works on it any more."""
+"""Age at which an unfinished addition is removed, because nobody works on it any more."""
 _STOP_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
 
 class Expiry:
-    """Removes what the stores of artifacts and of uploaded data sets need not keep."""
+    """Removes what the stores of artifacts and of uploaded data sets need no longer keep."""
 
     def __init__(
         self,
@@ -41,9 +41,9 @@ class Expiry:
         keep_datasets_seconds: float = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`keep_seconds` after its last use an artifact goes, a data set as its own says; 0: never.
+        """An artifact is removed `keep_seconds` after its last use, a data set `keep_datasets_seconds`; 0: never.
 
-        `lock`: a file of this machine's processes.
+        `lock` is a file that the processes of this machine share.
         """
         self._artifacts, self._jobs, self._datasets = artifacts, jobs, datasets
         self._keep_seconds, self._keep_datasets_seconds = keep_seconds, keep_datasets_seconds
@@ -55,16 +55,16 @@ class Expiry:
             datasets.make_room = self.expire
 
     def start(self) -> None:
-        """Begin at once, and again every hour."""
+        """Remove things now, and again every hour."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin nothing more, and wait a little for what is in hand."""
+        """Start nothing more, and wait a few seconds for the work in hand."""
         self._stopping.set()
         self._thread.join(_STOP_SECONDS)
 
     def expire(self) -> int:
-        """Remove what was not used for long; how many things. Nothing if another process is at it."""
+        """Remove what was not used for long; returns how many. Does nothing while another process does it."""
         removed = 0
         with self._alone() as is_alone:
             if is_alone and self._keep_seconds:
@@ -86,7 +86,7 @@ class Expiry:
         return removed
 
     def sweep(self) -> int:
-        """Remove what was begun long ago and never ended; how many pieces. Nothing if another process is at it."""
+        """Remove old unfinished additions; returns how many pieces. Does nothing while another process does it."""
         removed = 0
         with self._alone() as is_alone:
             for store in (self._artifacts, self._datasets) if is_alone else ():
@@ -101,7 +101,7 @@ class Expiry:
             try:
                 self.expire()
                 self.sweep()
-            except (SQLAlchemyError, StorageFailed, OSError):  # away for a while: the next hour does it
+            except (SQLAlchemyError, StorageFailed, OSError):  # away for a while: the next hour tries again
                 _log.exception("artifacts could not be expired")
             self._stopping.wait(EVERY_SECONDS)
 

@@ -1,11 +1,11 @@
 """Artifacts in a local folder.
 
-    <root>/<first two digits>/<sha>.json   the list, the very bytes whose sha256 is the name
+    <root>/<first two digits>/<sha>.json   the list, whose bytes have this sha256
     <root>/<first two digits>/<sha>/       the files
-    <root>/lock                            held while one of them is put into place, touched or removed
+    <root>/lock                            held while an artifact is put into place, touched or removed
 
-A finished folder is renamed into place, and away again, so that it is there whole or not at all. The list's time of
-change tells when the artifact was last used.
+A finished folder is renamed into place, and renamed again before it is removed, so that it exists whole or not at all.
+The list's time of change is the time when the artifact was last used.
 """
 
 import contextlib
@@ -36,14 +36,14 @@ class LocalPlace:
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root).absolute()
         self._sizes: dict[str, int] = {}
-        """Of artifacts seen before; what has this name has this size."""
+        """Sizes of artifacts that were seen before; the size of one name never changes."""
 
     def check(self) -> None:
         with self._locked():
             pass
 
     def put(self, sha: str, listing: bytes, folder: Path, *, admit: Callable[[], None] = lambda: None) -> None:
-        """The folder is renamed if it lies on the same file system, else copied."""
+        """The folder is renamed if it is on the same file system, else copied."""
         place = self._folder(sha)
         with self._locked():
             admit()
@@ -73,7 +73,7 @@ class LocalPlace:
                 yield block
 
     def touch(self, sha: str) -> bool:
-        with self._locked():  # or it could be removed for its old time at this moment
+        with self._locked():  # else it could be removed for its old time at this moment
             try:
                 os.utime(self._folder(sha).with_suffix(".json"))
             except FileNotFoundError:
@@ -98,12 +98,12 @@ class LocalPlace:
         for folder in self._groups():
             names = {entry.name for entry in os.scandir(folder)}
             for sha in sorted(names & {name.removesuffix(".json") for name in names if name.endswith(".json")}):
-                with contextlib.suppress(FileNotFoundError):  # removed while this looks
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                     used = (folder / f"{sha}.json").stat().st_mtime
                     yield Stored(sha, self._measure(folder / sha), used)
 
     def sweep(self, *, before: float) -> int:
-        """Whatever `before` is: while nobody else holds the lock, nothing that is unfinished has an owner."""
+        """Whatever `before` is: while this holds the lock, nobody works on what is unfinished."""
         removed = 0
         for folder in self._groups():
             with self._locked():
@@ -126,7 +126,7 @@ class LocalPlace:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Alone among the processes and threads that add and remove."""
+        """Keep out the other processes and threads that add and remove."""
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             guard = open(self._root / "lock", "wb")  # noqa: SIM115, closed below
@@ -138,7 +138,7 @@ class LocalPlace:
 
 
 def _move(folder: Path, place: Path) -> None:
-    """Rename a folder, from another file system too; if there is one at its place already it is removed."""
+    """Move a folder, also from another file system; if its place is taken already, the folder is removed."""
     try:
         os.rename(folder, place)
         return
@@ -161,7 +161,7 @@ def _is_paired(path: Path) -> bool:
 
 
 def _flush_folder(folder: Path) -> None:
-    """See to it that a rename inside the folder survives a power cut."""
+    """Make a rename inside the folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

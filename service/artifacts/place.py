@@ -1,4 +1,4 @@
-"""Where artifacts lie: what a folder and a bucket have in common."""
+"""A place that stores artifacts: what a folder and a bucket have in common."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,32 +8,33 @@ from typing import BinaryIO, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An artifact that is there."""
+    """An artifact in a place."""
 
     sha: str
     size: int
     """Bytes of its files."""
     used: float
-    """When it was added or last used, by whoever used it last; seconds since the epoch."""
+    """When it was added or last used, by any process; seconds since the epoch."""
 
 
 class Place(Protocol):
-    """Artifacts by their sha256. Names are checked before they come here; any number of processes share a place.
+    """Stores artifacts by their sha256. Callers check names before; any number of processes may share a place.
 
-    What is gone, or was never there, raises FileNotFoundError; what cannot be reached or written, StorageFailed.
+    Raises FileNotFoundError for an artifact that does not exist, StorageFailed for a place that does not answer or is
+    not writable.
     """
 
     count_seconds: float
-    """How long a count of all bytes is used again, for places that are slow to list."""
+    """How long a count of all bytes may be used again; more than 0 for places that are slow to list."""
 
     def check(self) -> None:
         """Raise StorageFailed if nothing can be kept here."""
         ...
 
     def put(self, sha: str, listing: bytes, folder: Path, *, admit: Callable[[], None] = lambda: None) -> None:
-        """Keep the files of a local folder, which is gone afterwards, and their list; all of it or nothing.
+        """Move the files of a local folder and their list into the place: all or nothing.
 
-        `admit` may raise, when nothing is kept; nobody else puts anything meanwhile where the place can see to that.
+        `admit` is called before. If it raises, nothing is stored. A place with a lock lets nobody add anything between.
         """
         ...
 
@@ -52,7 +53,7 @@ class Place(Protocol):
         ...
 
     def delete(self, sha: str, *, unused_since: float = float("inf")) -> bool:
-        """Remove an artifact if it was last used before a time; whether there was one."""
+        """Remove an artifact if it was last used before a time; returns whether one was removed."""
         ...
 
     def stored(self) -> Iterator[Stored]:
@@ -60,5 +61,5 @@ class Place(Protocol):
         ...
 
     def sweep(self, *, before: float) -> int:
-        """Remove what was begun before a time and never ended; how many pieces."""
+        """Remove additions that began before a time and never finished; returns how many pieces."""
         ...

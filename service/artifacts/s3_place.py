@@ -1,12 +1,12 @@
 """Artifacts in a bucket that speaks S3 (AWS, MinIO, Ceph, …), through fsspec's s3fs.
 
     <prefix>/<first two digits>/<sha>/<token>/<name>   the files of one upload
-    <prefix>/<first two digits>/<sha>/<token>.json     their list, put last: the upload counts once it is there
-    <prefix>/<first two digits>/<sha>/used             empty; how old it is tells when the artifact was last used
+    <prefix>/<first two digits>/<sha>/<token>.json     their list, written last: without it the upload does not count
+    <prefix>/<first two digits>/<sha>/used             empty; written when the artifact is used
 
-Every upload has a token of its own and objects are never written again, so that nothing has to be locked: whoever
-removes an artifact removes the uploads that it saw, and one that another process finishes meanwhile stays. Half an
-upload is seen by nobody, and goes with a later `sweep`. Keys are found where boto looks: AWS_ACCESS_KEY_ID and so on.
+Every upload has its own token, and objects are never overwritten, so nothing has to be locked. A process that removes
+an artifact removes the uploads that it saw; an upload that another process finishes meanwhile stays. An unfinished
+upload is not visible, and a later `sweep` removes it. boto finds the access keys: AWS_ACCESS_KEY_ID and so on.
 """
 
 import contextlib
@@ -22,20 +22,20 @@ from service.artifacts.place import Stored
 from weightgen.errors import BadOption, StorageFailed
 
 BLOCK_BYTES = 8 * 2**20
-"""Of a read: one request each."""
+"""Bytes of one read, which is one request."""
 CONNECT_SECONDS, ANSWER_SECONDS, MAX_ATTEMPTS = 5, 30, 4
 
 
 @dataclass
 class _Upload:
-    """What one token stands for."""
+    """The objects with one token."""
 
     keys: list[str] = field(default_factory=list)
     size: int = 0
     """Bytes of the files."""
     newest: float = 0.0
     listed: float | None = None
-    """When its list was put; None for half an upload."""
+    """When its list was written; None if the upload is not finished."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class _Artifact:
     """Seconds since the epoch; 0 if it was not used since it was added."""
 
     def newest(self) -> str | None:
-        """The token of the newest whole upload; None if there is none."""
+        """The token of the newest finished upload; None if there is none."""
         whole = [(upload.listed, token) for token, upload in self.uploads.items() if upload.listed is not None]
         return max(whole)[1] if whole else None
 
@@ -56,7 +56,7 @@ class S3Place:
     count_seconds = 60.0
 
     def __init__(self, url: str, *, endpoint_url: str = "") -> None:
-        """`endpoint_url` is of a server other than Amazon's, as AWS_ENDPOINT_URL. BadOption if s3fs is missing."""
+        """`endpoint_url` names a server other than Amazon's, as AWS_ENDPOINT_URL. BadOption if s3fs is missing."""
         try:
             import s3fs
         except ModuleNotFoundError as error:
@@ -129,7 +129,7 @@ class S3Place:
             return False
         self._tokens.pop(sha, None)
         whole = {token: upload for token, upload in artifact.uploads.items() if upload.listed is not None}
-        self._remove(sha, whole, [self._key(sha, "used")])  # half ones may be somebody's work
+        self._remove(sha, whole, [self._key(sha, "used")])  # others may be in progress
         return True
 
     def stored(self) -> Iterator[Stored]:
@@ -139,7 +139,7 @@ class S3Place:
                 yield Stored(sha, size, max(artifact.used, artifact.uploads[token].listed or 0.0))
 
     def sweep(self, *, before: float) -> int:
-        """Remove the halves of uploads, and all but the newest of one artifact, that are from before a time."""
+        """Remove uploads from before a time: unfinished ones, and all but the newest of each artifact."""
         removed = 0
         for sha, artifact in self._survey(self._root + "/").items():
             newest = artifact.newest()
@@ -150,7 +150,7 @@ class S3Place:
         return removed + self._abort_parts(before)
 
     def _abort_parts(self, before: float) -> int:
-        """Let go of the parts of large files whose upload never ended; how many uploads they were."""
+        """Remove the parts of large files whose upload never ended; returns how many uploads."""
         removed = 0
         with self._told():
             for upload in cast(list[dict[str, Any]], self._fs.list_multipart_uploads(self._bucket)):
@@ -163,7 +163,7 @@ class S3Place:
         return removed
 
     def _remove(self, sha: str, uploads: dict[str, _Upload], more: list[str]) -> int:
-        """The lists go first: what has lost its list is seen by nobody."""
+        """Remove uploads, and more keys; the lists first, because an upload without its list is not visible."""
         lists = [self._key(sha, f"{token}.json") for token, upload in uploads.items() if upload.listed is not None]
         keys = [key for upload in uploads.values() for key in upload.keys if key not in lists]
         with self._told():
@@ -173,7 +173,7 @@ class S3Place:
         return len(lists) + len(keys)
 
     def _retried(self, sha: str, read: Any) -> Any:
-        """What is read of the newest upload; looked up again if the one that was known is gone."""
+        """What `read` returns for the newest upload, which is looked up again if the remembered one is gone."""
         known = self._tokens.get(sha)
         if known is not None:
             with contextlib.suppress(FileNotFoundError):
@@ -196,14 +196,14 @@ class S3Place:
         self._tokens[sha] = token
 
     def _survey(self, prefix: str) -> dict[str, _Artifact]:
-        """What lies below a prefix, by artifact and upload."""
+        """The objects below a prefix, by artifact and upload."""
         artifacts: dict[str, _Artifact] = {}
         with self._told(missing="the bucket does not exist"):
             found = self._fs.find(prefix.rstrip("/"), detail=True)
         for key, info in cast(dict[str, dict[str, Any]], found).items():
             parts = key.removeprefix(self._root + "/").split("/")
             if info["type"] != "file" or len(parts) < 3 or len(parts) > 4:
-                continue  # not ours, or the prefix itself: s3fs tells of it where something has just come to lie below
+                continue  # not ours, or the prefix itself, which s3fs lists when an object below it is new
             artifact, when = artifacts.setdefault(parts[1], _Artifact()), _seconds(info["LastModified"])
             if parts[2] == "used":
                 artifact.used = when
@@ -222,7 +222,7 @@ class S3Place:
 
     @contextlib.contextmanager
     def _told(self, *, missing: str = "") -> Iterator[None]:
-        """Turn what the server or the way to it refuses into StorageFailed; what is missing too, with a sentence."""
+        """Turn errors of the server and the connection into StorageFailed, and with `missing` a missing object too."""
         from aiohttp import ClientError as AiohttpError
         from botocore.exceptions import BotoCoreError, ClientError
 

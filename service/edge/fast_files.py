@@ -1,9 +1,10 @@
-"""Answers to the commonest request, a whole file that is in memory, without the work that others need.
+"""A fast way to answer the most common request: a GET of a whole file that is in memory.
 
-A request is answered here only if its bytes are one complete, plain GET of a file by its content, with no header that
-could change the answer, and only while nobody is asked for a key. Every other one, and one in `FRESH_SECONDS` of these,
-goes the long way through h11 and the application, which also sees whether the file is still there. What is answered
-here has the same headers, is logged and is measured like any other (tests/test_service_fast_files.py compares them).
+A request is answered here only if its bytes are one complete, plain GET of a file by its content, without any header
+that could change the answer, and only while no key is needed. Every other request goes the long way, through h11 and
+the application. So does one request for each file every `FRESH_SECONDS`, which checks that the file is still stored.
+Answers from here have the same headers, log lines and measurements as others (tests/test_service_fast_files.py compares
+them).
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from service.edge.security_headers import HEADERS
 from service.telemetry.request_log import REQUEST_ID, FastAnswer, make_request_id
 
 FRESH_SECONDS = 2.0
-"""How long a file is answered from memory after it was last seen in its place."""
+"""How long a file is answered from memory after it was last seen in the store."""
 MAX_REQUEST_BYTES = 2048
 ARTIFACT_ROUTE = "/v1/artifacts/{artifact}/files/{name:path}"
 HUB_ROUTE = "/hf/{org}/{name}/resolve/{revision}/{path:path}"
@@ -38,7 +39,7 @@ _HARMLESS = frozenset({b"host", b"user-agent", b"accept", b"accept-encoding", b"
 _MAX_KNOWN = 1024
 
 WRITE_SECONDS, MAX_UNWRITTEN = 0.1, 4096
-"""How long, and how many, answers wait until they are logged and measured together."""
+"""Answers are logged and measured together: after this time, or when so many wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +53,21 @@ class _Asked:
     revision: str
     """Empty under /v1."""
     request_id: str
-    """That the client gave; empty for none."""
+    """The id that the client gave; empty if it gave none."""
 
 
 class FastFiles:
-    """The short way of one process."""
+    """The fast way of one process."""
 
     def __init__(self, store: ArtifactStore, *, is_open: Callable[[], bool], write_down: WriteDown) -> None:
-        """`is_open` is whether it is known, without asking anybody, that no key is needed."""
+        """`is_open` returns whether this process knows, without a query, that no key is needed."""
         self._store, self._is_open, self._write_down = store, is_open, write_down
         self._answered: list[FastAnswer] = []
         self._known: dict[bytes, _Asked | None] = {}
         self._heads: dict[tuple[str, str, str], bytes] = {}
 
     def answer(self, data: bytes, default_headers: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, bytes] | None:
-        """Head and content of the answer to these bytes; None for whatever goes the long way."""
+        """Head and content of the answer to these bytes; None if the request goes the long way."""
         start = time.perf_counter()
         asked = self._understand(data)
         if asked is None:
@@ -86,13 +87,13 @@ class FastFiles:
         return head, content.data
 
     def flush(self) -> None:
-        """Log and measure what was answered."""
+        """Log and measure the answers that wait for it."""
         answered, self._answered = self._answered, []
         if answered:
             self._write_down(answered)
 
     def _understand(self, data: bytes) -> _Asked | None:
-        """What the bytes of a request ask for; a client that keeps its connection sends the same ones again."""
+        """What the bytes of a request ask for; remembered, because a client sends the same bytes again."""
         try:
             return self._known[data]
         except KeyError:

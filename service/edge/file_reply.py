@@ -10,14 +10,14 @@ from service.artifacts.artifact_store import ArtifactFile
 from service.problems import Problem
 
 Read = Callable[[int, int], Iterator[bytes]]
-"""(start, end): the bytes of the file in between, in blocks, the first of which is read at once."""
+"""(start, end): the bytes of the file from start up to end, in blocks; the first block is read at once."""
 
 MAX_WHOLE_BYTES = 2**20
-"""Of an answer that is sent in one piece."""
+"""Largest answer that is sent in one piece."""
 MAX_RANGE_DIGITS = 18
 MEDIA_TYPES = {"json": "application/json", "md": "text/markdown; charset=utf-8"}
 FOREVER = "public, max-age=31536000, immutable"
-"""Cache-Control of what is addressed by its content."""
+"""Cache-Control of files that are addressed by their content."""
 
 
 def reply_with_file(
@@ -52,7 +52,7 @@ def reply_with_file(
 
 
 def describe_file(file: ArtifactFile, *, cache: str, headers: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The headers of an answer that is the whole file, with more given."""
+    """The headers of an answer with the whole file, after the given ones."""
     ending = file.name.rpartition(".")[2]
     return {
         **(headers or {}),
@@ -75,13 +75,13 @@ def _has(header: str, etag: str) -> bool:
 
 
 def _parse_range(header: str, size: int) -> tuple[int, int] | None:
-    """First byte and the one after the last; None for what is ignored."""
+    """The first byte and the byte after the last; None for a Range that is ignored."""
     match = re.fullmatch(r"bytes=\s*(\d*)-(\d*)\s*", header, re.ASCII | re.IGNORECASE)
     if match is None or not any(match.groups()) or max(map(len, match.groups())) > MAX_RANGE_DIGITS:
         return None
     first, last = match.groups()
     if not first and not size and int(last):
-        return None  # the end of an empty file is all of it, which no Content-Range can say
+        return None  # the last bytes of an empty file are all of it, and no Content-Range can say so
     start, end = (int(first), int(last or size) + 1) if first else (max(size - int(last), 0), size)
     if first and last and int(last) < start:
         return None

@@ -1,6 +1,6 @@
-"""HTTP/1.1 as uvicorn speaks it with h11, with what uvicorn leaves open: slow heads, many connections, plain refusals.
+"""uvicorn's HTTP/1.1 on h11, with what uvicorn lacks: a time limit for requests, a limit of connections, problems.
 
-h11 alone, not httptools: it refuses an incomplete head over a size, and every request whose framing is in doubt.
+Only h11 is used and not httptools: h11 refuses an incomplete head over a size, and every request with doubtful framing.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from service.edge.security_headers import HEADERS
 from service.problems import RETRY_SECONDS, Problem, reply
 
 GRACE_SECONDS = 1.0
-"""How much longer the connection waits for a body than the application, which can say why it does not."""
+"""How much longer the connection waits for a body than the application, which can answer with the reason."""
 
 
 def guarded_http(*, max_request_seconds: float, max_connections: int) -> Any:
-    """What uvicorn calls for every connection; it can be sent to another process."""
+    """GuardedHttp with its limits, which uvicorn calls for every connection; it can be sent to another process."""
     return partial(GuardedHttp, max_request_seconds=max_request_seconds, max_connections=max_connections)
 
 
@@ -53,7 +53,7 @@ class GuardedHttp(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn's own is plain text, and an error where an answer has begun already."""
+        """Answer with a problem; uvicorn's own answer is plain text, and fails if an answer has begun already."""
         self._refuse(Problem("malformed-request", "the request is not HTTP/1.1 as RFC 9112 has it"))
 
     def on_response_complete(self) -> None:
@@ -61,7 +61,7 @@ class GuardedHttp(H11Protocol):
         self._watch()
 
     def _answer_fast(self, data: bytes) -> bool:
-        """Whether the bytes were a whole request for a file in memory, which is answered then."""
+        """Answer the bytes if they are a whole request for a file in memory; whether they were."""
         if self._fast_files is None or not self._is_idle():
             return False
         answer = self._fast_files.answer(data, self.server_state.default_headers)
@@ -82,7 +82,7 @@ class GuardedHttp(H11Protocol):
         return (self.cycle is None or self.cycle.response_complete) and not self.transport.get_write_buffer_size()
 
     def _watch(self) -> None:
-        """Time a request from its first byte to its last; a client that only keeps the connection is uvicorn's."""
+        """Time a request from its first byte to its last; uvicorn itself times connections without a request."""
         state = self.conn.their_state
         is_arriving = state is h11.SEND_BODY or (state is h11.IDLE and bool(self.conn.trailing_data[0]))
         if not is_arriving:

@@ -1,4 +1,4 @@
-"""What is refused of a request by its first lines: too many or too large headers, a path that is none, smuggling."""
+"""Refuses requests by their head: too many or too large headers, a path that is not text, request smuggling."""
 
 from urllib.parse import unquote_to_bytes
 
@@ -9,12 +9,12 @@ from service.problems import Problem, refuse
 
 MAX_HEADERS = 100
 MAX_TARGET_BYTES = 8192
-"""Of path and query as they are sent."""
+"""Most bytes of path and query together, as they are sent."""
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class RequestHead:
-    """ASGI middleware."""
+    """ASGI middleware that refuses requests by their head."""
 
     def __init__(self, app: ASGIApp, *, max_header_bytes: int) -> None:
         self._app, self._max_bytes = app, max_header_bytes

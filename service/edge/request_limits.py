@@ -1,4 +1,4 @@
-"""What is refused of a body before a route reads it: too large, too slow, of another type than JSON, or not strict."""
+"""Refuses bodies before a route reads them: too large, too slow, of another type than JSON, or not strict JSON."""
 
 import asyncio
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from service.problems import Problem, refuse
 
 WITH_BODY = ("POST", "PUT", "PATCH")
 FORMS = "/hf/"
-"""Below this a body may be a form as well: so the Hub's clients post what they ask."""
+"""Under this path a body may also be a form, because Hub clients send forms."""
 
 
 class RequestLimits:
-    """ASGI middleware."""
+    """ASGI middleware that limits bodies."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class RequestLimits:
         max_request_seconds: float,
         streams: Mapping[str, int] | None = None,
     ) -> None:
-        """`streams`: paths whose routes read bodies of any type as they come, and how many bytes these may have."""
+        """`streams`: path -> most bytes, for routes that read a body of any type as a stream."""
         self._app, self._max_bytes, self._max_seconds = app, max_body_bytes, max_request_seconds
         self._streams = streams or {}
 
@@ -51,7 +51,7 @@ class RequestLimits:
         return body
 
     def _has_json(self, scope: Scope) -> bool:
-        """Whether the request has to have JSON for its body."""
+        """Whether the body of the request must be JSON."""
         is_form = scope["path"].startswith(FORMS) and _media_type(scope) == "application/x-www-form-urlencoded"
         return scope["method"] in WITH_BODY and scope["path"] not in self._streams and not is_form
 
@@ -59,7 +59,7 @@ class RequestLimits:
 class LimitedBody:
     """A `receive` that raises Problem for a body that is too large or too slow.
 
-    Where nothing reads the body, as of a GET, whoever sends such a one counts as gone: the answer may have begun.
+    If no route reads the body, as with GET, the client counts as disconnected instead: the answer may have begun.
     """
 
     def __init__(self, receive: Receive, *, is_read: bool, max_bytes: int, max_seconds: float) -> None:
@@ -77,7 +77,7 @@ class LimitedBody:
             return {"type": "http.disconnect"}
 
     async def _receive_limited(self) -> Message:
-        if self._is_whole:  # what is waited for now is that the client leaves, and it may stay as long as it likes
+        if self._is_whole:  # now this waits for the client to leave, which has no time limit
             return await self._receive()
         try:
             async with asyncio.timeout_at(self._deadline):
@@ -87,7 +87,7 @@ class LimitedBody:
             raise Problem("request-too-slow", detail, headers={"Connection": "close"}) from error
         self._is_whole = not message.get("more_body", False)
         self._read += len(message.get("body", b""))
-        if self._read > self._max_bytes:  # a body in chunks does not say its length
+        if self._read > self._max_bytes:  # a chunked body does not say its length before
             raise self.too_large()
         return message
 
@@ -100,9 +100,10 @@ def _media_type(scope: Scope) -> str:
 
 
 class JsonBody:
-    """A `receive` that gives a body in one piece, which is strict JSON if there is any, or raises Problem.
+    """A `receive` that gives the body in one piece, and raises Problem unless it is strict JSON or empty.
 
-    It looks at the body when it is first asked for it: where no route asks, 404 and 405 say more than 415.
+    The body is checked when it is first read. Where no route reads it, the answer is 404 or 405, which says more than
+    415.
     """
 
     def __init__(self, receive: Receive, scope: Scope) -> None:

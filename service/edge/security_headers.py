@@ -1,4 +1,4 @@
-"""Headers of every answer: nothing is guessed, framed, sent on, or run that does not come from here."""
+"""Security headers of every answer: no guessed types, no frames, no referrer, and scripts only from this server."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,7 +13,7 @@ HEADERS = {
 
 
 class SecurityHeaders:
-    """ASGI middleware; a header that an answer has already stays."""
+    """ASGI middleware that adds HEADERS to every answer; a header that an answer has already stays."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

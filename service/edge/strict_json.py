@@ -1,21 +1,21 @@
-"""JSON without what parsers quarrel about: duplicate names, NaN, numbers too large to be read, and deep nesting."""
+"""Refuses JSON that parsers read in different ways: duplicate names, NaN, too large numbers, deep nesting."""
 
 import json
 import re
 from typing import Any
 
 MAX_DEPTH = 32
-"""Of arrays and objects inside each other; every request that is served here has one or two levels."""
-# Strings whole, whether they end or not, so that a scan is linear; of the rest only what nests.
+"""How deep arrays and objects may nest; the requests that this service answers have one or two levels."""
+# Matches whole strings, closed or not, so that the scan takes linear time, and brackets outside of them.
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 class NotStrict(ValueError):
-    """The text is no strict JSON; the message says why in one sentence that quotes none of it but names."""
+    """The text is not strict JSON; the message says why in one sentence, which quotes nothing but names."""
 
 
 def check_json(content: bytes) -> None:
-    """Raise NotStrict unless the bytes are one JSON value, in UTF-8, that every parser reads as the same."""
+    """Raise NotStrict unless the bytes are one JSON value in UTF-8 that every parser reads alike."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,1 +1,1 @@
-"""Jobs that survive: the table, the threads that run them, and how a process stops."""
+"""Jobs that survive a crash: the database, and the threads that run them."""

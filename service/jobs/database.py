@@ -1,4 +1,4 @@
-"""The database behind the jobs: how it is opened, locked and brought up to date, on SQLite and on PostgreSQL."""
+"""Opens, locks and migrates the database of jobs and keys, on SQLite and on PostgreSQL."""
 
 import sqlite3
 import time
@@ -18,12 +18,12 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 30.0
 """How long a writer waits for another process's transaction on SQLite."""
 _GIVE_UP = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-"""When psycopg takes a server for dead that says nothing, seconds and times; libpq itself would wait for hours."""
+"""When psycopg gives up on a server that does not answer, in seconds and tries; libpq by itself waits for hours."""
 _LOCK = 0x77656967  # any number that nobody else takes as an advisory lock in this database
 
 
 def open_database(url: str) -> sa.Engine:
-    """An engine whose transactions read, or, with the execution option `writes`, take SQLite's write lock at once.
+    """An engine for reading; with the execution option `writes` its transactions take SQLite's write lock at once.
 
     Raises BadOption for a URL that cannot be used. Nothing is connected yet.
     """
@@ -41,7 +41,7 @@ def open_database(url: str) -> sa.Engine:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
         else:
-            if parsed.drivername == "postgresql":  # by which SQLAlchemy means a driver that is not used here
+            if parsed.drivername == "postgresql":  # SQLAlchemy would take a driver that is not used here
                 parsed = parsed.set(drivername="postgresql+psycopg")
             engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args=_GIVE_UP)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
@@ -58,16 +58,16 @@ def open_database(url: str) -> sa.Engine:
 
 
 def exclude_others(connection: sa.Connection) -> None:
-    """Wait until no other writer that excludes others is at work, until this transaction ends.
+    """Wait for the other transactions that called this, and keep them out until this transaction ends.
 
-    On SQLite a transaction that writes does so already.
+    On SQLite every transaction that writes does so already.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
 
 
 def upgrade(engine: sa.Engine) -> None:
-    """Bring the tables to this version's form, in one transaction; other processes that try wait for its end.
+    """Migrate the tables to this version, in one transaction; other processes that try this wait for its end.
 
     Raises UnsupportedTask for a database that a newer version wrote, StorageFailed if it cannot be reached.
     """
@@ -85,20 +85,20 @@ def upgrade(engine: sa.Engine) -> None:
             "database"
         ) from error
     except DatabaseError as error:
-        reason = str(error.orig).partition("\n")[0]  # psycopg goes on with advice
+        reason = str(error.orig).partition("\n")[0]  # psycopg adds lines of advice
         raise StorageFailed(f"the database {where!r} cannot be used: {reason}") from error
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # the driver begins no transactions of its own: `_begin_sqlite` does
-    # NORMAL: what is committed survives any death of a process; a power cut may take the last commits, never the file.
+    # NORMAL: commits survive when a process dies; a power cut may lose the last commits, but not the file.
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL").close()
             break
         except sqlite3.OperationalError as error:
-            # A new file that another process is switching at this moment: SQLite does not wait for that by itself.
+            # Another process is switching a new file to WAL; SQLite does not wait for that by itself.
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Which jobs end in this process, told at once to those who wait for them; other processes' are found by looking."""
+"""Wakes those who wait for a job that ends in this process; the ends of others are found by looking at the table."""
 
 import asyncio
 import threading
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 REMEMBERED = 1024
-"""Jobs that ended last: one may end before anybody has begun to wait for it."""
+"""How many of the last ended jobs are remembered: a job may end before anyone waits for it."""
 
 
 class Endings:
-    """Told by the threads that run jobs, heard in event loops."""
+    """Threads that run jobs report their ends here, and event loops wait for them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -19,7 +19,7 @@ class Endings:
         self._waiting: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
 
     def tell(self, job_id: str) -> None:
-        """This job has ended; from any thread."""
+        """Report that this job has ended; from any thread."""
         with self._lock:
             self._ended.append(job_id)
             for loop, event in self._waiting.get(job_id, ()):
@@ -36,7 +36,7 @@ class Endings:
         try:
             yield here[1]
         finally:
-            with self._lock:  # or a loop that has closed would be told
+            with self._lock:  # else a loop that is closed would be woken
                 self._waiting[job_id].remove(here)
                 if not self._waiting[job_id]:
                     del self._waiting[job_id]

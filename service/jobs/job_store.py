@@ -1,15 +1,15 @@
-"""Jobs that survive: one table, shared by every process of the service; whoever holds the lease runs the job.
+"""Jobs that survive a crash: one table for all processes of the service; the holder of a job's lease runs the job.
 
     queued ──claim──► running ──finish──► succeeded          queued | running ──cancel──► cancelled
        ▲                 │ └────fail────► failed
        └─────release─────┘   and a running job whose lease ran out can be claimed again
 
-A process that dies stops renewing its lease; the job is then claimed by another, with its attempt one higher. Only the
-holder of the lease can finish a job, so that it ends once, however often its work was begun. One request (by digest)
-has one job at a time that is queued, running or succeeded: a unique index sees to that, not this file's care.
+When a process dies, its leases run out. Another process then claims the job, with `attempt` one higher. Only the holder
+of the lease can finish a job, so a job ends once, however often its work was started. One request (by digest) has at
+most one job that is queued, running or succeeded: a unique index enforces that.
 
-SQLite in WAL mode by default, PostgreSQL by URL. Times are seconds since the epoch, by one clock for all: that of
-PostgreSQL's machine, or of the one that has the file.
+The database is SQLite in WAL mode by default, or PostgreSQL by URL. Times are seconds since the epoch by one clock for
+all: that of the PostgreSQL server, or that of the machine with the SQLite file.
 """
 
 import math
@@ -43,7 +43,7 @@ JOBS = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("progress", sa.JSON, nullable=False),
     sa.Column("result", sa.JSON(none_as_null=True)),
-    sa.Column("artifact", sa.String(64)),  # that the result names
+    sa.Column("artifact", sa.String(64)),  # of the result
     sa.Column("problem", sa.JSON(none_as_null=True)),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("runner", sa.String(128)),
@@ -55,7 +55,7 @@ JOBS = sa.Table(
     sa.Index("jobs_state_number", "state", "number"),
     sa.Index("jobs_artifact", "artifact"),
 )
-KEYS = sa.Table(  # forgotten with their jobs, by `_forget`
+KEYS = sa.Table(  # `_forget` deletes them with their jobs
     "idempotency_keys",
     METADATA,
     sa.Column("owner", sa.String(64), primary_key=True),
@@ -64,7 +64,7 @@ KEYS = sa.Table(  # forgotten with their jobs, by `_forget`
     sa.Index("idempotency_keys_job", "job"),
 )
 _LOOKED_THROUGH = 256
-"""Queued jobs among which others of a kind are looked for."""
+"""How many queued jobs are searched for jobs that can run together."""
 
 
 @dataclass(frozen=True)
@@ -73,34 +73,34 @@ class Job:
 
     id: str
     digest: str
-    """Of the canonical request, sha256 hex."""
+    """sha256 of the request and of what its names stand for, hex."""
     owner: str
-    """Who asked for it first; "" where nobody is asked who they are."""
+    """Id of the key that asked for it first; "" if no key was needed."""
     request: dict[str, Any]
     state: State
     progress: dict[str, Any]
-    """{stage, done, total}; {} before a runner said anything."""
+    """{stage, done, total}; {} until a runner reports it."""
     result: dict[str, Any] | None
     problem: dict[str, Any] | None
     """Why the job failed; None unless it did."""
     attempt: int
-    """How often it was begun, without the times that it was handed back in good order."""
+    """How often it was started; a start that was handed back in good order does not count."""
     created: float
     updated: float
     version: int
-    """Grows by every change of what is said here, so that events can be told apart."""
+    """Grows with every change of the values above; it is the id of the job's events."""
 
 
 class JobStore:
     """The jobs of one database, which any number of processes and threads may have open."""
 
     def __init__(self, url: str, *, clock: Callable[[], float] | None = None) -> None:
-        """`clock` stands in for the database's. Raises BadOption for a URL that names no database that can be used."""
+        """`clock` replaces the clock of the database. Raises BadOption for a URL that cannot be used."""
         self._engine = open_database(url)
         self._clock = clock
 
     def migrate(self) -> None:
-        """Bring the tables to this version's form; of several processes one does it, the others wait.
+        """Migrate the tables to this version; if several processes try, one does it and the others wait.
 
         Raises UnsupportedTask for a database that a newer version wrote, StorageFailed if it cannot be reached.
         """
@@ -120,15 +120,15 @@ class JobStore:
         max_queued: int,
         max_queued_of_owner: int | None = None,
     ) -> tuple[Job, bool]:
-        """The job of this request, and whether it is a new one.
+        """The job of this request, and whether it is new.
 
-        A job of the same digest that is queued, running or succeeded answers it, whoever asked first; so does the job
-        that was made or found with this key of this owner first, in whatever state. Raises Conflict if the owner's key
-        belongs to another digest, QueueFull if the job would be new and `max_queued` wait already, or
-        `max_queued_of_owner` of the owner's.
+        A job of the same digest that is queued, running or succeeded is returned, whoever asked for it first. So is the
+        job, in any state, that this owner got with this idempotency key before. Raises Conflict if the key belongs to
+        another digest. Raises QueueFull if the job would be new but `max_queued` jobs wait already, or
+        `max_queued_of_owner` jobs of the owner.
         """
         with self._writing() as connection:
-            exclude_others(connection)  # or two posts of one request, or of the last place, could pass each other
+            exclude_others(connection)  # else two equal requests, or two for the last place, could both get in
             if idempotency_key is not None:
                 known = _find_by_key(connection, owner, idempotency_key)
                 if known is not None and known.digest != digest:
@@ -163,8 +163,8 @@ class JobStore:
     def claim(self, runner: str, *, lease_seconds: float) -> Job | None:
         """The oldest job to run, now leased to `runner`; None if there is none.
 
-        That is one that is queued, or running with a lease that ran out. Of several that claim at once each gets
-        another job.
+        A job can run if it is queued, or if it is running and its lease ran out. Runners that claim at the same time
+        get different jobs.
         """
         open_jobs = sa.or_(
             JOBS.c.state == "queued", sa.and_(JOBS.c.state == "running", JOBS.c.lease_until < self._now())
@@ -193,8 +193,8 @@ class JobStore:
     ) -> list[Job]:
         """The oldest queued jobs whose request is wanted, now leased to `runner`; [] if there are none.
 
-        At most `limit`, and no more than this runner's part where `sharers` could take them. Only jobs that were never
-        begun: one that took its process with it is run alone.
+        At most `limit` jobs, and at most this runner's share of those that `sharers` runners could take. Only jobs that
+        were never started: a job that killed its process runs alone.
         """
         fresh = sa.and_(JOBS.c.state == "queued", JOBS.c.attempt == 0)
         seen = sa.select(JOBS.c.number, JOBS.c.request).where(fresh).order_by(JOBS.c.number).limit(_LOOKED_THROUGH)
@@ -214,7 +214,7 @@ class JobStore:
     def renew(
         self, job_id: str, runner: str, *, lease_seconds: float, progress: Mapping[str, Any] | None = None
     ) -> bool:
-        """Keep the lease for another `lease_seconds`, and tell the progress; False if the job is no longer its own."""
+        """Keep the lease for another `lease_seconds` and store the progress; False if `runner` has lost the job."""
         held, until = _held(job_id, runner), self._now() + lease_seconds
         if progress is None:
             change = sa.update(JOBS).where(held).values(lease_until=until)
@@ -264,18 +264,18 @@ class JobStore:
             return [(row.request, row.result) for row in rows]
 
     def prune(self, *, older_than: float) -> int:
-        """Forget the jobs that ended more than `older_than` seconds ago, with their keys; how many they were."""
+        """Forget the jobs that ended more than `older_than` seconds ago, with their keys; returns how many."""
         return self._forget(sa.and_(JOBS.c.state.in_(FINAL), JOBS.c.updated < self._now() - older_than))
 
     def forget_artifact(self, artifact: str) -> int:
-        """Forget the jobs whose result is this artifact, with their keys; how many they were.
+        """Forget the jobs whose result is this artifact, with their keys; returns how many.
 
         For an artifact that is deleted: the next equal request is a new job.
         """
         return self._forget(JOBS.c.artifact == artifact)
 
     def let_go_of(self, artifact: str, *, unchanged_since: float) -> bool:
-        """Forget the jobs whose result is this artifact if none has changed since a time; whether none is left."""
+        """Forget the jobs with this artifact if none of them has changed since a time; returns whether none is left."""
         named = JOBS.c.artifact == artifact
         newer = sa.select(JOBS.c.id).where(named, JOBS.c.updated >= unchanged_since).exists()
         self._forget(sa.and_(named, ~newer))
@@ -284,14 +284,14 @@ class JobStore:
 
     def _forget(self, which: sa.ColumnElement[bool]) -> int:
         with self._writing() as connection:
-            exclude_others(connection)  # or a key could be written for a job that goes at this moment
+            exclude_others(connection)  # else a key could be written for a job that is being deleted
             gone = connection.execute(sa.delete(JOBS).where(which).returning(JOBS.c.id)).scalars().all()
-            for start in range(0, len(gone), 1000):  # a statement takes so many parameters and no more
+            for start in range(0, len(gone), 1000):  # the parameters of a statement are limited
                 connection.execute(sa.delete(KEYS).where(KEYS.c.job.in_(gone[start : start + 1000])))
             return len(gone)
 
     def _now(self) -> Any:
-        """Seconds since the epoch, a number or what the database makes one of."""
+        """Seconds since the epoch: a number, or an SQL expression for one."""
         if self._clock is None and self._engine.dialect.name == "postgresql":
             return sa.cast(sa.extract("epoch", sa.func.statement_timestamp()), sa.Float)
         return (self._clock or time.time)()

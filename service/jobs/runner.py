@@ -1,9 +1,9 @@
-"""Runs jobs in threads of the server's own processes: every process of the service is a runner.
+"""Runs jobs in threads of the server processes: every process of the service is a runner.
 
-A thread claims a job and runs it while one more thread, the heartbeat, renews the leases of all jobs in hand and writes
-down how far they are. Exactly once in effect: what a job makes is content-addressed, so that making it twice leaves one
-artifact, and only the holder of the lease can finish it. A job that takes its process with it is begun so many times,
-then fails. While the database is away, what jobs made is kept in hand until it is back.
+A thread claims a job and runs it. One more thread, the heartbeat, renews the leases of all jobs in hand and stores
+their progress. In effect a job runs exactly once: artifacts are named by their content, so making one twice leaves one,
+and only the holder of the lease can finish the job. A job that kills its process is started `max_attempts` times, then
+it fails. While the database does not answer, results wait in memory.
 """
 
 import logging
@@ -26,7 +26,7 @@ from service.telemetry.measurements import Measurements
 from weightgen.errors import WeightgenError
 
 Progress = Callable[[str, int, int], None]
-"""(stage, done, total): tells how far a job is; raises JobLost where the job is no longer this runner's."""
+"""(stage, done, total): reports how far a job is; raises JobLost if this runner no longer has the job."""
 
 Run = Callable[[dict[str, Any], Progress], dict[str, Any]]
 """Request -> result; a WeightgenError that it raises becomes the job's problem."""
@@ -41,51 +41,51 @@ class Task:
 
 
 Outcome = dict[str, Any] | Exception
-"""A result, or what stood in its way."""
+"""A result, or the error in its place."""
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How jobs that wait together are run together."""
+    """How waiting jobs are run together."""
 
     group_of: Callable[[dict[str, Any]], Hashable]
-    """Requests of equal groups may be run together; one of None alone."""
+    """Requests of equal groups may run together; a request of group None runs alone."""
     run_many: Callable[[Sequence[Task]], Iterator[Outcome]]
-    """The outcome of every task in order, each as soon as it is there. Where it raises, those that have none yet are
-    run one by one, so that nothing that is wrong with one job touches another."""
+    """Yields the outcome of every task, in order and as soon as it is known. If it raises, the tasks without an outcome
+    are run one by one, so that a fault of one job does not touch another."""
     max_jobs: int
-    """How many are run together at most."""
+    """Most jobs that run together."""
     sharers: int = 1
-    """Among how many runners the waiting jobs are divided."""
+    """How many runners share the waiting jobs."""
 
 
 IDLE_SECONDS = 0.25
-"""How soon a job is seen that another process accepted."""
+"""Pause of an idle thread before it looks for a job that another process accepted."""
 BEAT_SECONDS = 0.5
-"""Between two renewals of a lease, which tell how far the job is and learn whether it was cancelled."""
+"""Pause between two renewals of a lease, which also store the progress and notice that a job was cancelled."""
 PRUNE_SECONDS = 3600.0
-"""Between two looks for jobs that ended long ago."""
+"""Pause between two searches for jobs that ended long ago."""
 _RETRY_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
 
 class JobLost(Exception):
-    """The job in hand was cancelled, or belongs to another runner by now."""
+    """The job in hand was cancelled, or another runner has it now."""
 
 
 @dataclass(eq=False)
 class _Held:
-    """A job in hand."""
+    """A job in hand: one that a thread of this runner runs now."""
 
     job: Job
     runner: str
     progress: dict[str, Any] | None = None
-    """Told by the job, not yet written down."""
+    """Reported by the job, not stored yet."""
     is_lost: bool = False
-    """Whether it is no longer this runner's, so that the job gives up when it next tells its progress."""
+    """Whether this runner no longer has the job; then the job gives up when it next reports progress."""
     is_told: bool = False
-    """Whether how it ended for this runner is written down: it was handed back, or took too long."""
+    """Whether the store knows already how it ended here: it was handed back, or took too long."""
     begun: float = field(default_factory=time.monotonic)
     measurements: Measurements | None = None
     stage: str = ""
@@ -124,7 +124,7 @@ class Runner:
     ) -> None:
         """A job whose process died `max_attempts` times fails, as does one that runs for over `max_job_seconds`.
 
-        `keep_seconds` is how long a job that ended is remembered; `on_end` is told the id of each that ends here.
+        `keep_seconds` is how long a job that ended is remembered; `on_end` gets the id of each job that ends here.
         """
         self._measurements = measurements
         self._store, self._run, self._lease_seconds, self._keep_seconds = store, run, lease_seconds, keep_seconds
@@ -134,7 +134,7 @@ class Runner:
         self._held: set[_Held] = set()
         self._lock = threading.Lock()
         self._work, self._stopping, self._done = threading.Event(), threading.Event(), threading.Event()
-        # Daemons, or a job that outlasts `stop` would keep the process from leaving.
+        # Daemon threads: else a job that outlasts `stop` would keep the process alive.
         self._threads = [
             threading.Thread(target=self._claim_and_run, args=(f"{self._name}-{i}",), name=f"job-{i}", daemon=True)
             for i in range(threads)
@@ -169,7 +169,7 @@ class Runner:
         held.is_lost = True
         try:
             held.is_told = self._store.release(held.job.id, held.runner)
-        except SQLAlchemyError:  # then it is begun again when its lease ends
+        except SQLAlchemyError:  # then it is started again when its lease runs out
             _log.exception("the job database does not answer")
         if held.is_told:
             self._count("released")
@@ -183,7 +183,7 @@ class Runner:
                 if jobs:
                     self._finish(jobs, runner)
                     continue
-            except SQLAlchemyError:  # locked or away for a while: what was in hand is claimed again when its lease ends
+            except SQLAlchemyError:  # locked or away for a while: jobs in hand are claimed again when their leases end
                 _log.exception("the job database does not answer")
                 self._stopping.wait(_RETRY_SECONDS)
             self._work.wait(IDLE_SECONDS)
@@ -209,7 +209,7 @@ class Runner:
         return [job, *others]
 
     def _finish(self, jobs: list[Job], runner: str) -> None:
-        """Run jobs and write down how they ended."""
+        """Run jobs and store how they ended."""
         if jobs[0].attempt > self._max_attempts:  # such a job was claimed alone
             reason = f"the server died {self._max_attempts} times while it ran this job, which is not begun again"
             if self._store.fail(jobs[0].id, runner, Problem("internal", reason).body()):
@@ -217,7 +217,7 @@ class Runner:
             self._on_end(jobs[0].id)
             return
         in_hand = [_Held(job, runner, measurements=self._measurements) for job in jobs]
-        with self._lock:  # `stop` hands back what is in hand, so nothing may come into a hand behind its back
+        with self._lock:  # `stop` hands back the jobs in hand, so none may be added after it has looked
             if not self._stopping.is_set():
                 self._held.update(in_hand)
         if not self._held.issuperset(in_hand):
@@ -259,7 +259,7 @@ class Runner:
                 for outcome in self._batching.run_many([Task(held.job.request, held.tell) for held in in_hand]):
                     left.pop(0)
                     yield outcome
-            except Exception:  # one of them has a fault: which one shows when each is run alone
+            except Exception:  # one of them has a fault; running each alone shows which
                 _log.exception("jobs that were run together failed", extra={"jobs": [held.job.id for held in left]})
         for held in left:
             yield self._run_alone(held)
@@ -272,7 +272,7 @@ class Runner:
             return error
 
     def _write_down(self, held: _Held, outcome: Outcome) -> bool:
-        """Whether the job ended by this runner's word."""
+        """Store an outcome; returns whether that ended the job."""
         job, runner = held.job, held.runner
         if isinstance(outcome, JobLost):
             return False
@@ -294,7 +294,7 @@ class Runner:
         return is_ended
 
     def _insist(self, write: Callable[[], bool]) -> bool:
-        """What `write` says, tried again for as long as the database does not answer and nobody stops this runner."""
+        """What `write` returns; it is called again while the database does not answer, until this runner stops."""
         while True:
             try:
                 return write()
@@ -328,7 +328,7 @@ class Runner:
             held.is_lost = True
 
     def _end_overdue(self, held: _Held) -> None:
-        """Fail a job that runs for too long; its thread is free once the job next tells its progress."""
+        """Fail a job that runs for too long; its thread becomes free when the job next reports progress."""
         reason = f"the job ran for over {self._max_job_seconds:g} seconds, which is all that one may; ask for less"
         held.is_told = self._store.fail(held.job.id, held.runner, Problem("took-too-long", reason).body())
         held.is_lost = True

@@ -1,10 +1,10 @@
-"""Who asks: bearer keys, and which of their scopes a request needs.
+"""Finds the bearer key of a request, and checks that it has the scope that the request needs.
 
-    scope["state"]["owner"]    id of the key that asks; "" where nobody is asked for a key
-    scope["state"]["scopes"]   what it may do; everything where nobody is asked for a key
+    scope["state"]["owner"]    id of the key; "" if no key is needed
+    scope["state"]["scopes"]   what the key may do; everything if no key is needed
 
-Nobody is asked as long as there is no key. Every process remembers what it knows of a key for `KNOWN_SECONDS`, and so
-long it takes at most until a revoked key is refused and until the first key closes the door.
+As long as there are no keys, none is needed. Every process remembers a key for `KNOWN_SECONDS`. So it takes at most
+that long until a revoked key is refused, and until the first key closes the service to everybody else.
 """
 
 import time
@@ -30,12 +30,12 @@ NEEDED: Mapping[tuple[str, str], Scope] = {
     ("DELETE", "/v1/datasets/"): "upload",
     ("POST", "/hf/"): "read",
 }
-"""(Method, beginning of the path) -> scope; what is not here needs "read" to look at and "generate" to change."""
+"""(Method, beginning of the path) -> scope. Other requests need "read" to look at things, "generate" to change them."""
 _LOOKING = ("GET", "HEAD", "OPTIONS")
 
 
 def needed_scope(method: str, path: str) -> Scope | None:
-    """The scope that a request needs; None for what everybody may ask."""
+    """The scope that a request needs; None if it needs no key."""
     if path in PUBLIC or path.startswith(PUBLIC_PREFIXES):
         return None
     for (of_method, start), scope in NEEDED.items():
@@ -45,26 +45,26 @@ def needed_scope(method: str, path: str) -> Scope | None:
 
 
 class KeyRing:
-    """What one process knows of the keys, for `KNOWN_SECONDS`."""
+    """The keys that one process remembers, each for `KNOWN_SECONDS`."""
 
     def __init__(self, store: KeyStore, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store, self._clock = store, clock
-        self._known: dict[str, tuple[Key, float]] = {}  # no more than there are keys
+        self._known: dict[str, tuple[Key, float]] = {}  # at most one entry for each key
         self._exist, self._exist_until = False, float("-inf")
 
     def now(self) -> float:
-        """The time by which keys expire, seconds since the epoch."""
+        """The present time for the expiry of keys, seconds since the epoch."""
         return self._store.clock()
 
     async def exist(self) -> bool:
-        """Whether there are keys; once there are, that stays so."""
+        """Whether there are keys. Keys are never deleted, so a yes is remembered."""
         if not self._exist and self._clock() >= self._exist_until:
             self._exist = await run_in_threadpool(self._store.exist)
             self._exist_until = self._clock() + KNOWN_SECONDS
         return self._exist
 
     def is_known_empty(self) -> bool:
-        """Whether there was no key when somebody last looked, which is not long ago."""
+        """Whether there was no key at the last look, at most `KNOWN_SECONDS` ago."""
         return not self._exist and self._clock() < self._exist_until
 
     async def find(self, key_id: str) -> Key | None:
@@ -79,7 +79,7 @@ class KeyRing:
 
 
 class Authentication:
-    """ASGI middleware."""
+    """ASGI middleware that finds the key of a request and checks its scope."""
 
     def __init__(self, app: ASGIApp, *, keys: KeyRing, may_be_open: bool) -> None:
         """`may_be_open` is whether everybody may ask while there is no key."""
@@ -103,7 +103,7 @@ class Authentication:
         await self._app(scope, receive, send)
 
     async def _who(self, headers: Headers) -> Key | None:
-        """The key that asks; None if everybody may. Problem for whom may not."""
+        """The key of a request; None if no key is needed. Problem if it is missing or wrong."""
         try:
             if not await self._keys.exist() and self._may_be_open:
                 return None
@@ -130,7 +130,7 @@ class Authentication:
 
 
 def _keep_private(send: Send) -> Send:
-    """A `send` that lets nobody keep an answer for others than the key it was meant for."""
+    """A `send` that marks answers as private, so that no shared cache gives them to others."""
 
     async def send_private(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -9,7 +9,7 @@ from service.settings import read_settings
 
 
 def parse_command(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """What the command line asks for; it ends the program where that cannot be read."""
+    """The parsed command line; ends the program with a message if it is wrong."""
     parser = argparse.ArgumentParser(prog="python -m service", description="Serve weights over HTTP, or manage keys.")
     groups = parser.add_subparsers(dest="group", metavar="command", description="Without a command: serve.")
     keys = groups.add_parser("keys", help="make, list and revoke bearer keys", allow_abbrev=False)
@@ -27,7 +27,7 @@ def parse_command(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run_command(asked: argparse.Namespace) -> str:
-    """Do what `keys` is asked for and return what the user reads; raises as KeyStore does."""
+    """Run a `keys` command and return its output; raises as KeyStore does."""
     store = KeyStore(read_settings().database_url)
     try:
         store.migrate()

@@ -1,11 +1,11 @@
-"""How much one key may ask: requests a minute over all processes, and at a time in each.
+"""Limits the requests of one key: per minute over all processes, and at a time in each process.
 
-The bucket of requests lies in the database. A process draws from it what the key may use up in a second, so that a busy
-key costs one transaction a second and process, not one a request; what is drawn stays with the process until the key
-uses it there. Over all processes a key never gets more than the bucket gives.
+The token bucket of a key is in the database. A process draws from it what the key may use in one second. So a busy key
+costs one transaction a second in each process, not one for each request. What is drawn stays with the process until the
+key uses it there. Over all processes a key never gets more than the bucket gives.
 
-Who asks without a key has no such limits: on loopback it is the machine's own user, and with WEIGHTGEN_INSECURE=1
-addresses tell nothing, for behind a proxy all have one.
+Requests without a key have no such limits. On loopback they come from users of this machine. With WEIGHTGEN_INSECURE=1
+addresses do not help, because behind a proxy all clients have the same one.
 """
 
 import math
@@ -22,7 +22,7 @@ from service.problems import RETRY_SECONDS, Problem, refuse
 
 
 class KeyLimits:
-    """ASGI middleware, inside of Authentication."""
+    """ASGI middleware that limits requests by key; it runs inside of Authentication."""
 
     def __init__(
         self,
@@ -64,14 +64,14 @@ class KeyLimits:
             wait = self._empty_until.get(owner, 0.0) - self._clock()
             if wait <= 0:
                 wait = await self._draw(owner)
-            if self._drawn[owner] == 0:  # not even by another request of this process meanwhile
+            if self._drawn[owner] == 0:  # and no other request of this process drew meanwhile
                 seconds = max(1, math.ceil(wait))
                 detail = f"a key may make {self._per_minute} requests a minute; ask again in {seconds} seconds"
                 raise Problem("too-many-requests", detail, headers={"Retry-After": str(seconds)})
         self._drawn[owner] -= 1
 
     async def _draw(self, owner: str) -> float:
-        """Draw from the bucket; seconds until there is something in it again if it is empty."""
+        """Draw from the bucket; returns the seconds until it has something again, if it is empty."""
         at_most = max(1, self._per_minute // 60)
         draw, asked = self._keys.draw_requests, self._clock()
         try:

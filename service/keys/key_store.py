@@ -1,8 +1,8 @@
 """Bearer keys: who may ask, and for what.
 
-A key is `wg_<id>_<secret>`. The secret has 256 random bits and is told once; the table keeps its sha256, which for so
-many random bits is as good as a slow hash. Keys are revoked, never deleted: once there is one, the service asks for
-keys for good.
+A key is `wg_<id>_<secret>`. The secret has 256 random bits and is shown once. The table keeps its sha256, which is as
+safe as a slow hash for so many random bits. Keys are revoked and never deleted: once there is a key, the service needs
+one for good.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 DAY_SECONDS = 86400.0
 LAST_USED_SECONDS = 60.0
-"""How coarse `last_used` is, so that a key that is used all the time is written down once a minute."""
+"""How often `last_used` is written at most, so that a busy key costs one write a minute."""
 _KEY = re.compile(r"wg_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -40,7 +40,7 @@ API_KEYS = sa.Table(
     sa.Column("expires", sa.Float),
     sa.Column("revoked", sa.Float),
     sa.Column("last_used", sa.Float),
-    # The token bucket of the key's requests, which all processes draw from: tokens left at a time.
+    # The token bucket of the key's requests, which all processes draw from: the tokens left, and at what time.
     sa.Column("tokens", sa.Float),
     sa.Column("tokens_at", sa.Float),
 )
@@ -58,14 +58,14 @@ class Key:
     expires: float | None
     revoked: float | None
     last_used: float | None
-    """Coarse: at most a minute before the last request."""
+    """Not exact: up to a minute before the last request."""
 
     def has_secret(self, secret: str) -> bool:
-        """Whether this is the key's secret, in a time that does not tell how much of it is right."""
+        """Whether this is the key's secret; the time that it takes does not show how much of it is right."""
         return hmac.compare_digest(self.secret_sha256, _hash(secret))
 
     def is_active(self, now: float) -> bool:
-        """Whether requests are answered for this key."""
+        """Whether the key is accepted."""
         return self.revoked is None and (self.expires is None or now < self.expires)
 
 
@@ -73,12 +73,12 @@ class KeyStore:
     """The keys of one database, which any number of processes and threads may have open."""
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        """Raises BadOption for a URL that names no database that can be used."""
+        """Raises BadOption for a URL that cannot be used."""
         self._engine = open_database(url)
         self.clock = clock
 
     def migrate(self) -> None:
-        """Bring the tables to this version's form, as JobStore.migrate does."""
+        """Migrate the tables to this version, as JobStore.migrate does."""
         upgrade(self._engine)
 
     def close(self) -> None:
@@ -86,9 +86,9 @@ class KeyStore:
         self._engine.dispose()
 
     def make(self, name: str, scopes: Sequence[str], *, expires_days: float | None = None) -> tuple[str, Key]:
-        """A new key: its whole text, which nothing keeps, and what is kept of it.
+        """Make a key; returns its whole text, which is not stored, and what is stored of it.
 
-        Raises BadOption for a name or a scope that cannot be, or an expiry that is not ahead.
+        Raises BadOption for a wrong name, for wrong scopes or none, or for an expiry that is not in the future.
         """
         if not _NAME.fullmatch(name):
             raise BadOption(f"name is {name[:80]!r}, expected at most 64 letters, digits, '_', '.' and '-'")
@@ -114,7 +114,7 @@ class KeyStore:
             ]
 
     def revoke(self, key_id: str) -> Key:
-        """Revoke a key; one that was revoked before stays as it is. NotFound if there is none of this id."""
+        """Revoke a key; a key that was revoked before stays as it is. NotFound if no key has this id."""
         with self._writing() as connection:
             live = sa.and_(API_KEYS.c.id == key_id, API_KEYS.c.revoked.is_(None))
             connection.execute(sa.update(API_KEYS).where(live).values(revoked=self.clock()))
@@ -124,7 +124,7 @@ class KeyStore:
         return _key(row)
 
     def find(self, key_id: str) -> Key | None:
-        """The key of this id, whose use is written down coarsely; None if there is none."""
+        """The key of this id, or None; notes that the key is used, at most once a minute."""
         with self._engine.connect() as connection:
             row = connection.execute(sa.select(API_KEYS).where(API_KEYS.c.id == key_id)).one_or_none()
         if row is None:
@@ -147,7 +147,7 @@ class KeyStore:
     def draw_requests(self, key_id: str, *, per_minute: int, at_most: int) -> tuple[int, float]:
         """How many requests the key may make now, of the `at_most` asked for, and seconds until the next if none.
 
-        A token bucket that holds `per_minute` and fills at that rate. What is drawn is spent, in whichever process.
+        A token bucket that holds `per_minute` and fills at that rate. What a process draws is spent for all processes.
         """
         with self._writing() as connection:
             row = connection.execute(sa.select(API_KEYS).where(API_KEYS.c.id == key_id).with_for_update()).one()
@@ -166,7 +166,7 @@ class KeyStore:
 
 
 def parse_key(text: str) -> tuple[str, str] | None:
-    """The id and the secret of a key's whole text; None for what is no key."""
+    """The id and the secret in the whole text of a key; None if it is not a key."""
     match = _KEY.fullmatch(text)
     return None if match is None else (match[1], match[2])
 

@@ -1,11 +1,11 @@
-"""How a server process stops: it tells that it is not ready, ends what it has begun, then leaves, in bounded time.
+"""How a server process stops: it says that it is not ready, ends what it has begun, then exits, in bounded time.
 
     SIGTERM ─► draining: /readyz 503, new jobs refused with 503, everything else answered
             ─► jobs in hand finish or are handed back, within `drain_seconds`, and `linger_seconds` have passed
-            ─► over: event streams end, the server closes its connections and leaves
+            ─► over: event streams end, the server closes its connections and exits
             ─► EXIT_SECONDS after the signal the process ends, whatever is still going on
 
-Each process of the service does this on its own; SIGINT (Ctrl-C) skips to the end of it.
+Each process of the service does this on its own. SIGINT (Ctrl-C) skips to the end.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from types import FrameType
 from starlette.concurrency import run_in_threadpool
 
 EXIT_SECONDS = 28.0
-"""After SIGTERM; orchestrators kill after 30."""
+"""From SIGTERM to the forced end; orchestrators kill after 30."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ class Drain:
         """Whether what is still open may be closed."""
 
     def watch(self) -> None:
-        """Begin at SIGTERM, and give the signal to whoever handled it so far at the end; from the server's own loop.
+        """Start at SIGTERM, and at the end call the handler that the signal had before; from the server's event loop.
 
-        A loop outside the main thread, where signals cannot be handled, is ended by other means, then by `finish`.
+        Outside of the main thread, where signals cannot be handled, this does nothing and `finish` does it all.
         """
         if threading.current_thread() is not threading.main_thread():
             return
@@ -60,13 +60,13 @@ class Drain:
         signal.signal(signal.SIGTERM, begin)
 
     def finish(self) -> None:
-        """End what is in hand, unless that was done before."""
+        """End the jobs in hand, unless that is done already."""
         self.is_draining = True
         self._end_jobs()
         self.is_over = True
 
     def hurry(self) -> None:
-        """Let nobody wait for anything any more: the process is about to leave."""
+        """Make everything that waits give up: the process is about to exit."""
         self.is_draining = self.is_over = True
 
     def _end_jobs(self) -> None:
@@ -87,7 +87,7 @@ class Drain:
 
 
 def leave_after(seconds: float) -> None:
-    """End this process by then if it is still there, and a second later even if it holds the interpreter's lock."""
+    """End this process after `seconds`; a second later even if a thread holds the interpreter's lock."""
 
     def leave() -> None:
         _log.error("the server did not stop in time; it leaves now, and jobs in hand run again elsewhere")

@@ -26,7 +26,7 @@ def main() -> int:
 
 
 def health_url(environment: Mapping[str, str]) -> str:
-    """Where the server of these variables says that it lives."""
+    """The URL of /healthz of a server with these environment variables."""
     host = environment.get("WEIGHTGEN_HOST", "")
     host = _EVERYWHERE.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{host}:{environment.get('WEIGHTGEN_PORT', '8000')}/healthz"

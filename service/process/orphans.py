@@ -1,4 +1,4 @@
-"""A worker whose parent was killed leaves: it would keep the port from the next server and be stopped by nobody."""
+"""Ends a worker whose parent process was killed: otherwise it keeps the port from the next server, and never stops."""
 
 import errno
 import logging
@@ -13,16 +13,16 @@ from collections.abc import Callable
 from service.process.drain import EXIT_SECONDS
 
 PORT_SECONDS = 30.0
-"""How long a server waits for its port: what was killed a moment ago may still be leaving."""
+"""How long a server waits for its port: the workers of a server that was just killed may still hold it."""
 
 _log = logging.getLogger(__name__)
 
 
 def leave_with_parent(hurry: Callable[[], object], *, is_serving: Callable[[], bool]) -> None:
-    """Close the door at once and stop in good order when the process that started this one has died.
+    """Close the port at once and stop in good order when the parent process has died.
 
-    `hurry` is called first; a worker that is not serving yet has nothing to put in order. Does nothing in a process
-    that was not started as a worker.
+    `hurry` is called first. A worker that does not serve yet exits at once. In a process that is not a worker this does
+    nothing.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -34,7 +34,7 @@ def leave_with_parent(hurry: Callable[[], object], *, is_serving: Callable[[], b
         if not is_serving():
             os._exit(1)
         hurry()
-        # Unlike SIGTERM, after which requests are still answered for a while: the port is needed.
+        # Not SIGTERM, after which requests are still answered for a while: the port has to become free.
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(EXIT_SECONDS)
         os._exit(1)
@@ -43,7 +43,7 @@ def leave_with_parent(hurry: Callable[[], object], *, is_serving: Callable[[], b
 
 
 def wait_for_port(host: str, port: int, *, seconds: float = PORT_SECONDS) -> None:
-    """Return once nobody listens on the port, at the latest after this time; whoever binds it then is told why not."""
+    """Return when the port is free, or after `seconds`; if it is still taken, binding it fails with the reason."""
     end = time.monotonic() + seconds
     while port and time.monotonic() < end:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

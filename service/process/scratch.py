@@ -1,9 +1,9 @@
-"""A folder for unfinished work that leaves nothing behind: it goes with its process, or with the next one's start.
+"""A folder for unfinished work. It is removed when its process ends, or else when the next process starts.
 
-    <root>/lock         held while a folder is made or swept
-    <root>/<token>/     of one process, locked as long as that lives
+    <root>/lock         held while folders are made or removed
+    <root>/<token>/     the folder of one process, locked as long as the process lives
 
-The lock goes with its process, so that what a dead one left can be told from work in progress.
+The lock ends with its process. So the folder of a dead process can be told from work in progress.
 """
 
 import contextlib
@@ -34,16 +34,16 @@ class Scratch:
                 fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             raise StorageFailed(f"{root}: unfinished work cannot be kept there: {error.strerror}") from error
-        # At the latest when the process ends, unless a signal ends it.
+        # Also runs when the process ends, but not when a signal kills it.
         self._finalizer = weakref.finalize(self, _remove, self.folder, lock)
 
     def remove(self) -> None:
-        """Remove the folder with all that is in it; no new place can be had then."""
+        """Remove the folder with everything in it; `new_place` fails afterwards."""
         self._finalizer()
 
     @contextlib.contextmanager
     def new_place(self) -> Iterator[Path]:
-        """A path for one piece of work, where nothing is yet; what is left there at the end is removed."""
+        """A path for one piece of work, where nothing exists yet; what is there at the end is removed."""
         parent = Path(tempfile.mkdtemp(dir=self.folder))
         try:
             yield parent / "work"
@@ -61,10 +61,10 @@ def _sweep(root: Path) -> None:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # What comes into it now, from a child that outlives its process by a little, goes at the next start.
+            # A child that outlives its process may still write here; the next start removes that.
             shutil.rmtree(folder, ignore_errors=True)
         except BlockingIOError:
-            pass  # its process lives
+            pass  # its process still runs
         finally:
             os.close(descriptor)
 

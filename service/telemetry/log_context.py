@@ -1,7 +1,6 @@
-"""What every log line of one request or one job says besides its own words: the ids of both, as far as known.
+"""Fields that every log line of a request or a job has: the ids of both, as far as known.
 
-The fields live in a context variable that holds a dict, so that what a route's thread adds is seen by the middleware
-that logs the answer.
+The fields are a dict in a context variable. So the middleware that logs the answer sees what a route's thread adds.
 """
 
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ _FIELDS: ContextVar[dict[str, Any] | None] = ContextVar("log_fields", default=No
 
 @contextmanager
 def logged_with(**fields: Any) -> Iterator[dict[str, Any]]:
-    """Let every log line inside the block carry these fields, and those that `note` adds; they are yielded."""
+    """Add these fields, and those of `note`, to every log line inside the block; yields the dict of fields."""
     own = {**current_fields(), **fields}
     token = _FIELDS.set(own)
     try:
@@ -24,12 +23,12 @@ def logged_with(**fields: Any) -> Iterator[dict[str, Any]]:
 
 
 def note(**fields: Any) -> None:
-    """Add fields to the log lines of the block that this runs in; outside of any, nothing happens."""
+    """Add fields to the log lines of the current block; outside of a block, do nothing."""
     own = _FIELDS.get()
     if own is not None:
         own.update(fields)
 
 
 def current_fields() -> dict[str, Any]:
-    """The fields of the block that this runs in."""
+    """The fields of the current block."""
     return dict(_FIELDS.get() or {})

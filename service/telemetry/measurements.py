@@ -1,7 +1,7 @@
-"""What Prometheus reads: counts and times of requests and jobs, added up over all processes of the service.
+"""Metrics for Prometheus: counts and times of requests and jobs, added up over all processes of the service.
 
-No label has more values than the code has words for: routes are the templates of the app, stages and outcomes are
-listed, and neither names nor ids that a client sends become one.
+The code fixes the values of every label: routes are the templates of the app, stages and outcomes are listed. Names and
+ids that clients send are never labels.
 """
 
 import os
@@ -14,14 +14,14 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from weightgen import __version__
 
 OUTCOMES = ("succeeded", "failed", "lost", "released")
-"""How a job leaves its runner's hands: lost is cancelled or claimed by another, released is handed back at a stop."""
+"""How a job leaves its runner. lost: cancelled, or claimed by another runner; released: handed back at a stop."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 WAIT_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class Measurements:
-    """Counts and times of one process, and the text that tells those of all."""
+    """Counts and times of one process, and the text with those of all processes."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -41,35 +41,35 @@ class Measurements:
         )  # fmt: skip
         self._ended = Counter("weightgen_jobs_ended", "Jobs that left a runner.", ["outcome"], registry=registry)
         for outcome in OUTCOMES:
-            self._ended.labels(outcome)  # there before the first one ends, so that a rate has a beginning
+            self._ended.labels(outcome)  # 0 before the first job ends, so that a rate has a beginning
 
     def observe_request(self, *, method: str, route: str, status: int, seconds: float) -> None:
-        """One answer; `route` is the template that the path matched."""
+        """Count one answer; `route` is the template that the path matched."""
         self._requests.labels(method if method in METHODS else "other", route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def observe_requests(self, *, method: str, route: str, status: int, seconds: Sequence[float]) -> None:
-        """Many answers of one kind."""
+        """Count many answers of one kind."""
         self._requests.labels(method, route, str(status)).inc(len(seconds))
         histogram = self._seconds.labels(route)
         for value in seconds:
             histogram.observe(value)
 
     def observe_wait(self, seconds: float) -> None:
-        """How long a job waited before it was begun."""
+        """Count how long a job waited before it was started."""
         self._waits.observe(max(seconds, 0.0))
 
     def observe_stage(self, stage: str, seconds: float) -> None:
-        """How long a job was in a stage."""
+        """Count how long a job was in a stage."""
         self._stages.labels(stage).observe(seconds)
 
     def count_end(self, outcome: str) -> None:
-        """One of OUTCOMES happened to a job."""
+        """Count a job that left its runner with one of OUTCOMES."""
         assert outcome in OUTCOMES
         self._ended.labels(outcome).inc()
 
     def render(self, jobs: Mapping[str, int]) -> bytes:
-        """The text that Prometheus scrapes; of all processes where PROMETHEUS_MULTIPROC_DIR is set.
+        """The text that Prometheus scrapes, for all processes if PROMETHEUS_MULTIPROC_DIR is set.
 
         `jobs` is how many jobs are in each state.
         """
@@ -77,7 +77,7 @@ class Measurements:
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             registry = CollectorRegistry()
             MultiProcessCollector(registry)
-        # Not files of one process as the others are: every process sees the same jobs, and is of the same build.
+        # These are not added up over processes: every process sees the same jobs and has the same version.
         lines = ["# HELP weightgen_jobs Jobs by state.", "# TYPE weightgen_jobs gauge"]
         lines += [f'weightgen_jobs{{state="{state}"}} {number}' for state, number in jobs.items()]
         lines += ["# HELP weightgen_build_info Which version answers.", "# TYPE weightgen_build_info gauge"]

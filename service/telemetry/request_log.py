@@ -1,4 +1,4 @@
-"""One JSON line and one set of measurements for every request, each with an id that the answer tells too."""
+"""Logs and measures every request: one JSON line, with an id that the answer has in X-Request-Id."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from service.telemetry.measurements import Measurements
 LOGGER = logging.getLogger("service.requests")
 _OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"}
 _KEY = re.compile("wg_[0-9a-f]{12}_[A-Za-z0-9_-]+")
-"""A key that somebody put into a path; it is never logged."""
+"""A key that a client put into a path by mistake; it is never logged."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 LOGGING: dict[str, Any] = {
@@ -38,7 +38,7 @@ LOGGING: dict[str, Any] = {
 class JsonLines(logging.Formatter):
     """Log records as JSON objects: time (seconds since the epoch), level, logger, message, request and job, `extra`.
 
-    A record with `answers` becomes as many lines as it has of them.
+    A record with `answers` becomes one line for each of them.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -53,12 +53,12 @@ class JsonLines(logging.Formatter):
 
 
 def make_request_id() -> str:
-    """An id for a request that has none."""
+    """An id for a request that came without one."""
     return secrets.token_hex(8)
 
 
 class FastAnswer(NamedTuple):
-    """A GET that was answered with 200 and has no middleware to write it down. Its texts need no escaping in JSON."""
+    """A GET that was answered with 200 outside of the middleware that logs. Its texts need no escaping in JSON."""
 
     time: float
     """Seconds since the epoch."""
@@ -85,7 +85,7 @@ def _tell_answer(answer: FastAnswer) -> str:
 
 
 class RequestLog:
-    """ASGI middleware."""
+    """ASGI middleware that logs and measures every request."""
 
     def __init__(self, app: ASGIApp, *, measurements: Measurements) -> None:
         self._app, self._measurements = app, measurements

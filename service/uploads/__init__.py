@@ -1,1 +1,1 @@
-"""Data sets that users bring: taken, read apart, kept by what they hold."""
+"""Data sets that users upload: received, read by a separate process, stored by their content."""

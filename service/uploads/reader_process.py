@@ -1,8 +1,8 @@
-"""Starts the process that reads an upload, and takes what it wrote.
+"""Starts the process that reads an upload, and takes its output.
 
-A file that nobody knows is read where it can do no harm: by a process that holds no secret, has little memory and time,
-and may crash. It takes a tenth of a second to start, and with it no file can end or fill a server process, not even by
-a fault of a decoder.
+An unknown file is read where it can do no harm: by a process that has no secrets and little memory and time, and may
+crash. It takes a tenth of a second to start. No file can crash or fill a server process, not even through a fault of a
+decoder.
 """
 
 import json
@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 from service.uploads.reading import Limits, Raw, Unusable
 
 MAX_WAIT = 4
-"""How often the processor's seconds it may take in all: other processes want the processor too."""
+"""Most time in all, as a multiple of the processor time that it may take: other processes need the processor too."""
 _MAX_ERRORS = 4000
-"""Of the process's complaints, which the log gets."""
+"""Most bytes of the process's errors that are logged."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 def read_apart(
     file: BinaryIO, *, declared: str | None, label: str | None, is_pixels: bool, limits: Limits, scratch: Path
 ) -> Raw:
-    """What a file holds, as `reading.formats.read_file` says, read by another process; Unusable as there.
+    """What a file holds, read by another process with `reading.formats.read_file`; raises Unusable as that does.
 
-    `scratch` is a folder for what that process writes.
+    `scratch` is a folder for the output of that process.
     """
     from safetensors.numpy import load
 
@@ -63,7 +63,7 @@ def read_apart(
 
 
 def _environment() -> dict[str, str]:
-    """Where the code is, and no more: the server's own has addresses and passwords."""
+    """Environment variables that say where the code is, and no more: the server's own hold addresses and passwords."""
     return {
         "PYTHONPATH": os.pathsep.join(path for path in (str(Path(__file__).parents[2]), *sys.path) if path),
         "OPENBLAS_NUM_THREADS": "1",

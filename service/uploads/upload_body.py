@@ -1,6 +1,6 @@
-"""The body of an upload, on its way to the disk: a file as it is, or a form that holds it.
+"""Receives the body of an upload on disk: a file as it is, or a form that holds it.
 
-It lies in the scratch folder and has no name; what its sender called it is never looked at.
+The file is in the scratch folder and has no name there. The name that its sender gave it is never used.
 """
 
 import tempfile
@@ -26,7 +26,7 @@ FORMATS: dict[str, str | None] = {
     "text/csv": "csv",
     "application/vnd.apache.parquet": "parquet",
 }
-"""Media type of a body -> the format it has to be; None: by its content. In a form the content alone decides."""
+"""Media type of a body -> the format that it must have; None: the content decides, as it always does in a form."""
 FORM = "multipart/form-data"
 _BLOCK = 2**20
 _MAX_FIELD_BYTES = 1024
@@ -34,7 +34,7 @@ _SHAPE = r"^[1-9][0-9]{0,3}x[1-9][0-9]{0,3}(x[13])?$"
 
 
 class UploadOptions(BaseModel):
-    """How a table is read; other files need nothing."""
+    """How a table is read; other files need no options."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,7 +42,7 @@ class UploadOptions(BaseModel):
         default=None,
         min_length=1,
         max_length=200,
-        description="The column of the classes; by default the one called target, class or label, else the last.",
+        description="The column with the classes; by default the one called target, class or label, else the last.",
     )
     shape: str | None = Field(
         default=None,
@@ -56,7 +56,7 @@ class UploadOptions(BaseModel):
 async def receive_upload(
     request: Request, options: UploadOptions, folder: Path
 ) -> AsyncIterator[tuple[BinaryIO, Sent]]:
-    """The file of a request, and what is said of it; Problem for a body that holds none."""
+    """The file of a request, and what its sender says about it; Problem for a body without a file."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if media_type == FORM:
@@ -90,7 +90,7 @@ async def _keep(request: Request, file: BinaryIO) -> None:
 
 
 class _FormParser(MultiPartParser):
-    """Keeps files in the scratch folder from their first byte, where others begin in memory and go on in /tmp."""
+    """Writes files to the scratch folder from the first byte; the parent class begins in memory and goes on in /tmp."""
 
     folder: Path
 
@@ -114,7 +114,7 @@ async def _parse_form(request: Request, folder: Path) -> FormData:
 
 
 def _read_form(items: list[tuple[str, UploadFile | str]], options: UploadOptions) -> tuple[BinaryIO, UploadOptions]:
-    """The part `file`, and the options with those of the other parts."""
+    """The part `file`, and the options together with those in the other parts."""
     files = [value.file for name, value in items if name == "file" and isinstance(value, UploadFile)]
     fields = [(name, value) for name, value in items if isinstance(value, str)]
     if len(files) != 1 or len(items) != len(fields) + 1:
@@ -137,7 +137,7 @@ def _sent(declared: str | None, options: UploadOptions) -> Sent:
 
 
 def describe_body() -> dict[str, Any]:
-    """The body in OpenAPI."""
+    """The body, for the OpenAPI description."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     form = {
         "type": "object",

@@ -1,9 +1,9 @@
-"""What was read of an upload becomes labelled data, by the library's own rules, and is kept as two files.
+"""Makes labelled data of what was read from an upload, by the library's own rules, and stores it as two files.
 
-    about.json         what GET /v1/datasets/{name} tells of it
+    about.json         the answer of GET /v1/datasets/{name}
     data.safetensors   x_train, y_train, x_test and y_test
 
-Without parts, a fifth of each class is kept for testing, always the same (`model_zoo.data.split`).
+Without parts, a fifth of each class is kept for testing, always the same examples (`model_zoo.data.split`).
 """
 
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def label_upload(raw: Raw, *, shape: tuple[int, ...] | None, limits: Limits) -> 
 
 
 def write_data(folder: Path, data: LabelledData) -> None:
-    """Fill a new folder with the two files; the same data and notes give the same bytes."""
+    """Write the two files into a new folder; the same data and notes give the same bytes."""
     folder.mkdir()
     inputs = {f"x_{part}": x for part, x in (("train", data.x_train), ("test", data.x_test))}
     bytes_too = {name: _as_bytes(x) for name, x in inputs.items()} if data.in_channels else {}
@@ -57,7 +57,7 @@ def write_data(folder: Path, data: LabelledData) -> None:
 
 
 def read_data(name: str, about: dict[str, Any], content: bytes) -> LabelledData:
-    """The data that `write_data` wrote, from what it said of them and the bytes of the tensors."""
+    """The data that `write_data` wrote, from the parsed about.json and the bytes of data.safetensors."""
     tensors = safetensors.torch.load(content)
     for part in _PARTS:
         x = tensors[f"x_{part}"]
@@ -67,7 +67,7 @@ def read_data(name: str, about: dict[str, Any], content: bytes) -> LabelledData:
 
 
 def describe_data(data: LabelledData) -> dict[str, Any]:
-    """Kind, classes with their counts, shape and so on, JSON values."""
+    """A description of the data as JSON values: kind, classes with their counts, shape and so on."""
     counts = [torch.bincount(y, minlength=data.num_classes).tolist() for y in (data.y_train, data.y_test)]
     return {
         "kind": "features" if data.in_channels is None else "images",
@@ -132,7 +132,7 @@ def _label_pictures(raw: Raw, shape: None) -> LabelledData:
     classes = [raw.texts[i] for i in labels]
     _check_counts(labels, tuple(raw.texts))
     met = {(height, width) for height, width, _ in sizes.tolist()}
-    if len(met) == 1 and raw.num_train is None:  # then they are what an .npz of them is
+    if len(met) == 1 and raw.num_train is None:  # pictures of one size are read like an .npz of them
         y, names = number_classes(classes)
         pictures = np.stack(list(_cut_pictures(raw)))
         return _split(pictures[..., 0] if (pictures[..., :1] == pictures).all() else pictures, y, names)
@@ -151,7 +151,7 @@ def _cut_pictures(raw: Raw) -> Iterator[np.ndarray]:
 
 
 def _split(x: np.ndarray, y: np.ndarray, names: tuple[str, ...] | None) -> LabelledData:
-    order = np.argsort(y, kind="stable")  # class after class, as folders hold them
+    order = np.argsort(y, kind="stable")  # sorted by class, as folders of pictures are
     x, y = x[order], y[order]
     train, test = split_stratified(_NAME, y, test_fraction=TEST_FRACTION)
     arrays = {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]}
@@ -178,6 +178,6 @@ def _name_of(label: int, names: tuple[str, ...] | None) -> str:
 
 
 def _as_bytes(x: Tensor) -> Tensor | None:
-    """Images as bytes, if that loses nothing."""
+    """Images as bytes; None if that would lose something."""
     rounded = (x * 255).round().to(torch.uint8)
     return rounded if torch.equal(rounded.float() / 255, x) else None

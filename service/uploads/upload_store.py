@@ -1,7 +1,7 @@
-"""Data sets that were uploaded: read apart, kept as artifacts, called `up-<sha256>` by what they hold.
+"""Uploaded data sets: read by a separate process, stored as artifacts, named `up-<sha256>` by their content.
 
-The same data in another format has the same name. They are data alone; nothing of what their sender called them becomes
-a file name. torch is imported when one is read.
+The same data in another format has the same name. Names that a sender gave to files are not stored. torch is imported
+when a data set is read.
 """
 
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sent:
-    """What the sender says of a file."""
+    """What the sender says about a file."""
 
     declared: str | None = None
-    """Its format; None: as it looks."""
+    """Its format; None: found by its content."""
     label: str | None = None
-    """The column of the classes, of a table."""
+    """The column of a table with the classes."""
     shape: tuple[int, ...] | None = None
     """Height, width and channels of images whose pixels are the other columns."""
 
@@ -36,11 +36,11 @@ class Uploads:
     """The uploaded data sets of one store."""
 
     def __init__(self, store: ArtifactStore, scratch: Scratch, limits: Limits) -> None:
-        """`scratch` has to lie on the file system of the store."""
+        """`scratch` must be on the same file system as the store."""
         self.store, self._limits, self.scratch = store, limits, scratch
 
     def add(self, file: BinaryIO, sent: Sent) -> tuple[str, bool]:
-        """The name of the data set in a file, and whether it is new; Problem says why it cannot be used."""
+        """Store the data set in a file; returns its name and whether it is new. Problem if it cannot be used."""
         from service.uploads.upload_data import label_upload, write_data
 
         try:
@@ -67,22 +67,22 @@ class Uploads:
         return is_upload(name) and self.store.exists(name.removeprefix(PREFIX))
 
     def check(self, name: str) -> None:
-        """Raise UnknownName unless there is an uploaded data set of this name; it counts as used."""
+        """Raise UnknownName unless there is an uploaded data set of this name; notes that it is used."""
         if not is_upload(name) or not self.store.note_use(name.removeprefix(PREFIX)):
             raise GoneUpload(name)
 
     def describe(self, name: str) -> dict[str, Any]:
-        """What `service.uploads.upload_data.describe_data` says of one; UnknownName if there is none."""
+        """A data set as `service.uploads.upload_data.describe_data` describes it; UnknownName if there is none."""
         return parse_json(self._read(name, ABOUT), name=f"data set {name}")
 
     def load(self, name: str) -> "LabelledData":
-        """The data; UnknownName if there is none of this name."""
+        """The data of a data set; UnknownName if there is none of this name."""
         from service.uploads.upload_data import read_data
 
         return read_data(name, self.describe(name), self._read(name, TENSORS))
 
     def delete(self, name: str) -> None:
-        """Forget one; UnknownName if there is none of this name."""
+        """Delete a data set; UnknownName if there is none of this name."""
         try:
             self.store.delete(name.removeprefix(PREFIX))
         except NotFound as error:
@@ -92,12 +92,12 @@ class Uploads:
         try:
             with self.store.open(name.removeprefix(PREFIX), file) as opened:
                 return opened.read()
-        except (NotFound, FileNotFoundError) as error:  # it may go from a bucket while it is read
+        except (NotFound, FileNotFoundError) as error:  # it may be deleted from a bucket while it is read
             raise GoneUpload(name) from error
 
 
 class GoneUpload(UnknownName):
-    """No uploaded data set has this name, or none has it any more."""
+    """No uploaded data set has this name, or it was deleted."""
 
     def __init__(self, name: str) -> None:
         super().__init__("data set", name[:80], ())

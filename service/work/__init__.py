@@ -1,1 +1,1 @@
-"""From a request to its weights: what can be asked for, what it would give, the job, and the generation itself."""
+"""From a request to its weights: the names it can use, what it would give, its job, and the generation itself."""

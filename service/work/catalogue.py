@@ -1,4 +1,4 @@
-"""What can be asked for by name, and whether a request names only that. Importing it loads no torch."""
+"""What a request can name, and the check that it names nothing else. Importing this loads no torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -63,29 +63,29 @@ class Catalogue:
     """The registries behind a service."""
 
     generators: Callable[[], Mapping[str, str]]
-    """Name -> sha256 of its file."""
+    """Name -> sha256 of the generator's file."""
     architectures: Callable[[], list[str]]
     datasets: Callable[[], list[str]]
     check_names: Callable[[dict[str, Any]], None]
-    """Raises UnknownName for a request that names what is not registered; BadOption for a size out of its range.
+    """Raises UnknownName for a name that is not registered, and BadOption for a size out of its range.
 
-    Nothing is said of an uploaded data set.
+    Uploaded data sets are not checked.
     """
     find_bad_term: Callable[[dict[str, Any]], tuple[str, WeightgenError] | None] = lambda request: None
     """The field of a request with registered names that the generator's method cannot honour, and why."""
     facts: Callable[[str], dict[str, Any]] = _released_facts
     """Generator -> {about, method, architectures, scoreboards}, see `benchmarks.reports.generator_facts`."""
     contents: Callable[[dict[str, Any]], dict[str, str]] = _registered_contents
-    """What the data set and the reference zoo of a request stand for now, where its names do not say it."""
+    """sha256 of a request's reference zoos and data set as they are now; an uploaded one has it in its name."""
     describe: Callable[[str], dict[str, Any]] = _describe_registered
-    """Of a registered data set, what `service.uploads.upload_data.describe_data` says; UnknownName if there is none."""
+    """A registered data set as `service.uploads.upload_data.describe_data` describes it; UnknownName if unknown."""
     uploads: Uploads | None = None
     limits: SizeLimits | None = None
     fewest_parameters: Callable[[str], int] = _fewest_parameters
-    """Of an architecture, for whatever data."""
+    """The fewest parameters that a network of an architecture can have, for any data."""
 
     def check(self, request: dict[str, Any]) -> dict[str, str]:
-        """What the names of a canonical request stand for now; Problem says what could be asked for instead."""
+        """sha256 of what each name of a canonical request stands for now; Problem lists the names that exist."""
         generators = self.generators()
         if request["generator"] not in generators:
             raise self._unknown("generator", UnknownName("generator", request["generator"], generators))
@@ -99,7 +99,7 @@ class Catalogue:
         except UnknownName as error:
             raise self._unknown("dataset" if error.kind == "data set" else error.kind, error) from error
         except BadOption as error:
-            part = {"detail": str(error), "pointer": "#/architecture"}  # of the names only this one holds numbers
+            part = {"detail": str(error), "pointer": "#/architecture"}  # only this name has a size in it
             raise Problem("invalid-request", str(error), errors=[part]) from error
         if (bad := self.find_bad_term(request)) is not None:
             field, error = bad
@@ -109,7 +109,7 @@ class Catalogue:
         return {"generator": generators[request["generator"]], **self.contents(request)}
 
     def _check_size(self, request: dict[str, Any]) -> None:
-        """Raise OverLimit for what is known to be too large without loading any data; the job looks at the rest."""
+        """Raise OverLimit if a request is too large, as far as is known without its data; the job checks the rest."""
         if self.limits is None:
             return
         arch, name = request["architecture"], request["dataset"]

@@ -1,6 +1,7 @@
-"""What names stand for at this moment: sha256 of the files behind them, remembered as long as a file stays as it is.
+"""sha256 of the files that names stand for, remembered until a file changes.
 
-Two requests are the same only if these are: a data set or a reference zoo may be exchanged while the server runs.
+Two requests are the same only if these are equal too: a data set or a reference zoo may be replaced while the server
+runs.
 """
 
 import os
@@ -12,11 +13,11 @@ from pathlib import Path
 from weightgen.files.storage import sha256_file
 
 CHANNELS = (1, 3)
-"""Of images: which reference zoo is used depends on it."""
+"""How many channels images can have; each number has its own reference zoo."""
 
 
 class Contents:
-    """Remembers the sha256 of files by place, size and time of change."""
+    """Remembers the sha256 of files by path, size and time of last change."""
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[tuple[int, int], str]] = {}
@@ -27,7 +28,7 @@ class Contents:
         try:
             status = os.stat(path)
         except OSError:
-            return sha256_file(path)  # says what is wrong
+            return sha256_file(path)  # raises an error that says what is wrong
         stamp = (status.st_mtime_ns, status.st_size)
         with self._lock:
             known = self._known.get(path)
@@ -39,14 +40,14 @@ class Contents:
         return sha
 
     def of_dataset(self, name: str) -> str:
-        """What a registered data set is read from."""
+        """sha256 of the files of a registered data set; without files, the version of the library that holds it."""
         from model_zoo.data import data_files
 
         files = data_files(name)
         return "+".join(self.of_file(file) for file in files) if files else f"scikit-learn {_scikit_learn()}"
 
     def of_references(self, generator: str, architecture: str) -> str:
-        """The reference zoos that weights of an architecture may be compared with; empty where there are none."""
+        """sha256 of the reference zoos that weights may be compared with, one for each of CHANNELS; - for none."""
         from model_zoo.released import released_references
 
         files = (released_references(generator, architecture, channels) for channels in CHANNELS)

@@ -1,6 +1,6 @@
-"""What a request would give, told without generating: size, time, accuracy, and whether its task is a stranger.
+"""Estimates what a request would give, without generating: size, time, accuracy, and how unlike its task is.
 
-Every number has a sentence that says where it comes from; what is not known is null, and the sentence says why.
+Every number comes with a sentence that says where it comes from. What is not known is None, and the sentence says why.
 """
 
 import statistics
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from weightgen.pipeline import Job
 
 LATEST_JOBS = 200
-"""Finished jobs that are looked through for like ones."""
+"""How many finished jobs are searched for similar ones."""
 FEWEST_JOBS = 3
-"""Like ones whose accuracies make a band; fewer say little of other draws of examples."""
+"""How many similar jobs make a band of accuracies; fewer say little about other draws of examples."""
 MAX_REMEMBERED = 1024
 
 LookUp = Callable[[Mapping[str, Any]], "tuple[Job, threading.Lock]"]
-"""Canonical request -> what it names, and the lock of its generator."""
+"""Canonical request -> its loaded job, and the lock of its generator."""
 
 
 @dataclass(frozen=True)
@@ -49,28 +49,28 @@ class Estimate:
     """What a generation would give; None for what is not known."""
 
     parameters: int
-    """How many numbers one network has."""
+    """Parameters of one network."""
     bytes: int
-    """Of all tensors of all samples."""
+    """Size of all tensors of all samples."""
     seconds: float | None
-    """To make and verify the weights, without waiting."""
+    """Time to make and verify the weights, without the time in the queue."""
     accuracy: Band | None
     out_of_distribution: bool | None
-    """Whether the task is unlike all tasks that the generator learnt from."""
+    """Whether the task is unlike all training tasks of the generator."""
     basis: Basis
 
 
 class Estimator:
-    """Estimates from what is measured: jobs that finished here, the scoreboards, the generator's own zoo."""
+    """Estimates from measurements: jobs that finished here, the scoreboards, the generator's own zoo."""
 
     def __init__(self, jobs: JobStore, look_up: LookUp, facts: Callable[[str], Mapping[str, Any]]) -> None:
-        """`facts` of a generator hold its scoreboards, as `Catalogue.facts`."""
+        """`facts` returns the facts about a generator, scoreboards among them, as `Catalogue.facts` does."""
         self._jobs, self._look_up, self._facts = jobs, look_up, facts
         self._measured: OrderedDict[str, _Measured] = OrderedDict()
         self._lock = threading.Lock()
 
     def estimate(self, request: Mapping[str, Any], *, digest: str) -> Estimate:
-        """The estimate of a canonical request; raises what a generation would, short of generating."""
+        """The estimate of a canonical request; raises the errors that a generation raises before it generates."""
         measured = self._measure(request, digest)
         like = [
             (asked, result["report"])
@@ -106,7 +106,7 @@ class Estimator:
 
 
 class _Measured:
-    """What is measured of a request itself, and is the same whenever it is asked."""
+    """What only the request decides, so that it is measured once for each digest."""
 
     def __init__(self, job: "Job", request: Mapping[str, Any], lock: threading.Lock) -> None:
         asked = job.request(Order.from_json(request))
@@ -121,7 +121,7 @@ class _Measured:
 
 
 def _judge_task(job: "Job", support: Any) -> tuple[bool | None, str]:
-    """Whether the task is unlike those that the generator learnt from, and why that is known or not."""
+    """Whether the task is unlike the generator's training tasks (None: unknown), and a sentence that says why."""
     from weightgen.errors import UnsupportedTask
     from weightgen.evaluation.task_distance import measure_task
     from weightgen.references import task_embedding
@@ -163,7 +163,7 @@ def _estimate_accuracy(
     is_outside: bool | None,
     chance: float,
 ) -> tuple[Band | None, str]:
-    """The band, and in words where it comes from: jobs on the same data set, else the scores on others."""
+    """The band and where it comes from: jobs on the same data set, else the scores on other data sets."""
     keys = ("dataset", "support_per_class")
     same = [report["accuracy"] for asked, report in like if all(asked[key] == request[key] for key in keys)]
     if len(same) >= FEWEST_JOBS:

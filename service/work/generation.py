@@ -1,7 +1,8 @@
-"""What a job does: names become weights that passed the gate, kept as an artifact. torch is imported when one runs.
+"""Runs a job: makes the weights that a request names, checks them at the gate and stores them as an artifact.
 
-Generators, data sets and reference zoos stay in memory, the least recently used go first. One generator makes weights
-for one job at a time: running a module with other weights swaps them in and out of it.
+torch is imported when the first job runs. Generators, data sets and reference zoos stay in memory; the least recently
+used go first. One generator works for one job at a time, because running a module with other weights swaps them in and
+out of the module.
 """
 
 import threading
@@ -38,9 +39,10 @@ STAGES = ("load", "generate", "verify", "store")
 
 
 def check_names(request: Mapping[str, Any]) -> None:
-    """Raise UnknownName for a generator, architecture or data set that is not registered, whatever files there are.
+    """Raise UnknownName for a generator, architecture or data set that is not registered.
 
-    An architecture with a size out of its range raises BadOption. The names of uploaded data sets are let through.
+    Raises BadOption for an architecture with a size out of its range. Whether files exist is not checked, and neither
+    are the names of uploaded data sets.
     """
     from model_zoo.architectures import make_module
     from model_zoo.data import list_data
@@ -75,7 +77,7 @@ def method_of(generator: str) -> Method:
 
 
 def import_libraries() -> None:
-    """Import what requests and jobs need: the first of them would wait seconds for it, and others with it."""
+    """Import what requests and jobs need; otherwise the first of them waits seconds for it, and others with it."""
     for module in ("model_zoo.lookup", "weightgen.pipeline", "weightgen.evaluation.task_distance"):
         import_module(module)
 
@@ -93,7 +95,7 @@ class Generation:
         max_datasets: int,
         limits: SizeLimits | None = None,
     ) -> None:
-        """`scratch`, a folder for unfinished work, has to lie on the file system of the artifacts."""
+        """`scratch`, a folder for unfinished work, must be on the same file system as the artifacts."""
         self._limits = limits
         self._artifacts, self._uploads, self._scratch, self._contents = artifacts, uploads, Scratch(scratch), Contents()
         self._generators: Loaded[tuple[Path, int], _Generator] = Loaded(_load_generator, max_generators)
@@ -102,24 +104,27 @@ class Generation:
         self._own = _Own(min(max_generators, max_datasets))
 
     def __call__(self, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        """{artifact, repository, files, report, samples}, JSON values; `samples` lists {artifact, ...} of every set of
-        weights, and the first stands outside as well. Raises whatever of WeightgenError the library raises."""
+        """The result as JSON values: {artifact, repository, files, report, samples}.
+
+        `samples` lists {artifact, repository, files, report} of every set of weights; the values of the first one are
+        also at the top. Raises the library's WeightgenError.
+        """
         (outcome,) = self.run_many([Task(request, progress)])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
     def group_of(self, request: Mapping[str, Any]) -> Hashable:
-        """Requests of equal groups gain by being made in one pass of their generator; None for one that does not."""
+        """The group of a request: one pass of the generator is faster for several of a group. None: run it alone."""
         names = request["generator"], request["architecture"]
         try:
             is_joined = request["num_samples"] == 1 and _can_join(*names)
         except WeightgenError:
-            return None  # it fails alone
+            return None  # it fails when it is run
         return (*names, request["support_per_class"]) if is_joined else None
 
     def run_many(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
-        """The outcome of every task in order, those of one generator made together."""
+        """The outcome of every task, in order; tasks of one generator are made together."""
         from weightgen.pipeline import make_weights_many
 
         begun = [self._begin(task) for task in tasks]
@@ -136,11 +141,11 @@ class Generation:
 
     def _tell_verify(self, tasks: Sequence[Task], places: Sequence[int]) -> None:
         for place in places:
-            with suppress(JobLost):  # told at its next stage; the others go on
+            with suppress(JobLost):  # this job learns of it at its next stage; the others go on
                 self._tell("verify", tasks[place].progress)
 
     def _begin(self, task: Task) -> "_Begun | Exception":
-        """What a task asks for, loaded, or what stands in its way."""
+        """What a task asks for, loaded; or the error that prevents it."""
         request = task.request
         try:
             check_names(request)
@@ -153,7 +158,7 @@ class Generation:
         return _Begun(job, Order.from_json(request), generator)
 
     def _end(self, task: Task, made: "list[Made] | WeightgenError") -> Outcome:
-        """The result of a task, its weights stored."""
+        """Store the weights of a task and return its result."""
         if isinstance(made, WeightgenError):
             return made
         try:
@@ -167,16 +172,16 @@ class Generation:
         with self._scratch.new_place() as place:
             report = made.save(place)
             artifact = self._artifacts.add(place)
-        del report["artifact"]  # where it was written before it was added
+        del report["artifact"]  # its place in the scratch folder, where it is no longer
         files = [asdict(file) for file in self._artifacts.files(artifact)]
         return {"artifact": artifact, "repository": f"sha/{artifact}", "files": files, "report": report}
 
     def close(self) -> None:
-        """Remove unfinished work; nothing can be made any more."""
+        """Remove unfinished work; no job can run afterwards."""
         self._scratch.remove()
 
     def look_up(self, request: Mapping[str, Any]) -> "tuple[Job, threading.Lock]":
-        """What a canonical request names, loaded, and the lock to hold while its generator works."""
+        """The loaded job of a canonical request, and the lock to hold while its generator works."""
         check_names(request)
         job, generator = self._look_up(request)
         return job, generator.lock
@@ -185,7 +190,7 @@ class Generation:
         progress(stage, STAGES.index(stage), len(STAGES))
 
     def _look_up(self, request: Mapping[str, Any]) -> "tuple[Job, _Generator]":
-        """The job that the names mean, as `model_zoo.lookup.look_up` builds it, and its generator."""
+        """The job for the names of a request, built as `model_zoo.lookup.look_up` builds it, and its generator."""
         from model_zoo.released import released_generator, released_references
 
         arch, file = request["architecture"], released_generator(request["generator"])
@@ -200,7 +205,7 @@ class Generation:
         return job, generator
 
     def _find_data(self, name: str) -> "LabelledData":
-        """The data set as it is now, whether or not another was loaded under its name; UnknownName if it is gone."""
+        """The data set with its present content, even if other content was loaded before; UnknownName if it is gone."""
         if is_upload(name):
             self._uploads.check(name)
             return self._datasets.get((name, name))
@@ -213,7 +218,7 @@ class Generation:
 
 
 class Loaded(Generic[Key, Value]):
-    """Things loaded once and kept, at most `limit` of them; of several threads that ask one loads, the others wait."""
+    """Keeps what was loaded, at most `limit` things. If several threads ask at once, one loads and the others wait."""
 
     def __init__(self, load: Callable[[Key], Value], limit: int) -> None:
         self._load, self._limit = load, limit
@@ -221,10 +226,10 @@ class Loaded(Generic[Key, Value]):
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Value:
-        """What `key` stands for; raises what loading it raises, and tries again the next time."""
+        """The thing for `key`, loaded if need be. An error while loading is raised, and the next call tries again."""
         with self._lock:
             if key not in self._values:
-                while len(self._values) >= self._limit:  # before loading: the two may not fit together
+                while len(self._values) >= self._limit:  # before loading: memory may not hold both
                     self._values.popitem(last=False)
                 self._values[key] = self._load(key)
             self._values.move_to_end(key)
@@ -235,12 +240,12 @@ class Loaded(Generic[Key, Value]):
 class _Generator:
     generator: "WeightGenerator"
     sha256: str
-    """Of its file."""
+    """sha256 of the generator's file, hex."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class _Own(threading.local):
-    """What each thread has for itself: a job's network takes the weights of one request at a time."""
+    """The jobs of one thread; threads cannot share one, because its network holds the weights of one request."""
 
     def __init__(self, limit: int) -> None:
         self.jobs: Loaded[tuple[_Generator, str, LabelledData, ReferenceZoo | None], Job] = Loaded(_make_job, limit)
@@ -262,7 +267,7 @@ def _make_job(parts: "tuple[_Generator, str, LabelledData, ReferenceZoo | None]"
 
 @dataclass(frozen=True, eq=False)
 class _Begun:
-    """What a task asks for, loaded."""
+    """A task with everything that it needs loaded."""
 
     job: "Job"
     order: Order
@@ -271,8 +276,10 @@ class _Begun:
 
 @lru_cache(maxsize=1024)
 def _can_join(generator: str, architecture: str) -> bool:
-    """Whether the generator makes several networks of the architecture in one pass; UnknownName, BadOption as
-    `check_names`."""
+    """Whether the generator can make several networks of the architecture in one pass.
+
+    Raises UnknownName and BadOption as `check_names` does.
+    """
     from model_zoo.architectures import make_module
     from weightgen.generators import class_of
     from weightgen.request import MakesMany
@@ -287,7 +294,7 @@ def _load_generator(key: tuple[Path, int]) -> _Generator:
     from weightgen.generators import load_generator
     from weightgen.runtime.global_rng import borrowed_rng
 
-    with borrowed_rng():  # modules draw when they are made, and another job may be drawing
+    with borrowed_rng():  # a new module draws random numbers, and another job may be drawing too
         return _Generator(load_generator(key[0]), sha256_file(key[0]))
 
 

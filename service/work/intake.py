@@ -1,4 +1,4 @@
-"""How a request becomes a job, and how its result is waited for: the same for every front end of the service."""
+"""Makes a request a job and waits for its result, in the same way for every route."""
 
 import asyncio
 import time
@@ -22,26 +22,26 @@ from service.work.catalogue import Catalogue
 from service.work.request_body import GenerationRequestBody
 
 FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 0.25
-"""Between two looks at a job that may be run by another process: it grows from the one to the other."""
+"""Pause between two looks at a job that another process may run; it grows from the first value to the second."""
 
 
 @dataclass(frozen=True)
 class Intake:
-    """What every route needs."""
+    """Accepts requests and waits for jobs; holds what the routes need for that."""
 
     settings: Settings
     jobs: JobStore
     artifacts: ArtifactStore
     catalogue: Catalogue
     wake: Callable[[], None]
-    """Tells this process's runner that there is work."""
+    """Wakes this process's runner when there is work."""
     drain: Drain
-    """Whether this process is stopping; then it takes no new jobs, and answers requests that have one."""
+    """Says whether this process is stopping. Then it takes no new jobs, but answers requests that have one already."""
     endings: Endings = field(default_factory=Endings)
-    """Of the jobs that this process's runner runs."""
+    """Says when a job of this process's runner has ended."""
 
     def examine(self, body: GenerationRequestBody) -> tuple[dict[str, Any], str]:
-        """The canonical request and its digest; Problem for what is not served here, by its names or its size."""
+        """The canonical request and its digest; Problem for a name or a size that is not served here."""
         if body.num_samples > self.settings.max_samples:
             detail = f"num_samples is {body.num_samples}, at most {self.settings.max_samples} may be asked for"
             raise Problem("invalid-request", detail, errors=[{"detail": detail, "pointer": "#/num_samples"}])
@@ -53,7 +53,7 @@ class Intake:
     ) -> Job:
         """The job of a request of `owner`; Problem for unknown names, Conflict and QueueFull as JobStore.submit.
 
-        Who may not make anything gets a job that there is already; Problem if there is none.
+        Without `may_make` only a job that exists already is returned; Problem if there is none.
         """
         request, digest = self.examine(body)
         submit = partial(
@@ -68,7 +68,7 @@ class Intake:
         try:
             job, is_new = submit()
             if job.result is not None and not self._are_kept(job.result):
-                self.jobs.forget_artifact(job.result["artifact"])  # deleted: the weights are made anew
+                self.jobs.forget_artifact(job.result["artifact"])  # an artifact was deleted: make it again
                 job, is_new = submit()
         except QueueFull:
             if not may_make:
@@ -84,14 +84,14 @@ class Intake:
         return job
 
     def _are_kept(self, result: Mapping[str, Any]) -> bool:
-        """Whether every artifact of a result is there, and used now."""
+        """Whether every artifact of a result still exists; notes that they are used now."""
         others = {sample["artifact"] for sample in result.get("samples", ())}
         return all(self.artifacts.note_use(artifact) for artifact in others | {result["artifact"]})
 
     async def wait(self, job: Job, *, seconds: float | None = None) -> Job:
-        """The job once it has ended, or as it is after `seconds`, or if this process stops and it waits.
+        """The job when it has ended, or as it is after `seconds` (`inline_seconds` if not given).
 
-        Without `seconds` it is `inline_seconds`.
+        A process that is stopping does not wait for a job that is still queued, and in the end for no job at all.
         """
         patience = self.settings.inline_seconds if seconds is None else seconds
         end, pause = time.monotonic() + patience, FIRST_LOOK_SECONDS

@@ -1,4 +1,4 @@
-"""What a client asks for, and which requests are the same; unknown fields and values of another type are refused."""
+"""The body of a request for weights, and its digest. Unknown fields and values of another type are refused."""
 
 import hashlib
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ MAX_SAMPLES = 1024
 
 OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=67)]
-"""Of something registered, or of an uploaded data set, up-<sha256>; a path or a URL is none."""
+"""The name of something registered, or up-<sha256> for an uploaded data set. Paths and URLs do not match."""
 
 
 class GenerationRequestBody(BaseModel):
@@ -41,7 +41,7 @@ class GenerationRequestBody(BaseModel):
         default=1,
         ge=1,
         le=MAX_SAMPLES,
-        description="Sets of weights to make; more than one from generators that sample.",
+        description="Sets of weights to make; only generators that sample can make more than one.",
     )
     fallback: bool = Field(
         default=True,
@@ -62,13 +62,13 @@ class GenerationRequestBody(BaseModel):
         return Order(**self.model_dump(mode="json"))
 
     def canonical(self) -> dict[str, Any]:
-        """The request as a job keeps it, every field present."""
+        """The request as a job stores it, with every field."""
         return self.order().to_json()
 
     def digest(self, *, contents: Mapping[str, str]) -> str:
-        """sha256 of everything that decides the answer, hex: requests with one digest share one job.
+        """sha256 of everything that decides the answer, hex. Requests with equal digests share one job.
 
-        `contents` is what the names stand for (`Catalogue.check`).
+        `contents` is what the names stand for, from `Catalogue.check`.
         """
         parts = [self.canonical(), dict(contents), __version__]
         return hashlib.sha256(encode_json(parts, name="the request")).hexdigest()

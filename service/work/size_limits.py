@@ -1,4 +1,4 @@
-"""How large the networks and the tasks may be that one server works on; refused before the work begins."""
+"""How large the networks and tasks of a server may be; what is larger is refused before the work begins."""
 
 from dataclasses import dataclass
 

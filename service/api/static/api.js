@@ -1,4 +1,4 @@
-/* What the page asks of the server it came from. A problem+json answer is thrown as a Refusal. */
+/* The page's requests to the server that it came from. A problem+json answer is thrown as a Refusal. */
 
 const KEY = "weightgen.key";
 const AGAIN_MS = 1000;
@@ -8,7 +8,7 @@ export const FINAL = new Set(["succeeded", "failed", "cancelled"]);
 let wantKey = null;
 let wanted = null;
 
-/** An answer that says no: `message` is its sentence, `errors` are the parts that are wrong. */
+/** A request was refused: `message` is the sentence of the answer, `errors` are the parts that are wrong. */
 export class Refusal extends Error {
   constructor(status, problem) {
     super(problem?.detail || `The server answered with status ${status}.`);
@@ -19,7 +19,7 @@ export class Refusal extends Error {
 
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
-/** `ask` is called with a sentence when the server wants a key, and answers with one once the user gave it. */
+/** `ask` is called with a sentence when the server wants a key; it resolves with the key that the user gives. */
 export function whenKeyIsWanted(ask) {
   wantKey = ask;
 }
@@ -33,7 +33,7 @@ export async function askJson(path, options = {}) {
   return response.json();
 }
 
-/** The answer of a path, whatever it holds. */
+/** The answer of a path, of any type. */
 export function ask(path, options = {}) {
   return withKey(async () => {
     const response = await reach(path, { ...options, headers: { ...options.headers, ...authorization() } });
@@ -42,7 +42,7 @@ export function ask(path, options = {}) {
   });
 }
 
-/** Posts one file, telling the fraction that is sent; `signal` aborts it. */
+/** Posts one file and reports the fraction that is sent; `signal` aborts it. */
 export function upload(path, body, { headers = {}, onProgress, signal }) {
   return withKey(() => new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -61,7 +61,7 @@ export function upload(path, body, { headers = {}, onProgress, signal }) {
   }));
 }
 
-/** Every change of a job until it has ended; a connection that breaks is taken up again where it was. */
+/** Every change of a job until it has ended; a connection that breaks is resumed where it was. */
 export async function* follow(id, signal) {
   let [last, hasEnded] = ["", false];
   while (!hasEnded) {

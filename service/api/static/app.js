@@ -46,7 +46,7 @@ async function listOffers() {
   return { datasets, architectures, generators: facts };
 }
 
-/** Shows all that is known of what is chosen, before anything is made. */
+/** Shows what is known about the present choice, before anything is made. */
 function showChosen() {
   describeDataset(form.chosenDataset());
   showEstimate(form.currentRequest());
@@ -77,7 +77,7 @@ async function open(job) {
   await watch(async () => job);
 }
 
-/** Follows the job that `begin` resolves with, and shows how it ended; what was watched before is left alone. */
+/** Follows the job that `begin` resolves with, and shows how it ended; a job that was followed before is let go. */
 async function watch(begin) {
   watching.abort();
   const { signal } = (watching = new AbortController());

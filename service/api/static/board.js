@@ -1,4 +1,4 @@
-/* What a generator did for an architecture on data sets that it never saw. */
+/* The scores of a generator for an architecture, on data sets that it never saw. */
 
 import { drawInto, drawScoreboard } from "./charts.js";
 import { byId, element, seconds } from "./dom.js";

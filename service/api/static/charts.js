@@ -16,7 +16,7 @@ const [NARROWEST, WIDEST, NARROW] = [280, 760, 460];
 const WAITING = new ResizeObserver((entries) => entries.forEach(({ target }) => redraw.get(target)?.()));
 const redraw = new WeakMap();
 
-/** Draws by `draw(width)` at the place's width in pixels, and again when that changes: text keeps its size. */
+/** Draws with `draw(width)`, the width of the place in pixels, and again when that changes: text keeps its size. */
 export function drawInto(place, draw) {
   let drawnAt = 0;
   redraw.set(place, () => {
@@ -30,7 +30,7 @@ export function drawInto(place, draw) {
 export const nameInSentence = (source) => SENTENCE_NAMES[source] ?? nameOf(source);
 export const nameOf = (source) => NAMES[source] ?? source.replaceAll("_", " ");
 
-/** Bars of what was asked for and of every reference; the one handed over stands out. */
+/** Bars for the generated weights and for every reference; the returned one stands out. */
 export function drawHeldBack(report, width) {
   const { held_back: held, source } = report.verification;
   const asked = report.generator.name;
@@ -63,7 +63,7 @@ export function drawHeldBack(report, width) {
   return chart;
 }
 
-/** A row for every data set: generated, trained from scratch, and the best of what costs as little to make. */
+/** A row for every data set: generated, trained from scratch, and the best reference that is as quick to make. */
 export function drawScoreboard(board, chosen, width) {
   const rows = [...Object.entries(board.accuracy), ["mean", board.mean]];
   const isNarrow = width < NARROW;

@@ -1,4 +1,4 @@
-/* Small ways to write the document, and numbers as they are read. */
+/* Short functions that write the document, and numbers in a readable form. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -14,7 +14,7 @@ export function drawn(name, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, name), attributes, children);
 }
 
-/** Shows what is wrong at one place, or nothing there if there is nothing. */
+/** Shows what is wrong at one place, or clears the place if nothing is wrong. */
 export function tellFault(place, ...sentences) {
   const said = sentences.filter(Boolean);
   place.replaceChildren(...said.map((sentence) => element("span", {}, capitalise(sentence))));

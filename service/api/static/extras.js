@@ -1,4 +1,4 @@
-/* What a server may offer beside generation: descriptions of data sets, and estimates. Its OpenAPI says which. */
+/* What a server may offer beside generation: descriptions of data sets, and estimates. Its OpenAPI lists them. */
 
 import { askJson, Refusal } from "./api.js";
 import { byId, bytes, count, element, many, percent, seconds } from "./dom.js";
@@ -10,7 +10,7 @@ let described = "";
 let waiting = null;
 let asking = new AbortController();
 
-/** Learns what the server offers; `offers` answers afterwards. */
+/** Asks the server what it offers; afterwards `offers` knows. */
 export async function startExtras() {
   const description = await askJson("/openapi.json");
   paths = description.paths;
@@ -19,7 +19,7 @@ export async function startExtras() {
 
 export const offers = (path, method) => paths[path]?.[method] !== undefined;
 
-/** Shows what a data set is, if the server says it. */
+/** Shows what a data set is, if the server describes data sets. */
 export async function describeDataset(name) {
   if (name === described || !offers("/v1/datasets/{name}", "get")) return;
   described = name;
@@ -32,13 +32,13 @@ export async function describeDataset(name) {
   }
 }
 
-/** What a data set is, in a line. */
+/** What a data set is, in one line. */
 export function tellDataset({ kind, num_classes: classes, train, test, shape }) {
   const size = kind === "images" ? `images of ${shape.slice(1).join("×")}${shape[0] === 3 ? " in colour" : ""}` : many(shape[0], "number");
   return `${count(classes)} classes of ${size}; ${count(train)} examples to draw from, ${count(test)} to test on.`;
 }
 
-/** Shows what a request would give, a moment after the last change; nothing where the server cannot say. */
+/** Shows what a request would give, a moment after the last change; shows nothing if the server cannot say. */
 export function showEstimate(request) {
   clearTimeout(waiting);
   asking.abort();

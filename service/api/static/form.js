@@ -1,4 +1,4 @@
-/* The request as a form: what can be chosen, what was chosen, and what is wrong with it. */
+/* The form of a request: what can be chosen, what was chosen, and what is wrong with it. */
 
 import { byId, element, percent, tellFault } from "./dom.js";
 
@@ -13,7 +13,7 @@ const FIRST_CHOICE = { dataset: "digits", architecture: "cnn-tiny", generator: "
 let facts = new Map();
 let shownOptions = null; // the name of the generator whose options are shown
 
-/** Puts in what the server lists; `generators` are the answers of /v1/generators/{name}. */
+/** Fills the lists of the form from the server; `generators` are the answers of /v1/generators/{name}. */
 export function fillForm({ datasets, architectures, generators }) {
   facts = new Map(generators.map((generator) => [generator.name, generator]));
   byId("dataset").replaceChildren(...datasets.map((name) => element("option", { value: name }, name)));
@@ -35,14 +35,14 @@ export function whenChanged(tell) {
   });
 }
 
-/** A data set of the user's own, chosen at once. */
+/** Adds a data set of the user's own and selects it. */
 export function addDataset(name, label) {
   listUploaded(name, label);
   byId("dataset").value = name;
   byId("dataset").dispatchEvent(new Event("input", { bubbles: true }));
 }
 
-/** What a data set is called here: uploaded ones by their file, or by the beginning of their content's name. */
+/** The name that is shown for a data set: for uploaded ones the file's, or the beginning of the data set's. */
 export function labelOf(name) {
   const found = [...byId("dataset").options].find((option) => option.value === name);
   return found?.label ?? (UPLOADED.test(name) ? `${name.slice(0, 11)}…` : name);
@@ -56,7 +56,7 @@ export function chosenArchitecture() {
   return name === CUSTOM ? byId("custom-architecture").value.trim() : name;
 }
 
-/** The body of a generation request; null, with what is wrong shown, if there is no number where one has to be. */
+/** The body of a generation request; null if a number is missing, which is then shown. */
 export function readRequest() {
   clearFaults();
   const request = currentRequest();
@@ -66,7 +66,7 @@ export function readRequest() {
   return null;
 }
 
-/** The same, with NaN for what is no number. */
+/** The same, with NaN for what is not a number. */
 export function currentRequest() {
   const numbers = NUMBERS.map((field) => [field, Number(byId(field).value.trim() || NaN)]);
   return {
@@ -95,7 +95,7 @@ function currentMethod() {
   };
 }
 
-/** Sets the form to a request that was made earlier, as far as the server still lists what it names. */
+/** Sets the form to an earlier request, as far as the server still lists the names in it. */
 export function showRequest(request) {
   if (UPLOADED.test(request.dataset)) listUploaded(request.dataset, labelOf(request.dataset));
   choose(byId("dataset"), request.dataset);

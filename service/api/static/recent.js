@@ -1,4 +1,4 @@
-/* The jobs of this browser: their ids are kept here, everything else is asked of the server. */
+/* The jobs of this browser: their ids are stored here, everything else comes from the server. */
 
 import { askJson, Refusal } from "./api.js";
 import { byId, element, percent } from "./dom.js";

@@ -11,7 +11,7 @@ const COPY = 0.05; // of the usual distance between trained networks
 
 let shown = null;
 
-/** Shows a job that has succeeded, its first sample; resolves once the snippets are there too. */
+/** Shows the first sample of a job that has succeeded; resolves when the snippets are shown too. */
 export async function showResult(job) {
   const { architecture, dataset } = job.request;
   const { samples } = job.result;

@@ -1,4 +1,4 @@
-/* How far a job is. */
+/* Shows how far a job is. */
 
 import { byId, capitalise, element, many } from "./dom.js";
 

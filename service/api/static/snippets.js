@@ -1,9 +1,9 @@
-/* The ways to load a result, as text that runs as it stands. */
+/* The ways to load a result, as code that runs without changes. */
 
 const SHOTS_OF_NAMES = 20;
 const LONGEST_NAME = 96;
 
-/** The name under which Hub clients find a sample of a job: readable where its request can be said in a name. */
+/** The repository where Hub clients find a sample of a job: a readable name if it can hold the whole request. */
 export function repositoryOf(job, sample) {
   const asked = job.request;
   const parts = [asked.architecture, asked.dataset, asked.generator];

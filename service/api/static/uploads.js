@@ -1,4 +1,4 @@
-/* A data set of the user's own: chosen or dropped, sent with progress, and told what is wrong with it. */
+/* Uploads a data set of the user's own: chosen or dropped, sent with progress; shows what is wrong with it. */
 
 import { Refusal, upload } from "./api.js";
 import { byId, tellFault } from "./dom.js";
@@ -9,7 +9,7 @@ const OPTIONS = ["label", "shape"];
 let last = null;
 let sending = new AbortController();
 
-/** Shows the place for files where the server takes them; `add` gets the name of what was uploaded and of its file. */
+/** Shows the place for files if the server takes them; `add` gets the name of the data set and that of its file. */
 export function startUploads(add) {
   byId("upload").hidden = !offers("/v1/datasets", "post");
   const place = byId("drop");

@@ -1,4 +1,4 @@
-/* A zip archive of a few files, stored as they are: weights do not get smaller by packing. */
+/* A zip archive of a few files, not compressed: weights do not get smaller. */
 
 const TABLE = new Uint32Array(256).map((_, index) => {
   let value = index;
@@ -7,7 +7,7 @@ const TABLE = new Uint32Array(256).map((_, index) => {
 });
 const NEW_YEAR_1980 = [0, 0x21]; // DOS time and date: equal files make equal archives
 
-/** The archive of [{name, content}], names in ASCII and contents of bytes, all below 4 GB together. */
+/** The archive of [{name, content}]: names are ASCII, contents are bytes, and all together are below 4 GB. */
 export function packZip(files) {
   const parts = [];
   const directory = [];

@@ -1,11 +1,11 @@
-"""Reads an uploaded file to plain arrays: in a process of its own, since nothing is known of the file yet.
+"""Reads an uploaded file into plain arrays, in a separate process, because the file may be hostile.
 
-`python -m service.uploads.reading` (started by service/uploads/reader_process.py) has little memory and time, no file
-by name and no settings of the server. It imports no torch, so that it is there in a tenth of a second.
+`python -m service.uploads.reading` (started by service/uploads/reader_process.py) has little memory and time. It opens
+no file by name and gets no settings of the server. It imports no torch, so that it starts in a tenth of a second.
 
-    numbers    x and y, or x_train, y_train, x_test and y_test: an .npz
-    table      x (n, d) float64 and y: CSV or Parquet
-    pictures   pixels, all pictures' one after another (uint8), sizes (n, 3) of height, width and channels, and y
+    numbers    from an .npz: x and y, or x_train, y_train, x_test and y_test
+    table      from CSV or Parquet: x (n, d) float64 and y
+    pictures   from a zip: pixels of all pictures in a row (uint8), sizes (n, 3) of height, width and channels, and y
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_NAME = 100
-"""Characters of the name of a class."""
+"""Most characters in the name of a class."""
 
 
 class Unusable(Exception):
-    """The file cannot be used; the message is one sentence for who uploaded it."""
+    """The file cannot be used; the message is one sentence for the one who uploaded it."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an upload may be."""
+    """How large an upload may be."""
 
     max_uncompressed_bytes: int
     max_examples: int
@@ -33,7 +33,7 @@ class Limits:
     max_image_pixels: int
     max_archive_entries: int
     max_reading_seconds: int
-    """Of one processor."""
+    """Processor time."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,21 @@ class Raw:
     form: Literal["numbers", "table", "pictures"]
     arrays: dict[str, NDArray]
     texts: list[str] | None = None
-    """What the labels stand for, if they count texts in the order they were met; None: labels are labels."""
+    """The text of each label, if labels are texts that were numbered in order of appearance; None: they are numbers."""
     class_names: list[str] | None = None
     num_train: int | None = None
-    """Of pictures: how many of the first ones are the train part; None: the file has no parts."""
+    """How many pictures, counted from the first, are the train part; None: the file has no parts."""
 
 
 class Texts:
-    """Texts that become labels, in the order in which they are met."""
+    """Numbers texts as labels, in order of appearance."""
 
     def __init__(self, limits: Limits) -> None:
         self._index: dict[str, int] = {}
         self._limits = limits
 
     def label(self, text: str) -> int:
-        """The label of a class's name."""
+        """The label for the name of a class."""
         if text not in self._index:
             check_name(text)
             if len(self._index) == self._limits.max_classes:
@@ -70,7 +70,7 @@ class Texts:
 
 
 def check_name(text: str) -> None:
-    """Raise Unusable for what no class can be called."""
+    """Raise Unusable for a text that cannot be the name of a class."""
     if not 1 <= len(text) <= MAX_NAME or not text.isprintable():
         raise Unusable(f"{show(text)} cannot be the name of a class; expected 1 to {MAX_NAME} printable characters")
 
@@ -87,7 +87,7 @@ def check_bytes(num: int, limits: Limits) -> None:
 
 
 def show(text: str) -> str:
-    """A text of the file as a message has it: in quotes, short, and with nothing that does not print."""
+    """A text of the file as messages show it: in quotes, short and printable."""
     return repr(text if len(text) <= 60 else text[:60] + "…").encode("ascii", "backslashreplace").decode()
 
 

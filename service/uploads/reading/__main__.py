@@ -1,7 +1,7 @@
 """python -m service.uploads.reading ASKED: reads a file on stdin, writes arrays and the verdict to stdout.
 
-ASKED is JSON: {declared, label, is_pixels, limits}. What is written is safetensors, with the verdict in its metadata:
-{"refused": sentence} or what a Raw holds besides its arrays.
+ASKED is JSON: {declared, label, is_pixels, limits}. The output is safetensors with the verdict in its metadata:
+{"refused": sentence}, or the fields of a Raw without its arrays.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from service.uploads.reading import Limits, Unusable
 from service.uploads.reading.formats import read_file
 
 BASE_BYTES = 768 * 2**20
-"""What Python and its packages take of the address space, with room to spare."""
+"""Address space for Python and its packages, with room to spare."""
 OF_UNCOMPRESSED = 4
-"""How often what a file unpacks to may be in memory: unpacked, as arrays, put together, written."""
+"""How many copies of the unpacked file may be in memory: unpacked, as arrays, put together, written."""
 
 
 def main() -> int:
-    """Read, write, and return 0: what is wrong with the file is no fault of this process."""
+    """Read and write; returns 0 for a bad file too, which is no fault of this process."""
     asked = json.loads(sys.argv[1])
     limits = Limits(**asked.pop("limits"))
     confine(limits)
@@ -43,12 +43,12 @@ def main() -> int:
 
 
 def refuse(sentence: str) -> bytes:
-    """What is written instead of arrays."""
+    """The output for a file that is refused."""
     return save({"none": np.zeros(0, np.uint8)}, {"verdict": json.dumps({"refused": sentence})})
 
 
 def confine(limits: Limits) -> None:
-    """Take from this process what it does not need, for good."""
+    """Limit this process for good to what it needs."""
     memory = BASE_BYTES + OF_UNCOMPRESSED * limits.max_uncompressed_bytes
     written = limits.max_uncompressed_bytes + 16 * 2**20
     for what, limit in (
@@ -61,9 +61,9 @@ def confine(limits: Limits) -> None:
         _, most = resource.getrlimit(what)
         allowed = limit if most == resource.RLIM_INFINITY else min(limit, most)
         resource.setrlimit(what, (allowed, allowed))
-    os.nice(5)  # whoever asks for something else is answered first
+    os.nice(5)  # other requests are answered first
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("1000")  # where memory is short the server stays
+        score.write("1000")  # where memory runs out, this process is killed and not the server
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Zip archives that are what they seem: every entry is judged by the archive's directory before any is unpacked."""
+"""Opens zip archives with care: every entry is checked by the archive's directory before any is unpacked."""
 
 import os
 import re
@@ -13,15 +13,15 @@ from service.uploads.reading import Limits, Unusable, check_bytes, show
 _END = struct.Struct("<4s4H2LH")
 """The end of the directory: signature, two disks, entries here and in all, size and place of the directory, comment."""
 _LOCAL = struct.Struct("<4s5H3L2H")
-"""What stands before an entry's data, up to the lengths of its name and of its extra field."""
+"""The header before an entry's data, up to the lengths of its name and of its extra field."""
 MAX_ENTRY_BYTES = 1024
-"""Of the directory, for an entry: its name and what packers add."""
+"""Most bytes of the directory for one entry: its name and what packers add."""
 _DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, OSError, ValueError)
 """What zipfile raises for archives that are damaged or made to confuse."""
 
 
 def open_archive(file: BinaryIO, limits: Limits) -> tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]:
-    """The archive and its entries but the folders; Unusable for one that is damaged, unsafe or too large."""
+    """The archive and its entries without the folders; Unusable for one that is damaged, unsafe or too large."""
     _check_end(file, limits)
     try:
         archive = zipfile.ZipFile(file)
@@ -51,12 +51,12 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 
 
 def ends_with_arrays(entries: list[zipfile.ZipInfo]) -> bool:
-    """Whether the archive is an .npz: arrays on its top, as numpy.savez writes them."""
+    """Whether the archive is an .npz: arrays outside of any folder, as numpy.savez writes them."""
     return any(entry.filename.endswith(".npy") and "/" not in entry.filename for entry in entries)
 
 
 def _check_end(file: BinaryIO, limits: Limits) -> None:
-    """Refuse a directory that is too large to be read: zipfile makes an object of every entry."""
+    """Refuse a directory that is too large to be read: zipfile makes an object for every entry."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _END.size - 0xFFFF))
     tail = file.read()
@@ -89,7 +89,7 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
 
 
 def _check_overlap(file: BinaryIO, archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> None:
-    """Refuse entries that share bytes, with which a small archive unpacks to any size."""
+    """Refuse entries that share bytes: with them a small archive can unpack to any size."""
     end = 0
     for entry in sorted(entries, key=lambda e: e.header_offset):
         file.seek(entry.header_offset)

@@ -1,4 +1,4 @@
-"""Which format a file has, by its first bytes; what it is called plays no part."""
+"""Finds the format of a file by its first bytes; its name plays no part."""
 
 import os
 from collections.abc import Callable
@@ -23,16 +23,16 @@ ELSE = {
     b"\x89PNG": "one picture; pack folders of pictures, one a class, as a zip",
     b"\xff\xd8\xff": "one picture; pack folders of pictures, one a class, as a zip",
 }
-"""First bytes -> what has them, and the way out."""
+"""First bytes -> the format that has them, and the way out."""
 
 
 def read_file(
     file: BinaryIO, *, declared: str | None, label: str | None, is_pixels: bool, limits: Limits
 ) -> Raw:  # fmt: skip
-    """What an upload holds; `declared` is its format, as far as its sender said.
+    """What an upload holds; `declared` is the format that its sender gave, if any.
 
-    `label` names the column of the classes, `is_pixels` says that the other columns are the pixels of an image: both
-    are for tables. Unusable for everything that is wrong with it.
+    `label` names the column with the classes, `is_pixels` says that the other columns are the pixels of an image: both
+    are for tables. Raises Unusable for everything that is wrong with the file.
     """
     found = _find_format(file, limits)
     if declared is not None and found != declared and not (declared == "zip" and found == "npz"):

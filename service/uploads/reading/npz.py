@@ -1,4 +1,4 @@
-"""NumPy archives: examples and labels under one of the names people give them; pickled objects are never read."""
+"""Reads NumPy archives: examples and labels under one of their usual names. Pickled objects are never read."""
 
 import io
 import math
@@ -22,7 +22,7 @@ _NO_HEADER = (ValueError, SyntaxError, TypeError, KeyError, RecursionError, toke
 
 
 def read_npz(file: BinaryIO, limits: Limits) -> Raw:
-    """The arrays of an .npz: those of a row of PARTED or WHOLE, and the names of the classes where they are given."""
+    """The arrays of an .npz: those of a row of PARTED or WHOLE, and the names of the classes if it has them."""
     archive, entries = open_archive(file, limits)
     odd = [entry.filename for entry in entries if not entry.filename.endswith(".npy")]
     if odd:
@@ -90,7 +90,7 @@ def _check_examples(name: str, x: NDArray, limits: Limits) -> None:
 
 
 def _number_labels(labels: dict[str, NDArray], limits: Limits) -> list[str] | None:
-    """What the labels stand for, if they are texts; then each becomes a number, in place."""
+    """Replace labels that are texts by numbers, in place; returns the texts. None for labels that are numbers."""
     kinds = {array.dtype.kind for array in labels.values()}
     if any(array.ndim != 1 for array in labels.values()) or (kinds != {"U"} and not kinds <= set("iu")):
         name, array = next(iter(labels.items()))

@@ -1,7 +1,7 @@
-"""Zips of folders of pictures, one folder a class, with train/ and test/ on top of them or without.
+"""Reads zips of folders of pictures: one folder for each class, with or without train/ and test/ above them.
 
-A folder round all of them, and what file managers hide, may be there too. A picture is what its bytes say, whatever it
-is called.
+A folder around everything and the hidden files of file managers may be there too. The bytes of a picture decide its
+format, not its name.
 """
 
 import io
@@ -79,7 +79,7 @@ def _read_picture(data: bytes, name: str, limits: Limits) -> NDArray:
     """(h, w, 1) or (h, w, 3) uint8."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is doubtful about a picture is judged here
+            warnings.simplefilter("ignore")  # `_check_picture` decides what is refused
             with PIL.Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
                 _check_picture(picture, name, limits)
                 converted = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))

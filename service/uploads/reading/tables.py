@@ -1,4 +1,4 @@
-"""CSV and Parquet: a row an example, a column its class, the others numbers. Nothing may be missing."""
+"""Reads CSV and Parquet: every row is an example, one column is its class, the others are numbers. No gaps."""
 
 import csv
 import io
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from service.uploads.reading import Limits, Raw, Texts, Unusable, check_bytes, check_num_examples, number, show
 
 LABEL_NAMES = ("target", "class", "label")
-"""What the column of the classes is called, in any case, if it is not named; else it is the last."""
+"""Names of the column with the classes, in lower or upper case, if the sender names none; else it is the last."""
 MISSING = ("", "?", "NA", "NaN", "nan", "null", "None")
 MAX_CELL = 1000
-"""Characters of a cell."""
+"""Most characters in a cell."""
 _BATCH_ROWS = 1024
 _MAX_PARQUET_STRINGS = _MAX_PARQUET_ITEMS = 2**20
-"""Of the footer, which is read whole."""
+"""Limits of the footer, which is read whole."""
 
 
 def read_csv(file: BinaryIO, *, label: str | None, is_pixels: bool, limits: Limits) -> Raw:
-    """A table of text, parted by commas, its first row the names of the columns."""
+    """A table of text with commas between the cells; its first row holds the names of the columns."""
     csv.field_size_limit(MAX_CELL)
     lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
@@ -146,14 +146,14 @@ def _as_numbers(cells: list[Any], at: int, titles: list[str]) -> list[float]:
 
 
 def _as_label(cell: Any) -> str:
-    """A cell as the name of a class; 3.0 as 3, since some tables know no integers."""
+    """A cell as the name of a class; 3.0 becomes 3, because some tables have no integers."""
     if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
         return ""
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
 
 
 def _as_number(cell: Any) -> float | None:
-    if isinstance(cell, str) and "_" in cell:  # Python's own spelling
+    if isinstance(cell, str) and "_" in cell:  # only Python reads 1_000 as a number
         return None
     try:
         value = float(cell)
@@ -172,6 +172,6 @@ def _as_finite(cell: Any, at: int, title: str) -> float:
 
 
 def _as_bytes(x: NDArray) -> NDArray:
-    """Pixels as bytes if they look it: whole numbers that reach the upper half of 0 to 255."""
+    """Pixels as bytes, if they are whole numbers from 0 to 255 and one of them is at least 128."""
     is_whole = (x >= 0).all() and (x <= 255).all() and (x == np.floor(x)).all()
     return x.astype(np.uint8) if is_whole and x.max() >= 128 else x

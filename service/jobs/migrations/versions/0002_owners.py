@@ -1,4 +1,4 @@
-"""Whose a job is, several idempotency keys a job, and which artifact a job made."""
+"""Owners of jobs, several idempotency keys for one job, and the artifact that a job made."""
 
 import sqlalchemy as sa
 from alembic import op
