@@ -91,22 +91,11 @@ class StateSpec:
             raise SpecMismatch(f"AXES of {arch!r} name tensors the module does not have: {', '.join(unknown)}")
         parsed = {name: _parse_axes(name, axes.get(name), tuple(t.shape)) for name, t in tensors.items()}
         sizes = _infer_sizes(parsed, {name: tuple(t.shape) for name, t in tensors.items()})
-        specs: list[TensorSpec] = []
-        first_with: dict[object, str] = {}
-        for name, tensor in tensors.items():
-            words = tuple(tuple(Word(w, sizes[w] if w else n) for w, n in axis) for axis in parsed[name])
-            owner = first_with.setdefault(_storage_key(tensor), name)
-            specs.append(
-                TensorSpec(
-                    name=name,
-                    shape=tuple(tensor.shape),
-                    dtype=str(tensor.dtype).removeprefix("torch."),
-                    axes=words,
-                    tied_to=owner if owner != name else None,
-                    carried=None if tensor.dtype.is_floating_point else _carried_values(name, tensor),
-                )
-            )
-        return cls(arch=arch, tensors=tuple(specs), config=dict(config or {}))
+        axes_of = {
+            name: tuple(tuple(Word(w, sizes[w] if w else n) for w, n in axis) for axis in parsed[name])
+            for name in tensors
+        }
+        return cls(arch=arch, tensors=describe_tensors(tensors, axes_of), config=dict(config or {}))
 
     @cached_property
     def by_name(self) -> dict[str, TensorSpec]:
@@ -116,6 +105,11 @@ class StateSpec:
     def generated(self) -> tuple[TensorSpec, ...]:
         """The tensors a generator has to make: neither tied to another nor carried."""
         return tuple(t for t in self.tensors if t.is_generated)
+
+    @cached_property
+    def stored(self) -> tuple[TensorSpec, ...]:
+        """The tensors that a file has to hold: those that are not tied to another."""
+        return tuple(t for t in self.tensors if t.tied_to is None)
 
     @cached_property
     def hidden(self) -> dict[str, int]:
@@ -163,6 +157,15 @@ class StateSpec:
             else:
                 full[t.name] = full[t.tied_to] if t.tied_to else state[t.name]
         return full
+
+    def share_ties(self, state: Mapping[str, Tensor]) -> State:
+        """A full state in the spec's order, from the stored tensors: a tied tensor is the very one it is tied to."""
+        return {t.name: state[t.tied_to or t.name] for t in self.tensors}
+
+    def restore_ties(self, state: Mapping[str, Tensor]) -> State:
+        """The state, and every tied tensor that it leaves out."""
+        ties = {t.name: state[t.tied_to] for t in self.tensors if t.tied_to in state}
+        return {**ties, **state}
 
     def permute(self, state: Mapping[str, Tensor], permutations: Mapping[str, Tensor]) -> State:
         """The same function with hidden units reordered: new unit i of a word is its old unit permutations[word][i]."""
@@ -278,6 +281,32 @@ def _infer_sizes(parsed: dict[str, _Parsed], shapes: dict[str, tuple[int, ...]])
             raise SpecMismatch(f"axes of {tensor!r}: write a size (name=size) for one of {[w for w, _ in axis if w]}")
         pending = waiting
     return sizes
+
+
+def describe_tensors(
+    tensors: Mapping[str, Tensor], axes: Mapping[str, tuple[tuple[Word, ...], ...]] | None = None
+) -> tuple[TensorSpec, ...]:
+    """What a spec says of tensors, in their order; without `axes`, every axis is fixed.
+
+    This is where ties and carried values are decided. A tensor with the same memory, shape and strides as an earlier
+    one is tied to it; on the meta device, only if it is the same object. Integers and booleans are carried with the
+    values they have.
+    """
+    described: list[TensorSpec] = []
+    first_with: dict[object, str] = {}
+    for name, tensor in tensors.items():
+        owner = first_with.setdefault(_storage_key(tensor), name)
+        described.append(
+            TensorSpec(
+                name=name,
+                shape=tuple(tensor.shape),
+                dtype=str(tensor.dtype).removeprefix("torch."),
+                axes=axes[name] if axes is not None else tuple((Word("", size),) for size in tensor.shape),
+                tied_to=owner if owner != name else None,
+                carried=None if tensor.dtype.is_floating_point else _carried_values(name, tensor),
+            )
+        )
+    return tuple(described)
 
 
 def _storage_key(tensor: Tensor) -> object:

@@ -139,8 +139,8 @@ class _Stack:
         self.theta = torch.stack([torch.cat([s[n].flatten() for n in self.shapes]) for s in states]).to(device)
         self.buffers = {
             t.name: torch.stack([s[t.name] for s in states]).to(device)
-            for t in target.spec.tensors
-            if t.name not in self.shapes and t.tied_to is None
+            for t in target.spec.stored
+            if t.name not in self.shapes
         }
         self.rates = torch.tensor([[j.learning_rate] for j in jobs], device=device)
         self.decays = 1 - self.rates * torch.tensor([[j.weight_decay] for j in jobs], device=device)

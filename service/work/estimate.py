@@ -114,8 +114,7 @@ class _Measured:
         support, spec = asked.condition.support, job.target.spec
         assert support is not None
         self.parameters, self.num_classes = spec.num_parameters, support.num_classes
-        stored = [t for t in spec.tensors if t.tied_to is None]
-        self.num_bytes = sum(t.numel * t.torch_dtype.itemsize for t in stored)
+        self.num_bytes = sum(t.numel * t.torch_dtype.itemsize for t in spec.stored)
         with lock:
             self.is_outside, self.sentence = _judge_task(job, support)
 

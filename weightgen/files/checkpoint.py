@@ -57,15 +57,12 @@ def save_for_spec(
     for t in spec.tensors:
         if t.tied_to and not _same_bytes(state[t.name], state[t.tied_to]):
             raise SpecMismatch(f"{t.name!r} of {spec.arch!r} is tied to {t.tied_to!r}, but their values differ")
-    save_state(path, {t.name: state[t.name] for t in spec.tensors if t.tied_to is None}, manifest=manifest)
+    save_state(path, {t.name: state[t.name] for t in spec.stored}, manifest=manifest)
 
 
 def load_for_spec(path: str | Path, spec: StateSpec, *, allow_nonfinite: bool = False) -> State:
     """A full state in the spec's order, ties restored; SpecMismatch unless the file holds exactly that."""
-    state = load_state(path, allow_nonfinite=allow_nonfinite)
-    for t in spec.tensors:
-        if t.tied_to and t.tied_to in state:
-            state.setdefault(t.name, state[t.tied_to])
+    state = spec.restore_ties(load_state(path, allow_nonfinite=allow_nonfinite))
     try:
         spec.check(state)
     except SpecMismatch as error:

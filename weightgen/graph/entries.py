@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from weightgen.spec import StateSpec, TensorSpec, Word
+from weightgen.spec import StateSpec, describe_tensors
 
 MAX_CARRIED = 2**20
 """Integers of one tensor that a spec carries; quantised weights are longer."""
@@ -74,21 +74,7 @@ def _why_left_out(tensor: object) -> str:
 
 
 def make_spec(module: nn.Module, entries: Mapping[str, Tensor]) -> StateSpec:
-    tensors: list[TensorSpec] = []
-    owners: dict[object, str] = {}
-    for name, tensor in entries.items():
-        is_known = tensor.numel() > 0 and not tensor.is_meta
-        memory = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype) if is_known else id(tensor)
-        owner = owners.setdefault(memory, name)
-        carried = None
-        if not tensor.dtype.is_floating_point:
-            # A counter on the meta device (BatchNorm's number of batches) starts at 0.
-            carried = (0,) * tensor.numel() if tensor.is_meta else tuple(map(int, tensor.flatten().tolist()))
-        axes = tuple((Word("", size),) for size in tensor.shape)
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        tied_to = owner if owner != name else None
-        tensors.append(TensorSpec(name, tuple(tensor.shape), dtype, axes, tied_to, carried))
-    return StateSpec(arch=type(module).__name__, tensors=tuple(tensors))
+    return StateSpec(arch=type(module).__name__, tensors=describe_tensors(entries))
 
 
 def _name_some(names: list[str]) -> str:

@@ -374,10 +374,7 @@ def _find_references(plan: Plan) -> dict[str, tuple[dict[str, Any], State]]:
 
 def _load(stored: StoredState, spec: StateSpec) -> State:
     """The whole state, ties restored."""
-    state: State = {}
-    for t in spec.tensors:
-        state[t.name] = state[t.tied_to] if t.tied_to else stored.read(t.name)
-    return state
+    return spec.share_ties({t.name: stored.read(t.name) for t in spec.stored})
 
 
 def _align(stored: StoredState, spec: StateSpec, reference: State) -> State:

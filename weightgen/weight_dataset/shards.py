@@ -43,7 +43,7 @@ class RowLayout:
 
     @classmethod
     def of(cls, spec: StateSpec) -> "RowLayout":
-        stored = [t for t in spec.tensors if t.tied_to is None]
+        stored = spec.stored
         columns: dict[str, tuple[Column, ...]] = {}
         for dtype in sorted({t.dtype for t in stored}, key=lambda d: (-getattr(torch, d).itemsize, d)):
             start, of_dtype = 0, []
@@ -73,7 +73,7 @@ class RowLayout:
             parts = rows[dtype].split([c.width for c in columns], dim=1)
             for c, part in zip(columns, parts, strict=True):
                 found[c.tensor.name] = part.view(len(part), *c.tensor.shape)
-        return {t.name: found[t.tied_to or t.name] for t in self.spec.tensors}
+        return self.spec.share_ties(found)
 
 
 class ShardWriter:

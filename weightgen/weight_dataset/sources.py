@@ -101,11 +101,8 @@ def read_planned(file: PlannedFile, specs: Mapping[str, StateSpec]) -> Iterator[
 
 def _describe(stored: StoredState, spec: StateSpec) -> dict[str, Tensor]:
     """The stored tensors without their numbers; a tie that the file leaves out is as good as there."""
-    described = {n: torch.empty(shape, dtype=dtype, device="meta") for n, (dtype, shape) in stored.entries.items()}
-    for t in spec.tensors:
-        if t.tied_to in described:
-            described.setdefault(t.name, described[t.tied_to])
-    return described
+    entries = stored.entries.items()
+    return spec.restore_ties({n: torch.empty(shape, dtype=dtype, device="meta") for n, (dtype, shape) in entries})
 
 
 # Zoo folders.

@@ -252,7 +252,7 @@ def balance(
         if any(np.any(factor != 1.0) for factor in table.factors):
             scaled = torch.from_numpy(table.apply(values[name]).reshape(spec.by_name[name].shape))
             balanced[name] = scaled.to(state[name].dtype).to(state[name].device)
-    return {t.name: balanced[t.tied_to or t.name] for t in spec.tensors}
+    return spec.share_ties(balanced)
 
 
 @dataclass(frozen=True, eq=False)

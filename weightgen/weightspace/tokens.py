@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from weightgen.errors import BadOption, CorruptFile, SpecMismatch, UnknownName
-from weightgen.spec import State, StateSpec, TensorSpec, Word
+from weightgen.spec import State, StateSpec, TensorSpec, describe_tensors
 
 MAX_TOKEN_DIM = 2**20
 KINDS = ("hidden row", "class row", "fixed row", "vector", "chunk")
@@ -237,26 +237,10 @@ def bare_spec(state: Mapping[str, Tensor], arch: str) -> StateSpec:
     Tensors that are one memory are tied; integers and booleans are carried with the values they have. Floating point
     tensors may be on the meta device.
     """
-    tensors: list[TensorSpec] = []
-    owners: dict[object, str] = {}
     for name, tensor in state.items():
         if tensor.is_complex():
             raise SpecMismatch(f"{name!r} is {_describe(tensor)}; complex tensors have no spec")
-        memory = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-        has_memory = tensor.numel() > 0 and tensor.device.type != "meta"
-        owner = owners.setdefault(memory if has_memory else name, name)
-        carried = None if tensor.is_floating_point() else tuple(int(v) for v in tensor.flatten().tolist())
-        tensors.append(
-            TensorSpec(
-                name=name,
-                shape=tuple(tensor.shape),
-                dtype=_name(tensor.dtype),
-                axes=tuple((Word("", size),) for size in tensor.shape),
-                tied_to=owner if owner != name else None,
-                carried=carried,
-            )
-        )
-    return StateSpec(arch=arch, tensors=tuple(tensors))
+    return StateSpec(arch=arch, tensors=describe_tensors(state))
 
 
 def stack_states(states: list[State]) -> State:

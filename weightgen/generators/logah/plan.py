@@ -70,7 +70,7 @@ class WeightScale:
 
 def plan_weights(graph: ArchGraph, scale: WeightScale) -> tuple[Predicted | Kept, ...]:
     """What to make of every tensor of the spec that is not tied to another, in the spec's order."""
-    return tuple(_plan(graph, tensor, scale) for tensor in graph.spec.tensors if tensor.tied_to is None)
+    return tuple(_plan(graph, tensor, scale) for tensor in graph.spec.stored)
 
 
 def _plan(graph: ArchGraph, tensor: TensorSpec, scale: WeightScale) -> Predicted | Kept:
