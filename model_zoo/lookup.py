@@ -14,8 +14,8 @@ from weightgen.references.zoo import ReferenceZoo
 from weightgen.target.network import Target
 
 
-def look_up(order: Order) -> Job:
-    """What an order names, loaded: each name is a registered one, or a file or folder.
+def look_up(order: Order, data: LabelledData | None = None) -> Job:
+    """What an order names, loaded: each name is a registered one, or a file or folder; `data` saves loading them.
 
     Raises UnknownName or NotFound for what does not exist, cheapest first; then what the options of another method
     raise, and what the loaders raise for bad files.
@@ -23,7 +23,7 @@ def look_up(order: Order) -> Job:
     path, arch = generator_file(order.generator), order.architecture
     build_target(arch)  # an unknown architecture is refused before anything is read
     check_terms(order, method_of_file(path))
-    loaded = load_data(order.dataset)
+    loaded = load_data(order.dataset) if data is None else data
     generator = load_generator(path)
     references = released_references(generator.name, arch, loaded.in_channels) if loaded.in_channels else None
     return Job(

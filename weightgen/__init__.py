@@ -1,5 +1,6 @@
 """weightgen: weights for small networks, generated from labelled examples and verified before they are handed over."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from weightgen.version import __version__
@@ -7,18 +8,20 @@ from weightgen.version import __version__
 if TYPE_CHECKING:
     from weightgen.client.client import Client
     from weightgen.init.fill import init_, write_init
+    from weightgen.pipeline import generate
 
-__all__ = ["Client", "__version__", "init_", "write_init"]
+__all__ = ["Client", "__version__", "generate", "init_", "write_init"]
+
+_HOMES = {
+    "Client": "weightgen.client.client",
+    "generate": "weightgen.pipeline",
+    "init_": "weightgen.init.fill",
+    "write_init": "weightgen.init.fill",
+}
 
 
 def __getattr__(name: str) -> Any:
     # On demand: `import weightgen` must not import torch, nor a client of HTTP.
-    if name == "Client":
-        from weightgen.client.client import Client
-
-        return Client
-    if name in ("init_", "write_init"):
-        from weightgen.init import fill
-
-        return getattr(fill, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

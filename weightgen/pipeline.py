@@ -4,19 +4,21 @@ An order (`weightgen.order`) names things. A job holds them, loaded. Job and ord
 generator answers it, the gate verifies the answer. Where names come from is not the business of this file.
 """
 
+import importlib.metadata
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import nn
 
 from weightgen.condition import Condition
 from weightgen.delivery.artifact import describe_artifact, write_artifact
 from weightgen.delivery.gate import VerifiedWeights, generate_verified_many
-from weightgen.errors import BadOption, UnsupportedTask, WeightgenError
+from weightgen.errors import BadOption, NotFound, UnsupportedTask, WeightgenError
 from weightgen.evaluation.novelty import describe_nearest, find_nearest
 from weightgen.evaluation.scoreboard import compare
 from weightgen.labelled_data import LabelledData, draw_support, select_classes
@@ -28,6 +30,8 @@ from weightgen.request import GenerationRequest, WeightGenerator
 from weightgen.spec import State
 from weightgen.target.network import Target
 from weightgen.target.predict import accuracy
+
+LOOK_UP_GROUP = "weightgen.look_up"
 
 
 @runtime_checkable
@@ -93,6 +97,15 @@ class Made:
     def request(self) -> GenerationRequest:
         return self.weights.request
 
+    @cached_property
+    def accuracy(self) -> float:
+        """The fraction of the data's test part that the network gets right."""
+        return accuracy(self.job.target, self.state, self.job.data.x_test, self.job.data.y_test)
+
+    def module(self) -> nn.Module:
+        """A fresh module with these weights, in eval mode."""
+        return self.job.target.load(self.state)
+
     @property
     def state(self) -> State:
         return self.weights.state
@@ -122,7 +135,7 @@ class Made:
             "artifact": str(folder),
             "source": self.source,
             "fell_back": self.weights.is_fallback,
-            "accuracy": accuracy(job.target, self.state, data.x_test, data.y_test),
+            "accuracy": self.accuracy,
             "arch": job.target.spec.arch,
             "parameters": job.target.spec.num_parameters,
             "data": data.name,
@@ -183,6 +196,47 @@ def make_weights_many(
         else:
             outcomes[i] = [Made(asked[i][0], weights, seconds) for weights in verified]
     return [outcomes[i] for i in range(len(asked))]
+
+
+def generate(
+    data: str | LabelledData,
+    *,
+    arch: str,
+    generator: str = "mip",
+    support_per_class: int = 20,
+    seed: int = 0,
+    fallback: bool = True,
+    target_accuracy: float | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Made:
+    """Verified weights of an architecture for the classes of labelled data.
+
+    `data` is the name of a data set, a file, a folder of images, or LabelledData; `arch` and `generator` are names
+    (`generator` may be a file). `options` are those of the generator's method. Another seed draws other examples. Where
+    a reference does better, it is returned; without `fallback`, VerificationFailed is raised.
+    """
+    order = Order(
+        generator=generator,
+        architecture=arch,
+        dataset=data if isinstance(data, str) else data.name,
+        support_per_class=support_per_class,
+        seed=seed,
+        fallback=fallback,
+        target_accuracy=target_accuracy,
+        options=options or {},
+    )
+    job = find_look_up()(order, None if isinstance(data, str) else data)
+    return make_weights(job, order)[0]
+
+
+def find_look_up() -> Callable[[Order, LabelledData | None], Job]:
+    """What turns names into a job: an entry point of the group LOOK_UP_GROUP (docs/decisions/0008)."""
+    for entry in importlib.metadata.entry_points(group=LOOK_UP_GROUP):
+        return entry.load()
+    raise NotFound(
+        "no installed package says where generators and architectures are; install weightgen anew "
+        "(pip install -e . in a checkout)"
+    )
 
 
 def compare_job(

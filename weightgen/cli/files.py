@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weightgen.cli.output import JsonOption, print_json, print_table, say
+from weightgen.cli.targets import read_config, trace_target
 
 if TYPE_CHECKING:
     from weightgen.spec import State, StateSpec
     from weightgen.target.network import Target
 
+ConfigOption = Annotated[
+    str | None, typer.Option(help="Keyword arguments of what makes the module.", metavar="JSON_FILE_OR_TEXT")
+]
+InputOption = Annotated[
+    str | None, typer.Option("--input", help="The shape of one example, such as 3x32x32.", metavar="SHAPE")
+]
 SHOWN_TENSORS = 40
 """Rows of a table; the JSON has all of them."""
 
@@ -20,13 +27,32 @@ def tokenize(
     zoo: Annotated[Path, typer.Argument(help="A zoo folder as `python -m model_zoo build` writes it, or checkpoints.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     canonical: Annotated[bool, typer.Option("--canonical", help="Put hidden units into one common order.")] = False,
+    module: Annotated[
+        str | None,
+        typer.Option(
+            help="The network of checkpoint files, as `weightgen init` takes it; tracing finds its AXES, so that "
+            "--canonical knows which units may move. Needs --input.",
+            metavar="MODULE_OR_NAME",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    example: InputOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a zoo into a weight dataset: stacked shards, an index, hashes and statistics."""
     from tqdm import tqdm
 
+    from weightgen.errors import BadOption
     from weightgen.weight_dataset.dataset import build_weight_dataset, verify_weight_dataset
 
+    spec = None
+    if module is not None:
+        if example is None:
+            raise BadOption(f"--module {module} needs --input, the shape of one example, such as 3x32x32")
+        say(f"tracing {module}")
+        spec, _ = trace_target(module, config=read_config(config), inputs=example)
+    elif example is not None or config is not None:
+        raise BadOption("--input and --config are for --module, which is not given")
     say(f"reading {zoo}")
     with tqdm(unit="state", file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
 
@@ -34,7 +60,7 @@ def tokenize(
             bar.total = total
             bar.update(done - bar.n)
 
-        build_weight_dataset(zoo, out, canonical=canonical, progress=show)
+        build_weight_dataset(zoo, out, canonical=canonical, spec=spec, progress=show)
     report = {"kind": "weight dataset", "path": str(out), **verify_weight_dataset(out)}
     if as_json:
         print_json(report)
@@ -44,12 +70,21 @@ def tokenize(
 
 def inspect(
     what: Annotated[
-        str, typer.Argument(help="A checkpoint, artifact, zoo, weight dataset, generator or architecture.")
+        str,
+        typer.Argument(
+            help="A checkpoint, artifact, zoo, weight dataset, generator or architecture; with --input, any module "
+            "that `weightgen init` takes."
+        ),
     ],
+    config: ConfigOption = None,
+    example: InputOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a file or folder is and what it holds; also a registered architecture or released generator."""
-    report = examine(what)
+    """Say what a file or folder is and what it holds; also a registered architecture or released generator.
+
+    With --input, the axes of a module's tensors are found by tracing, and what could not be proved is said.
+    """
+    report = examine(what) if example is None else examine_module(what, read_config(config), example)
     if as_json:
         print_json(report)
         return
@@ -117,6 +152,21 @@ def examine(what: str) -> dict[str, Any]:
     if what in RELEASED:
         return _examine_file(released_generator(what))
     return _examine_architecture(what)
+
+
+def examine_module(name: str, config: dict[str, Any] | None, inputs: str) -> dict[str, Any]:
+    """The axes of a module that declares none, found by tracing it on an example of shape `inputs`, JSON values."""
+    spec, traced = trace_target(name, config=config, inputs=inputs)
+    described = spec.to_json()
+    return {
+        "kind": "module",
+        "module": name,
+        "config": described["config"],
+        "parameters": spec.num_parameters,
+        "hidden": spec.hidden,
+        "held_fixed": traced.held_fixed,
+        "tensors": described["tensors"],
+    }
 
 
 def _examine_folder(path: Path) -> dict[str, Any]:

@@ -182,22 +182,25 @@ def build_weight_dataset(
     out_dir: str | Path,
     *,
     canonical: bool = False,
+    spec: StateSpec | None = None,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> WeightDataset:
     """Write all states of a zoo folder, or of checkpoint files, as a weight dataset, and open it.
 
-    A zoo's splits are kept; checkpoint files are split by the training run that their names tell. With `canonical`,
-    hidden units are put in the order that fits one training state of the spec best (the most accurate); the function
-    stays the same. A shard has at most `max_shard_bytes`, or one state. `progress` is told states done and states in
-    all. Nothing is left at `out_dir` unless all went well; a folder with something in it is refused.
+    A zoo's splits are kept; checkpoint files are split by the training run that their names tell. `spec` says what the
+    axes of checkpoint files mean (`weightgen.weightspace.axes` finds them); without it none of their units may move.
+    With `canonical`, hidden units are put in the order that fits one training state of the spec best (the most
+    accurate); the function stays the same. A shard has at most `max_shard_bytes`, or one state. `progress` is called
+    with the number of states done and of all states. Nothing is left at `out_dir` unless all went well; a folder with
+    something in it is refused.
     """
     if max_shard_bytes < 1:
         raise BadOption(f"max_shard_bytes is {max_shard_bytes}, expected 1 or more")
     if Path(out_dir).resolve() == Path(source).resolve():
         raise BadOption(f"{out_dir}: is the source; name another folder")
     with new_folder(out_dir) as folder:
-        plan = plan_source(source)
+        plan = plan_source(source, spec=spec)
         _refuse_split_runs(plan)
         references = _find_references(plan) if canonical else {}
         layouts = {digest: RowLayout.of(spec) for digest, spec in plan.specs.items()}

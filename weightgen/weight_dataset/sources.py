@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weightgen.errors import BadData, CorruptFile, NotFound, SpecMismatch
+from weightgen.errors import BadData, BadOption, CorruptFile, NotFound, SpecMismatch
 from weightgen.files.checkpoint import StateReader, load_foreign, read_models
 from weightgen.files.storage import read_json, sha256_file
 from weightgen.spec import StateSpec
@@ -70,14 +70,20 @@ class StoredState:
     """The tensors themselves, where they are in memory already and may share it."""
 
 
-def plan_source(source: str | Path) -> Plan:
-    """The plan of a zoo folder, or of a checkpoint file, or of a folder of checkpoint files at any depth."""
+def plan_source(source: str | Path, *, spec: StateSpec | None = None) -> Plan:
+    """The plan of a zoo folder, or of a checkpoint file, or of a folder of checkpoint files at any depth.
+
+    `spec` says what the tensors of checkpoint files mean; without it every axis is fixed. A checkpoint that does not
+    fit it is refused with SpecMismatch. A zoo brings its own specs.
+    """
     source = Path(source)
     if (source / "zoo.json").is_file():
+        if spec is not None:
+            raise BadOption(f"{source}: a zoo has its own specs; a module is for checkpoint files")
         return _plan_zoo(source)
     if not source.exists():
         raise NotFound(f"{source}: no such zoo folder, checkpoint file or folder of checkpoint files")
-    return _plan_checkpoints(source)
+    return _plan_checkpoints(source, spec)
 
 
 def split_of(run_id: str) -> str:
@@ -166,7 +172,7 @@ def _plan_run(run: dict[str, Any], run_file: Path, specs: Mapping[str, StateSpec
 # Checkpoint files.
 
 
-def _plan_checkpoints(source: Path) -> Plan:
+def _plan_checkpoints(source: Path, given: StateSpec | None) -> Plan:
     files, folder = ([source], source.parent) if source.is_file() else (_find_checkpoints(source), source)
     specs: dict[str, StateSpec] = {}
     digests: dict[object, str] = {}  # what tensors a state has -> digest of the first such state's spec
@@ -177,7 +183,7 @@ def _plan_checkpoints(source: Path) -> Plan:
         for stored in _read_file(path):
             kind = _kind_of(stored)
             if kind not in digests:
-                spec = _spec_of(stored, arch=_stem(path.name))
+                spec = _spec_of(stored, arch=_stem(path.name)) if given is None else _check_fit(stored, given, path)
                 digests[kind] = spec.digest()
                 specs[spec.digest()] = spec
             states.append(_plan_stored(stored, specs[digests[kind]], relative, sha256))
@@ -240,6 +246,15 @@ def _kind_of(stored: StoredState) -> object:
     owners: dict[int, str] = {}
     ties = {n: owners.setdefault(t.data_ptr(), n) for n, t in stored.ties.items() if t.numel()}
     return frozenset((n, dtype, shape, ties.get(n, n)) for n, (dtype, shape) in stored.entries.items())
+
+
+def _check_fit(stored: StoredState, spec: StateSpec, path: Path) -> StateSpec:
+    """The spec, if the state has its tensors."""
+    try:
+        spec.check(_describe(stored, spec))
+    except SpecMismatch as error:
+        raise SpecMismatch(f"{path}: {error}") from error
+    return spec
 
 
 def _spec_of(stored: StoredState, arch: str) -> StateSpec:
