@@ -2,7 +2,7 @@
 
     python -m model_zoo build --arch cnn-tiny --data mnist --runs 32 --steps 500 --out runs/zoo --seed 0
     python -m model_zoo build --preset reference --arch cnn-tiny --in-channels 1 --out runs/references
-    python -m model_zoo training-zoo --out runs/zoo/training --index model_zoo/zoos/training.jsonl
+    python -m model_zoo training-zoo --out runs/zoo/training --index model_zoo/zoo/training.jsonl
 
 stdout is a JSON summary; stderr is progress. Exit codes are those of `weightgen.errors`.
 """

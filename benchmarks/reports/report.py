@@ -1,4 +1,4 @@
-"""Copies the figures of docs/results/*.json into the README, the generators' cards, between markers, and their JSON.
+"""Copies the figures of docs/results/*.json into the README, docs/results.md, the cards and the generators' JSON.
 
     python -m benchmarks.reports.report            write them   (make report)
     python -m benchmarks.reports.report --check    only compare; exit 1 if one differs
@@ -26,7 +26,7 @@ from weightgen.canonical_json import encode_json
 from weightgen.files.checkpoint import read_manifest
 from weightgen.files.storage import write_file
 
-ZOO_INDEX = ROOT / "model_zoo" / "zoos" / "training.jsonl"
+ZOO_INDEX = ROOT / "model_zoo" / "zoo" / "training.jsonl"
 BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 COLUMNS = {
     "generated": "generated",
@@ -40,6 +40,9 @@ COLUMNS = {
     "default_init": "default init",
 }
 """Key of the accuracy in the JSON -> heading; 'ARM, N steps' is a point of the fine-tuning curve."""
+
+CHEAP = ("retrieval", "soup", "random_trunk_ridge")
+"""References that take about as long as generation."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +66,8 @@ def written() -> dict[Path, str]:
     few_way = read_results(ROOT / "docs" / "results" / "few_way")
     service = service_report.render_figures(service_report.read_figures(ROOT / "docs" / "results" / "service"))
     files = {
-        ROOT / "README.md": {"results": render(results, few_way)},
+        ROOT / "README.md": {"summary": render_summary(results)},
+        ROOT / "docs" / "results.md": {"results": render(results, few_way)},
         ROOT / "docs" / "service.md": {"figures": service},
     }
     for name, file in RELEASED.items():
@@ -114,6 +118,27 @@ def render(results: list[dict[str, Any]], few_way: Sequence[dict[str, Any]] = ()
     if not results:
         return "No released generator has been scored yet."
     return "\n\n".join([*(_table(r) for r in results), *(_few_way_table(r) for r in few_way)])
+
+
+def render_summary(results: Sequence[dict[str, Any]]) -> str:
+    """One row for each generator and architecture: means of what is generated, scratch and the best cheap reference."""
+    rows = []
+    for result in results:
+        means = {arm: mean_accuracy(result, arm) for arm in ("generated", "scratch", *CHEAP)}
+        cheap = max(CHEAP, key=lambda arm: means[arm])
+        seconds = [[score["seconds"][side] for score in result["data"].values()] for side in ("generate", "scratch")]
+        faster = min(scratch / made for made, scratch in zip(*seconds, strict=True))
+        rows.append(
+            (
+                f"`{result['generator']['name']}` for `{result['arch']}`",
+                f"{100 * means['generated']:.1f}",
+                f"{100 * means['scratch']:.1f}",
+                f"{100 * means[cheap]:.1f} ({COLUMNS[cheap]})",
+                f"{faster:,.0f} times",
+            )
+        )
+    heads = ("generator", "generated", "scratch", "best cheap reference", "faster than scratch, at least")
+    return render_table(heads, rows)
 
 
 def render_training(training: dict[str, Any]) -> str:

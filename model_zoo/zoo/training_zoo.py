@@ -1,6 +1,6 @@
 """The zoo that generators of weight distributions learn from: its recipe, and the index by which it can be checked.
 
-    python -m model_zoo training-zoo --out runs/zoo/training --index model_zoo/zoos/training.jsonl
+    python -m model_zoo training-zoo --out runs/zoo/training --index model_zoo/zoo/training.jsonl
 
 Every part is a `ZooConfig` on training sets only, and a folder of its own. The tasks are random classes in random
 order, so nearly every run has its own; the two parts on the published tiny network have one task and many seeds.
