@@ -7,7 +7,7 @@ from model_zoo.networks import load_networks
 from model_zoo.zoo_builder import build_zoo
 from model_zoo.zoo_config import ZooConfig
 from tests.shared import shared_path
-from training.d2nwg_scores import evaluate, reconstruction
+from training.d2nwg.scores import evaluate, reconstruction
 from weightgen.generators.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 
 SMALL = LatentDiffusionConfig(
