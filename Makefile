@@ -71,7 +71,7 @@ bench: $(READY)
 	@$(BIN)/python -m benchmarks
 
 report: $(READY)
-	@$(BIN)/python -m benchmarks.report
+	@$(BIN)/python -m benchmarks.reports.report
 	@$(BIN)/python -m service.settings_table
 
 serve: $(READY)

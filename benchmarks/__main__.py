@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.canonical_speed import measure_canonical
-from benchmarks.fetch_speed import measure_fetch
-from benchmarks.graph_speed import measure_graphs
-from benchmarks.logah_speed import measure_logah
-from benchmarks.measure import Ratio
-from benchmarks.ratios import render, write_ratios
-from benchmarks.token_speed import measure_tokens
-from benchmarks.zoo_speed import measure_zoo
+from benchmarks.speed.canonical import measure_canonical
+from benchmarks.speed.fetch import measure_fetch
+from benchmarks.speed.graph import measure_graphs
+from benchmarks.speed.logah import measure_logah
+from benchmarks.speed.measure import Ratio
+from benchmarks.speed.ratios import render, write_ratios
+from benchmarks.speed.tokens import measure_tokens
+from benchmarks.speed.zoo import measure_zoo
 
 PARTS: dict[str, Callable[[], list[Ratio]]] = {
     "tokens": measure_tokens,

@@ -47,8 +47,8 @@ def build(
     """Train many networks and keep their weights, metrics and provenance; resumes after a kill."""
     from tqdm import tqdm
 
-    from model_zoo.zoo_builder import GroupReport, build_zoo
-    from model_zoo.zoo_config import PRESETS, ZooConfig
+    from model_zoo.zoo.builder import GroupReport, build_zoo
+    from model_zoo.zoo.config import PRESETS, ZooConfig
 
     if preset is not None and preset not in PRESETS:
         raise UnknownName("preset", preset, PRESETS)
@@ -95,7 +95,7 @@ def training_zoo(
     workers: Annotated[int | None, typer.Option(help="Processes on a CPU; else one a core.")] = None,
 ) -> None:
     """Train the networks that generators of weight distributions learn from; resumes after a kill."""
-    from model_zoo.training_zoo import build_training_zoo, write_index
+    from model_zoo.zoo.training_zoo import build_training_zoo, write_index
 
     def report(part: str, done: int, total: int) -> None:
         print(f"{part}: {done}/{total} runs", file=sys.stderr, flush=True)

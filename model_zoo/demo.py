@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from weightgen.errors import WeightgenError
-from weightgen.storage import new_file, write_json
+from weightgen.files.storage import new_file, write_json
 
 NAMES = {
     "generated": "generated",

@@ -5,12 +5,12 @@ from functools import partial
 from model_zoo.architectures import build_target
 from model_zoo.data import load_data
 from model_zoo.released import generator_file, released_references
+from weightgen.files.storage import sha256_file
 from weightgen.generators import load_generator
 from weightgen.labelled_data import LabelledData
 from weightgen.pipeline import Job
-from weightgen.reference_zoo import ReferenceZoo
-from weightgen.storage import sha256_file
-from weightgen.target import Target
+from weightgen.references.zoo import ReferenceZoo
+from weightgen.target.network import Target
 
 
 def look_up(*, generator: str, arch: str, data: str) -> Job:

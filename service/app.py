@@ -48,7 +48,7 @@ from service.size_limits import SizeLimits
 from service.uploads.reading import Limits
 from service.uploads.upload_store import Uploads
 from weightgen import __version__
-from weightgen.freed_memory import keep_freed_memory
+from weightgen.runtime.freed_memory import keep_freed_memory
 
 
 def create_app(

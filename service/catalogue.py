@@ -69,7 +69,7 @@ class Catalogue:
     Nothing is said of an uploaded data set.
     """
     facts: Callable[[str], dict[str, Any]] = _released_facts
-    """Of a generator in `generators`: {about, architectures, scoreboards}, as `benchmarks.generator_facts` says."""
+    """Of a generator in `generators`: {about, architectures, scoreboards}, as `benchmarks.reports.generator_facts` says."""
     contents: Callable[[dict[str, Any]], dict[str, str]] = _registered_contents
     """What the data set and the reference zoo of a request stand for now, where its names do not say it."""
     describe: Callable[[str], dict[str, Any]] = _describe_registered

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from weightgen.storage import sha256_file
+from weightgen.files.storage import sha256_file
 
 CHANNELS = (1, 3)
 """Of images: which reference zoo is used depends on it."""

@@ -13,8 +13,8 @@ from service.jobs.job_store import JobStore
 from service.schemas import BandBody, BasisBody, EstimateBody
 
 if TYPE_CHECKING:
+    from weightgen.evaluation.task_distance import TaskDistance
     from weightgen.pipeline import Job
-    from weightgen.task_distance import TaskDistance
 
 LATEST_JOBS = 200
 """Finished jobs that are looked through for like ones."""
@@ -91,8 +91,8 @@ class _Measured:
 def _judge_task(job: "Job", support: Any) -> tuple[bool | None, str]:
     """Whether the task is unlike those that the generator learnt from, and in words why that is known or not."""
     from weightgen.errors import UnsupportedTask
-    from weightgen.scoreboard import EmbedsTasks
-    from weightgen.task_distance import measure_task
+    from weightgen.evaluation.task_distance import measure_task
+    from weightgen.request import EmbedsTasks
 
     zoo, generator, arch = job.references, job.generator, job.target.spec.arch
     if zoo is None:

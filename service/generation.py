@@ -23,10 +23,10 @@ from service.uploads.upload_store import Uploads, is_upload
 from weightgen.errors import UnknownName, WeightgenError
 
 if TYPE_CHECKING:
-    from weightgen.generator import WeightGenerator
     from weightgen.labelled_data import LabelledData
     from weightgen.pipeline import Job, Made, Order
-    from weightgen.reference_zoo import ReferenceZoo
+    from weightgen.references.zoo import ReferenceZoo
+    from weightgen.request import WeightGenerator
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -52,7 +52,7 @@ def check_names(request: Mapping[str, Any]) -> None:
 
 def import_libraries() -> None:
     """Import what requests and jobs need: the first of them would wait seconds for it, and others with it."""
-    for module in ("model_zoo.lookup", "weightgen.pipeline", "weightgen.task_distance"):
+    for module in ("model_zoo.lookup", "weightgen.pipeline", "weightgen.evaluation.task_distance"):
         import_module(module)
 
 
@@ -255,25 +255,25 @@ def _can_join(generator: str, architecture: str) -> bool:
     `check_names`."""
     from model_zoo.architectures import make_module
     from model_zoo.released import released_generator
-    from weightgen.generator import MakesMany
-    from weightgen.generator_file import read_method
     from weightgen.generators import GENERATORS
-    from weightgen.side_by_side import can_run_side_by_side
+    from weightgen.generators.file import read_method
+    from weightgen.request import MakesMany
+    from weightgen.target.side_by_side import can_run_side_by_side
 
     is_able = issubclass(GENERATORS[read_method(released_generator(generator))], MakesMany)
     return is_able and can_run_side_by_side(make_module(architecture).func)
 
 
 def _load_generator(key: tuple[Path, int]) -> _Generator:
+    from weightgen.files.storage import sha256_file
     from weightgen.generators import load_generator
-    from weightgen.global_rng import borrowed_rng
-    from weightgen.storage import sha256_file
+    from weightgen.runtime.global_rng import borrowed_rng
 
     with borrowed_rng():  # modules draw when they are made, and another job may be drawing
         return _Generator(load_generator(key[0]), sha256_file(key[0]))
 
 
 def _load_references(key: tuple[Path, str]) -> "ReferenceZoo":
-    from weightgen.reference_zoo import ReferenceZoo
+    from weightgen.references.zoo import ReferenceZoo
 
     return ReferenceZoo.load(key[0])

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from weightgen.canonical_json import encode_json
 
 from service.jobs.job_store import Job, State
 from weightgen import __version__
-from weightgen.storage import encode_json
 
 MAX_SEED = 2**63 - 1
 MAX_SHOTS = 50

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from service.settings import PREFIX, Settings
-from weightgen.storage import write_file
+from weightgen.files.storage import write_file
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "operations.md"
 BEGIN, END = "<!-- settings:begin -->", "<!-- settings:end -->"

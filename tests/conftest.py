@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from benchmarks.postgres_server import PostgresServer
+from benchmarks.service.postgres_server import PostgresServer
 from tests.service_standins import Clock
 from tests.standins import StandIn
-from weightgen.checkpoint import save_state
+from weightgen.files.checkpoint import save_state
 from weightgen.generators import GENERATORS
 
 settings.register_profile(

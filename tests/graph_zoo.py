@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model_zoo.architectures import ARCHITECTURES, build_target
-from weightgen.graph import OPS, ROLES, ArchGraph
+from weightgen.graph.arch_graph import OPS, ROLES, ArchGraph
 
 
 class Net(nn.Module):

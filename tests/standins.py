@@ -3,13 +3,15 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from weightgen.solve.refit import refit
+from weightgen.target.trunk import take_trunk, trunk_spec
 
 from weightgen.condition import Condition, SupportSet
-from weightgen.generator import GenerationRequest
 from weightgen.labelled_data import LabelledData
-from weightgen.reference_zoo import ReferenceZoo, refit, take_trunk, trunk_spec
+from weightgen.references.zoo import ReferenceZoo
+from weightgen.request import GenerationRequest
 from weightgen.spec import State
-from weightgen.target import Target
+from weightgen.target.network import Target
 
 
 def make_support(*, num_classes: int = 3, shots: int = 6, channels: int = 1, seed: int = 0) -> SupportSet:

@@ -8,7 +8,7 @@ import transformers
 from model_zoo.architectures import ARCHITECTURES, FAMILIES, build_target
 from weightgen.errors import BadOption, UnknownName, UnsupportedTask
 from weightgen.spec import State
-from weightgen.target import Target
+from weightgen.target.network import Target
 
 ALL = pytest.mark.parametrize(
     "arch", [*sorted(ARCHITECTURES), "cnn-w8", "cnn-d2", "cnn-w12-d6", "mlp-w16-d4", "mlp-d1"]

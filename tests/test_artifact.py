@@ -11,9 +11,9 @@ from huggingface_hub import ModelCard
 from model_zoo.architectures import ARCHITECTURES, build_target
 from tests.standins import StandIn, make_request, make_support
 from tests.test_architectures import hub_class
-from weightgen.artifact import describe_artifact, read_artifact, write_artifact
+from weightgen.delivery.artifact import describe_artifact, read_artifact, write_artifact
+from weightgen.delivery.gate import generate_verified
 from weightgen.errors import CorruptFile, NotFound, SpecMismatch, StorageFailed, UnsupportedTask
-from weightgen.verify import generate_verified
 
 
 def make_artifact(folder, *, arch="cnn-tiny", num_classes=3, scoreboard=None):

@@ -9,10 +9,10 @@ from torch.func import functional_call
 
 from model_zoo.architectures import ARCHITECTURES, build_target
 from tests.shared import shared_path
-from weightgen.axes import AxesReport, trace_axes
-from weightgen.canonical import align
 from weightgen.errors import BadData
 from weightgen.spec import StateSpec
+from weightgen.weightspace.axes import AxesReport, trace_axes
+from weightgen.weightspace.canonical import align
 
 ALL = pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks.measure import Ratio, median_ratio, medians, time_in_turn
-from benchmarks.ratios import render
-from benchmarks.token_speed import transformer_state
+from benchmarks.speed.measure import Ratio, median_ratio, medians, time_in_turn
+from benchmarks.speed.ratios import render
+from benchmarks.speed.tokens import transformer_state
 
 
 def test_sides_take_turns_and_a_first_round_is_not_counted():

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from model_zoo.architectures import ARCHITECTURES, build_target
-from weightgen.canonical import align, balance, canonicalize, permutation_of
 from weightgen.errors import BadOption, SpecMismatch, UnknownName
 from weightgen.spec import State, StateSpec
-from weightgen.target import Target
+from weightgen.target.network import Target
+from weightgen.weightspace.canonical import align, balance, canonicalize, permutation_of
 
 ALL = pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
 NORMED = {"running_mean", "running_var"}

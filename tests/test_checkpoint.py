@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from model_zoo.architectures import build_target
 from tests.hostile.make import FILES, HOSTILE, MARKER
 from tests.shared import shared_path
-from weightgen.checkpoint import load_for_spec, load_foreign, load_state, read_models, save_for_spec, save_state
 from weightgen.errors import CorruptFile, NotFound, SpecMismatch, WeightgenError
+from weightgen.files.checkpoint import load_for_spec, load_foreign, load_state, read_models, save_for_spec, save_state
+from weightgen.files.storage import write_json
 from weightgen.spec import StateSpec
-from weightgen.storage import write_json
 
 STATE = {
     "conv.weight": torch.arange(12.0).reshape(3, 4),

@@ -1,12 +1,12 @@
 import pytest
 import torch
+from weightgen.target.predict import accuracy
+from weightgen.target.trunk import take_trunk
 
-from model_zoo.cifar_resnets import count_blocks, load_published, load_resnets, resnet_target, restack
 from model_zoo.data.npz import ARRAYS, read_arrays
+from model_zoo.published.cifar_resnets import count_blocks, load_published, load_resnets, resnet_target, restack
 from tests.shared import shared_path
 from weightgen.errors import BadOption, NotFound
-from weightgen.evaluate import accuracy
-from weightgen.reference_zoo import take_trunk
 
 
 def test_a_published_network_classifies_as_its_publisher_says():

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from weightgen.target.predict import accuracy
 
 from model_zoo import released
 from model_zoo.architectures import build_target
 from model_zoo.data import load_data
 from tests.conftest import RegisteredStandIn
 from weightgen import __version__
-from weightgen.checkpoint import save_for_spec
 from weightgen.cli import main
-from weightgen.evaluate import accuracy
+from weightgen.files.checkpoint import save_for_spec
 from weightgen.generators import GENERATORS
 
 ROOT = Path(__file__).resolve().parents[1]

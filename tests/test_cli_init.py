@@ -14,8 +14,8 @@ from tests import test_cli
 from tests.test_cli import assert_refused
 from tests.test_graph_hypernet import TINY
 from tests.test_init import Large, Loop, Odd, Scaled, Unresettable
-from weightgen.checkpoint import load_foreign, load_state, save_state
-from weightgen.generators.graph_hypernet import GraphHypernet, new_graph_hypernet
+from weightgen.files.checkpoint import load_foreign, load_state, save_state
+from weightgen.generators.logah.generator import Logah, new_logah
 
 run = test_cli.run
 
@@ -53,8 +53,8 @@ def leave() -> nn.Module:
 
 
 @pytest.fixture
-def generator() -> GraphHypernet:
-    return new_graph_hypernet(TINY, seed=0)
+def generator() -> Logah:
+    return new_logah(TINY, seed=0)
 
 
 @pytest.fixture
@@ -339,7 +339,7 @@ def interruptible():
 
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_leaves_nothing(initialise, tmp_path, monkeypatch):
-    predict = GraphHypernet.predict
+    predict = Logah.predict
 
     def interrupted(self, *arguments, **options):
         made = predict(self, *arguments, **options)
@@ -347,7 +347,7 @@ def test_an_interrupted_run_leaves_nothing(initialise, tmp_path, monkeypatch):
         assert (tmp_path / ".out.partial").is_dir()
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(GraphHypernet, "predict", interrupted)
+    monkeypatch.setattr(Logah, "predict", interrupted)
     done = initialise("cnn")
     assert (done.code, done.out) == (130, "") and "Traceback" not in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"]

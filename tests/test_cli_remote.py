@@ -4,12 +4,12 @@ import hashlib
 from contextlib import closing
 
 import pytest
+from weightgen.canonical_json import encode_json
 
 from tests.live_servers import ScriptedServer, answer, live_generation, live_service, problem, wait_until
 from tests.service_standins import ASKED, write_safetensors
 from tests.test_cli import assert_refused, run
-from weightgen.client_http import Connection
-from weightgen.storage import encode_json
+from weightgen.client.http import Connection
 
 __all__ = ["run"]  # a fixture
 

@@ -11,7 +11,7 @@ import weightgen
 from tests.live_servers import ScriptedServer, answer, live_service, wait_until
 from tests.service_standins import ASKED as STRINGS
 from tests.service_standins import write_safetensors
-from weightgen.client import Client
+from weightgen.client.client import Client
 from weightgen.errors import (
     BadOption,
     NotFound,

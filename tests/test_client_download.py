@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from weightgen.canonical_json import encode_json
 
 from tests.live_servers import ScriptedServer, answer
-from weightgen.client_download import RemoteFile, download_artifact, parse_files
-from weightgen.client_http import Connection
+from weightgen.client.download import RemoteFile, download_artifact, parse_files
+from weightgen.client.http import Connection
 from weightgen.errors import CorruptFile, ServiceFailed, StorageFailed
-from weightgen.storage import encode_json
 
 CONTENT = bytes(range(256)) * 20
 SHA = hashlib.sha256(CONTENT).hexdigest()

@@ -1,8 +1,8 @@
 import pytest
 
 from tests.live_servers import ScriptedServer, answer, events, problem
-from weightgen.client_events import follow
-from weightgen.client_http import Connection
+from weightgen.client.events import follow
+from weightgen.client.http import Connection
 from weightgen.errors import NotFound, ServiceFailed
 
 QUEUED, RUNNING, DONE = {"state": "queued"}, {"state": "running"}, {"state": "succeeded"}
@@ -49,6 +49,6 @@ def test_an_event_that_is_no_job_is_refused(data):
 
 
 def test_an_event_without_end_is_refused(monkeypatch):
-    monkeypatch.setattr("weightgen.client_events.MAX_EVENT_CHARS", 1000)
+    monkeypatch.setattr("weightgen.client.events.MAX_EVENT_CHARS", 1000)
     with ScriptedServer(answer(b"data: x\n" * 1000)) as server, pytest.raises(ServiceFailed, match="larger than any"):
         list(follow(Connection(server.url), "1"))

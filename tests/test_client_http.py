@@ -4,7 +4,7 @@ import pytest
 
 import service.problems
 from tests.live_servers import ScriptedServer, answer, problem
-from weightgen.client_http import ERRORS, Connection, object_in
+from weightgen.client.http import ERRORS, Connection, object_in
 from weightgen.errors import BadOption, NotFound, ServiceFailed, UnsupportedTask, VerificationFailed, WeightgenError
 
 
@@ -100,7 +100,7 @@ def test_where_nothing_listens_one_sentence_says_what_to_do():
 
 
 def test_an_answer_without_end_is_left(monkeypatch):
-    monkeypatch.setattr("weightgen.client_http.MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr("weightgen.client.http.MAX_ANSWER_BYTES", 1000)
     with ScriptedServer(answer(b" " * 2000)) as server, pytest.raises(ServiceFailed, match="more than 1000 bytes"):
         Connection(server.url).ask("GET", "/v1/generators")
 

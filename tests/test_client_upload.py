@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.live_servers import ScriptedServer, answer, live_service
-from weightgen.client import Client
-from weightgen.client_upload import pack
+from weightgen.client.client import Client
+from weightgen.client.upload import pack
 from weightgen.errors import BadData, NotFound
 
 

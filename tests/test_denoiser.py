@@ -1,7 +1,7 @@
 import torch
 
-from weightgen.diffusion import add_noise, draw_noise_levels
-from weightgen.layers.denoiser import Denoiser
+from weightgen.generators.d2nwg.denoiser import Denoiser
+from weightgen.generators.d2nwg.diffusion import add_noise, draw_noise_levels
 
 
 def make_denoiser() -> Denoiser:

@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+from weightgen.generators.d2nwg.method import SCHEDULERS, D2nwgOptions
 
-from weightgen.diffusion import SCHEDULERS, Sampling, add_noise, draw_noise_levels, guide, sample_latents
 from weightgen.errors import BadOption, UnknownName
+from weightgen.generators.d2nwg.diffusion import add_noise, draw_noise_levels, guide, sample_latents
 
 
 def tell_sign(latents: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
@@ -13,27 +14,27 @@ def tell_sign(latents: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
     return torch.tanh(kept.sqrt() * latents / (1 - kept))
 
 
-def draw(sampling: Sampling, seed: int = 0, denoise=tell_sign) -> torch.Tensor:
+def draw(sampling: D2nwgOptions, seed: int = 0, denoise=tell_sign) -> torch.Tensor:
     return sample_latents(denoise, (400, 2, 3), sampling, rng=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_scheduler_samples_the_distribution_that_the_denoiser_knows(scheduler):
-    latents = draw(Sampling(scheduler, steps=20))
+    latents = draw(D2nwgOptions(scheduler, steps=20))
     assert (latents.abs() - 1).abs().max() < 0.05
     assert abs(float(latents.mean())) < 0.1
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_equal_seeds_give_equal_latents_and_others_do_not(scheduler):
-    sampling = Sampling(scheduler, steps=4)
+    sampling = D2nwgOptions(scheduler, steps=4)
     assert torch.equal(draw(sampling), draw(sampling))
     assert not torch.equal(draw(sampling), draw(sampling, seed=1))
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_one_step_is_the_mean_of_all_there_is(scheduler):
-    assert draw(Sampling(scheduler, steps=1)).abs().max() < 0.1
+    assert draw(D2nwgOptions(scheduler, steps=1)).abs().max() < 0.1
 
 
 def test_guidance_goes_past_the_condition():
@@ -59,20 +60,20 @@ def test_noise_levels_cover_the_schedule_and_noise_keeps_the_variance(rng):
 @pytest.mark.parametrize("steps", [0, 10_000])
 def test_impossible_numbers_of_steps_are_refused(steps):
     with pytest.raises(BadOption, match=f"{steps} sampling steps, expected 1 to 1000"):
-        Sampling(steps=steps)
+        D2nwgOptions(steps=steps)
 
 
 @pytest.mark.parametrize("guidance", [math.nan, math.inf, -1.0, 21.0])
 def test_impossible_guidance_is_refused(guidance):
     with pytest.raises(BadOption, match="expected 0 to 20"):
-        Sampling(guidance=guidance)
+        D2nwgOptions(guidance=guidance)
 
 
 def test_an_unknown_scheduler_is_refused_with_those_there_are():
     with pytest.raises(UnknownName, match="ddim, dpm, flow"):
-        Sampling("euler-ancestral")
+        D2nwgOptions("euler-ancestral")
 
 
 def test_negative_refinements_are_refused():
     with pytest.raises(BadOption, match="-1 refinements, expected 0 or more"):
-        Sampling(refinements=-1)
+        D2nwgOptions(refinements=-1)

@@ -2,7 +2,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.diffusion_pictures import ARMS, draw_novelty, draw_steps
+from benchmarks.reports.d2nwg_pictures import ARMS, draw_novelty, draw_steps
 
 OTHERS = {name: {"distance": 1.0, "gain": -0.1} for name in ("soup", "zoo_mean", "noise")}
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.diffusion_report import list_aims, read_study, render_study
+from benchmarks.reports.d2nwg import list_aims, read_study, render_study
 
 MEMBER = "cnn-tiny/1x28x28"
 SPREAD = {"disagreement": 0.2, "ensemble_gain": 0.01, "error_overlap": 0.7}

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-import benchmarks.diffusion_study
-import benchmarks.diversity_study
-from benchmarks.diffusion_bench import Bench
-from benchmarks.diffusion_study import (
+import benchmarks.studies.d2nwg
+import benchmarks.studies.d2nwg_diversity
+from benchmarks.speed.d2nwg import Bench
+from benchmarks.studies.d2nwg import (
     study_aim,
     study_diversity,
     study_novelty,
@@ -17,13 +17,13 @@ from benchmarks.diffusion_study import (
     study_steps,
     study_tasks,
 )
-from model_zoo.networks import draw_task_support, load_networks
-from model_zoo.zoo_builder import build_zoo
-from model_zoo.zoo_config import ZooConfig
+from model_zoo.zoo.builder import build_zoo
+from model_zoo.zoo.config import ZooConfig
+from model_zoo.zoo.networks import draw_task_support, load_networks
 from tests.shared import shared_path
-from weightgen.generators.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
-from weightgen.reference_zoo import build_reference_zoo
-from weightgen.storage import sha256_file
+from weightgen.files.storage import sha256_file
+from weightgen.generators.d2nwg.generator import D2nwg, D2nwgConfig
+from weightgen.references.zoo import build_reference_zoo
 
 MEMBER = "cnn-tiny/1x28x28"
 
@@ -38,10 +38,10 @@ def bench(tmp_path_factory):
     build_zoo(config, zoo / "part")
     (networks,) = load_networks(zoo).values()
     torch.manual_seed(0)
-    small = LatentDiffusionConfig(
+    small = D2nwgConfig(
         num_latents=2, latent_dim=4, codec_dim=16, codec_depth=1, encoder_dim=16, denoiser_dim=16, denoiser_depth=1
     )
-    generator = LatentDiffusion({MEMBER: networks.target.spec}, small).requires_grad_(False)
+    generator = D2nwg({MEMBER: networks.target.spec}, small).requires_grad_(False)
     generator.codec(MEMBER).set_scaling(networks.tokens)
     references = build_reference_zoo(
         zoo / "part",
@@ -85,7 +85,7 @@ def test_novelty_counts_samples_and_speed_is_a_ratio(bench, monkeypatch):
     study = study_novelty(bench)[MEMBER]
     assert study["samples"] == len(study["points"]) == 2 * len(bench.held_out(bench.networks[MEMBER]))
     assert 0 <= study["novel_and_accurate"] <= min(study["novel"], study["accurate"])
-    monkeypatch.setattr(benchmarks.diffusion_study, "TRAINED_STEPS", 5)
+    monkeypatch.setattr(benchmarks.studies.d2nwg, "TRAINED_STEPS", 5)
     speed = study_speed(bench)
     seconds = speed["seconds"]
     assert speed["ratio"] == pytest.approx(seconds["train 64"] / seconds["sample 64"])
@@ -93,14 +93,14 @@ def test_novelty_counts_samples_and_speed_is_a_ratio(bench, monkeypatch):
 
 
 def test_every_scheduler_has_a_curve_over_steps(bench, monkeypatch):
-    monkeypatch.setattr(benchmarks.diffusion_study, "STEPS", (1, 3))
-    monkeypatch.setattr(benchmarks.diffusion_study, "GUIDANCE", (1.0,))
+    monkeypatch.setattr(benchmarks.studies.d2nwg, "STEPS", (1, 3))
+    monkeypatch.setattr(benchmarks.studies.d2nwg, "GUIDANCE", (1.0,))
     study = study_steps(bench)
     assert study["accuracy"].keys() == {"ddim", "dpm", "flow"} and study["accuracy"]["dpm"].keys() == {"1", "3"}
 
 
 def test_samples_are_compared_with_as_many_networks_of_the_zoo(bench, monkeypatch):
-    monkeypatch.setattr(benchmarks.diversity_study, "COMPARED", 3)
+    monkeypatch.setattr(benchmarks.studies.d2nwg_diversity, "COMPARED", 3)
     study = study_diversity(bench)[MEMBER]
     assert (study["tasks"], study["networks"]) == (len(bench.held_out(bench.networks[MEMBER])), 3)
     for kind in ("samples", "zoo"):
@@ -109,7 +109,7 @@ def test_samples_are_compared_with_as_many_networks_of_the_zoo(bench, monkeypatc
 
 
 def test_every_accuracy_is_asked_for(bench, monkeypatch):
-    monkeypatch.setattr(benchmarks.diversity_study, "AIMS", (None, 0.2, 0.9))
+    monkeypatch.setattr(benchmarks.studies.d2nwg_diversity, "AIMS", (None, 0.2, 0.9))
     study = study_aim(bench)[MEMBER]
     assert study["asked"].keys() == {"none", "0.2", "0.9"}
     assert all(0 <= row["accuracy"] <= 1 and row["entropy"] >= 0 for row in study["asked"].values())
@@ -117,12 +117,12 @@ def test_every_accuracy_is_asked_for(bench, monkeypatch):
 
 
 def test_every_section_is_written_to_a_file_of_its_own(bench, monkeypatch, tmp_path):
-    monkeypatch.setattr(benchmarks.diffusion_study, "Bench", lambda *_, **__: bench)
+    monkeypatch.setattr(benchmarks.studies.d2nwg, "Bench", lambda *_, **__: bench)
     sections = {name: lambda bench, name=name: {"of": name} for name in ("tasks", "aim")}
-    monkeypatch.setattr(benchmarks.diffusion_study, "SECTIONS", sections)
+    monkeypatch.setattr(benchmarks.studies.d2nwg, "SECTIONS", sections)
     path = tmp_path / "d2nwg.safetensors"
     bench.generator.save(path)
-    assert benchmarks.diffusion_study.main(["all", "--generator", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert benchmarks.studies.d2nwg.main(["all", "--generator", str(path), "--out", str(tmp_path / "out")]) == 0
     written = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "out").iterdir()}
     assert written.keys() == {"tasks", "aim"} and written["aim"]["results"] == {"of": "aim"}
     assert written["aim"]["generator"]["sha256"] == sha256_file(path)

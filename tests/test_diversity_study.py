@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 
-from benchmarks.diversity_study import compare_networks, rank_correlation
+from benchmarks.studies.d2nwg_diversity import compare_networks, rank_correlation
 
 
 def sure_of(*rows: list[int], num_classes: int = 2) -> torch.Tensor:

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks.diffusion_report import read_study
-from benchmarks.report import mean_accuracy, render, render_training, render_zoo, replace_block, written
+from benchmarks.reports.d2nwg import read_study
+from benchmarks.reports.report import mean_accuracy, render, render_training, render_zoo, replace_block, written
 from model_zoo.architectures import ARCHITECTURES
 from model_zoo.released import FOLDER, RELEASED, expected_hashes
-from model_zoo.training_zoo import summarize
+from model_zoo.zoo.training_zoo import summarize
 from tests.live_servers import live_generation
+from weightgen.files.storage import sha256_file
 from weightgen.generators import GENERATORS, load_generator
-from weightgen.storage import sha256_file
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])

@@ -1,19 +1,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from weightgen.layers.augment import augment_images
+from weightgen.solve.statistics import recalibrate_batchnorm
+from weightgen.target.predict import accuracy, predict
 
 from model_zoo.architectures import ARCHITECTURES, build_target
 from tests.standins import make_support
 from weightgen.condition import SupportSet
 from weightgen.errors import BadData, BadOption
-from weightgen.evaluate import (
+from weightgen.evaluation.training import (
     FinetuneConfig,
     ScratchConfig,
-    accuracy,
-    augment_images,
     finetune,
-    predict,
-    recalibrate_batchnorm,
     sweep_from_scratch,
     train_from_scratch,
 )

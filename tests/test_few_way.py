@@ -1,7 +1,7 @@
 from argparse import Namespace
 from dataclasses import replace
 
-from benchmarks.few_way import group_classes, score_arch
+from benchmarks.studies.few_way import group_classes, score_arch
 from tests.standins import make_data
 from tests.test_mip_hypernet import make_generator
 

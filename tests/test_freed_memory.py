@@ -8,7 +8,7 @@ import pytest
 
 COUNT_FAULTS = """
 import resource, sys
-from weightgen.freed_memory import keep_freed_memory
+from weightgen.runtime.freed_memory import keep_freed_memory
 
 print(keep_freed_memory() if sys.argv[1] == "keep" else False)
 for _ in range(3):

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.generator_facts import describe_generator, first_sentence
+from benchmarks.reports.generator_facts import describe_generator, first_sentence
 
 SCORES = {"accuracy": {"generated": 0.9, "scratch": 0.8, "soup": None}, "seconds": {"generate": 0.1, "scratch": 4.0}}
 OTHER = {"accuracy": {"generated": 0.5, "scratch": 0.75, "soup": 0.4}, "seconds": {"generate": 0.2, "scratch": 2.0}}

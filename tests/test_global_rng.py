@@ -2,7 +2,7 @@ import threading
 
 import torch
 
-from weightgen.global_rng import borrowed_rng
+from weightgen.runtime.global_rng import borrowed_rng
 
 
 def test_the_generator_is_handed_back_as_it_was():

@@ -9,8 +9,8 @@ from torch import nn
 
 from model_zoo.architectures import build_target
 from tests.graph_zoo import ALL, MODULES, ZOO, Net, assert_whole, ops_of, scaled_residual, sources_of
-from weightgen import graph as graph_module
-from weightgen.graph import ArchGraph, build_graph
+from weightgen.graph import arch_graph as graph_module
+from weightgen.graph.arch_graph import ArchGraph, build_graph
 
 
 @ALL

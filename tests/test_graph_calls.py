@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.graph_zoo import Net, ops_of
-from weightgen.generators.graph_hypernet import LogahConfig, new_graph_hypernet
-from weightgen.graph import build_graph
+from weightgen.generators.logah.generator import LogahConfig, new_logah
+from weightgen.graph.arch_graph import build_graph
 
 
 def unit(x: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def test_the_weight_of_a_norm_by_one_plus_itself_has_the_role_of_a_bias(name):
 
 
 def test_weights_of_norms_are_predicted_around_the_value_at_which_they_do_nothing():
-    generator = new_graph_hypernet(LogahConfig(rank=4, num_layers=1, dim=16, num_heads=2), seed=0)
+    generator = new_logah(LogahConfig(rank=4, num_layers=1, dim=16, num_heads=2), seed=0)
     for name, value in (("plain", 1), ("one plus", 0), ("layer norm", 1), ("layer norm, one plus", 0)):
         module = make_normed(name)
         generator.init_(module)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import graph_coverage
-from benchmarks.graph_coverage import STAND_INS, TRANSFORMERS, make_transformer, measure_coverage, render_row
+from benchmarks.studies import graph_coverage
+from benchmarks.studies.graph_coverage import STAND_INS, TRANSFORMERS, make_transformer, measure_coverage, render_row
 from tests.graph_zoo import assert_whole, ops_of
 from weightgen.errors import UnknownName
-from weightgen.generators.graph_hypernet import LogahConfig, new_graph_hypernet
-from weightgen.graph import build_graph
+from weightgen.generators.logah.generator import LogahConfig, new_logah
+from weightgen.graph.arch_graph import build_graph
 
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None,
@@ -29,7 +29,7 @@ OPS = {
 
 
 def small_generator():
-    return new_graph_hypernet(LogahConfig(rank=4, num_layers=1, dim=16, num_heads=2), seed=0)
+    return new_logah(LogahConfig(rank=4, num_layers=1, dim=16, num_heads=2), seed=0)
 
 
 @needs_transformers

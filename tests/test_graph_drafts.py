@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.graph_zoo import Net, ops_of, tied, used_twice
-from weightgen.graph import build_graph
+from weightgen.graph.arch_graph import build_graph
 
 
 def test_tied_tensors_go_with_their_owner_and_the_other_reader_points_at_it():

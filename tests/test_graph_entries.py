@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.graph_zoo import Net
 from weightgen.errors import BadData
-from weightgen.graph import build_graph
+from weightgen.graph.arch_graph import build_graph
 
 
 def test_lazy_parameters_are_reported_and_the_rest_is_served():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.graph_zoo import Experts, Net, assert_whole, ops_of
-from weightgen.graph import build_graph
+from weightgen.graph.arch_graph import build_graph
 
 
 def test_experts_run_once_each_behind_their_gate():

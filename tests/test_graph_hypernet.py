@@ -4,16 +4,16 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from weightgen.generators.d2nwg.method import D2nwgOptions
 
 from model_zoo.architectures import build_target
 from tests.standins import make_request, make_support
-from weightgen.checkpoint import encode_state, save_state
 from weightgen.condition import Condition, SupportSet
-from weightgen.diffusion import Sampling
 from weightgen.errors import BadOption, CorruptFile, UnsupportedTask
-from weightgen.generator import GenerationRequest, WeightGenerator
-from weightgen.generators.graph_hypernet import SIZES, GraphHypernet, LogahConfig, new_graph_hypernet
-from weightgen.graph import ArchGraph, build_graph
+from weightgen.files.checkpoint import encode_state, save_state
+from weightgen.generators.logah.generator import SIZES, Logah, LogahConfig, new_logah
+from weightgen.graph.arch_graph import ArchGraph, build_graph
+from weightgen.request import GenerationRequest, WeightGenerator
 
 TINY = LogahConfig(rank=4, num_layers=2, dim=16, num_heads=4, max_distance=8)
 
@@ -45,8 +45,8 @@ def graph() -> ArchGraph:
 
 
 @pytest.fixture(scope="module")
-def generator() -> GraphHypernet:
-    return new_graph_hypernet(TINY, seed=0)
+def generator() -> Logah:
+    return new_logah(TINY, seed=0)
 
 
 def test_the_same_module_generator_and_seed_give_the_same_bytes(generator, graph):
@@ -101,7 +101,7 @@ TOLD = LogahConfig(rank=4, num_layers=1, dim=16, num_heads=4, encoding_dim=8, re
 
 
 def test_what_it_is_told_changes_the_trunk_once_it_has_learnt_to_listen():
-    generator, target = new_graph_hypernet(TOLD, seed=0), build_target("cnn-w8-d2", num_classes=3)
+    generator, target = new_logah(TOLD, seed=0), build_target("cnn-w8-d2", num_classes=3)
     support, other = make_support(), make_support(seed=1)
     graph = build_graph(target.skeleton, torch.zeros(1, 1, 28, 28))
     plain, told = dict(generator.predict(graph)), dict(generator.predict(graph, support=support))
@@ -113,16 +113,16 @@ def test_what_it_is_told_changes_the_trunk_once_it_has_learnt_to_listen():
 
 
 def test_it_embeds_support_sets_if_it_was_told_any(generator):
-    told = new_graph_hypernet(TOLD, seed=0)
+    told = new_logah(TOLD, seed=0)
     embedded = told.embed(make_support(), arch="cnn")
     assert embedded.shape == (8,) and embedded.norm() == pytest.approx(1, abs=1e-5)
-    assert told.digest_of("cnn") == told.digest_of("mlp") != new_graph_hypernet(TOLD, seed=1).digest_of("cnn")
+    assert told.digest_of("cnn") == told.digest_of("mlp") != new_logah(TOLD, seed=1).digest_of("cnn")
     with pytest.raises(UnsupportedTask, match="embeds none"):
         generator.embed(make_support(), arch="cnn")
 
 
 def test_without_its_condition_it_is_neither_told_nor_refined():
-    generator, target = new_graph_hypernet(TOLD, seed=0), build_target("cnn-w8-d2", num_classes=3)
+    generator, target = new_logah(TOLD, seed=0), build_target("cnn-w8-d2", num_classes=3)
     request = make_request(target, make_support())
     (refined,), (plain,) = generator.generate(request), generator.without_condition().generate(request)
     graph = build_graph(target.skeleton, torch.zeros(1, 1, 28, 28))
@@ -230,9 +230,9 @@ def test_a_module_on_the_meta_device_is_refused_in_place_and_predicted_by_name(g
 @pytest.mark.parametrize("as_published", [False, True])
 def test_a_saved_generator_predicts_the_same_bytes(tmp_path, graph, as_published):
     config = LogahConfig(rank=4, num_layers=1, dim=16, num_heads=4, as_published=as_published)
-    generator = new_graph_hypernet(config, seed=5)
+    generator = new_logah(config, seed=5)
     generator.save(tmp_path / "g.safetensors")
-    loaded = GraphHypernet.load(tmp_path / "g.safetensors")
+    loaded = Logah.load(tmp_path / "g.safetensors")
     assert loaded.config == config
     assert encode_state(dict(loaded.predict(graph))) == encode_state(dict(generator.predict(graph)))
     loaded.save(tmp_path / "again.safetensors")
@@ -243,14 +243,14 @@ def test_damaged_and_foreign_files_are_refused(tmp_path, generator):
     manifest = {"format": "weightgen.generator", "method": "logah", "version": 1, "training": {}}
     save_state(tmp_path / "a", generator.state_dict(), manifest={**manifest, "config": {"rank": 3}})
     with pytest.raises(CorruptFile, match="do not fit its own configuration"):
-        GraphHypernet.load(tmp_path / "a")
+        Logah.load(tmp_path / "a")
     save_state(tmp_path / "b", {}, manifest={**manifest, "version": 9})
     with pytest.raises(UnsupportedTask, match="version 9"):
-        GraphHypernet.load(tmp_path / "b")
+        Logah.load(tmp_path / "b")
 
 
 def test_a_tensor_wider_than_the_published_tables_is_kept_and_said_so():
-    generator = new_graph_hypernet(LogahConfig(rank=2, num_layers=1, dim=16, num_heads=4, as_published=True), seed=0)
+    generator = new_logah(LogahConfig(rank=2, num_layers=1, dim=16, num_heads=4, as_published=True), seed=0)
     report = generator.init_(nn.Embedding(40_000, 3))
     assert [row.why for row in report.kept] == ["wider than the published decoder's 32,768 rows"]
 
@@ -259,7 +259,7 @@ def test_a_tensor_wider_than_the_published_tables_is_kept_and_said_so():
 def test_sizes_are_those_of_the_paper(size):
     config = SIZES[size]()
     with torch.device("meta"):
-        ours, published = (GraphHypernet(SIZES[size](as_published=p)) for p in (False, True))
+        ours, published = (Logah(SIZES[size](as_published=p)) for p in (False, True))
     assert (config.rank, config.num_layers, config.dim, config.num_heads) == {
         "T": (32, 3, 64, 8), "S": (90, 5, 128, 16), "B": (128, 5, 256, 16), "L": (256, 12, 256, 16)
     }[size]  # fmt: skip
@@ -300,7 +300,7 @@ def test_a_request_gets_a_trunk_from_the_graph_and_a_head_from_the_examples(gene
         ({"num_samples": 2}, "num_samples must be 1"),
         ({"condition": Condition(text="digits")}, "labelled examples only"),
         ({"condition": Condition()}, "no support set"),
-        ({"sampling": Sampling()}, "does not sample"),
+        ({"sampling": D2nwgOptions()}, "does not sample"),
     ],
 )
 def test_requests_it_cannot_honour_are_refused(generator, request_for_digits, change, message):

@@ -5,7 +5,7 @@ from torch import nn
 
 from model_zoo.architectures import build_target
 from tests.graph_zoo import HandMadeAttention
-from weightgen.graph import build_graph
+from weightgen.graph.arch_graph import build_graph
 
 
 def test_fused_attention_and_attention_by_hand_are_one_graph():

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.graph_zoo import Net, RootNorm, sources_of
-from weightgen.graph import build_graph
+from weightgen.graph.arch_graph import build_graph
 
 
 def test_tensors_that_no_operation_reads_hang_behind_the_tensor_before():

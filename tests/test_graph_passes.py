@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from tests.graph_zoo import Net, Stubborn, ops_of
-from weightgen.graph import build_graph
+from weightgen.graph.arch_graph import build_graph
 
 
 def test_a_pass_that_breaks_off_is_continued_part_by_part():

@@ -1,7 +1,7 @@
 """What is written by hand, as chains of recorded calls: (op, call, sources), the number of a node its place."""
 
-from weightgen.graph_drafts import Draft
-from weightgen.graph_patterns import find_activation, find_norm, find_scores
+from weightgen.graph.drafts import Draft
+from weightgen.graph.patterns import find_activation, find_norm, find_scores
 
 
 def record(*calls: tuple[str, list[int]]) -> list[Draft]:

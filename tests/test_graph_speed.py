@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import graph_speed
+from benchmarks.speed import graph as graph_speed
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.graph_zoo import ALL, MODULES, Net, ops_of
-from weightgen.graph import build_graph
+from weightgen.graph.arch_graph import build_graph
 
 
 @ALL

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from tests.graph_zoo import Net, assert_whole, ops_of, used_twice
-from weightgen.graph import build_graph
-from weightgen.graph_twin import structure_key
+from weightgen.graph.arch_graph import build_graph
+from weightgen.graph.twin import structure_key
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from model_zoo.architectures import ARCHITECTURES, build_target
-from model_zoo.group_training import Job, Rows, is_stacked, train_group
+from model_zoo.zoo.group_training import Job, Rows, is_stacked, train_group
 
 CPU = torch.device("cpu")
 LIGHT = {"cnn": "cnn-w4-d2", "resnet20": None, "mlp": "mlp-w16"}

@@ -3,12 +3,13 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from weightgen.target.trunk import head_names, trunk_features
 
 from model_zoo.architectures import ARCHITECTURES, build_target
 from tests.standins import make_support
 from weightgen.errors import UnsupportedTask
-from weightgen.head import head_names, ridge_head, solve_head, step_to_softmax, trunk_features
-from weightgen.target import Target
+from weightgen.solve.head import ridge_head, solve_head, step_to_softmax
+from weightgen.target.network import Target
 
 
 def blobs(*, n: int, d: int, k: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

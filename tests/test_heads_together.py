@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from weightgen.head import left_out_cross_entropy, ridge_head, step_to_softmax
-from weightgen.heads_together import HeadsTogether, solve_heads
+from weightgen.solve.head import left_out_cross_entropy, ridge_head, step_to_softmax
+from weightgen.solve.heads_together import HeadsTogether, solve_heads
 
 RIDGE, STEPS = torch.tensor(0.1), torch.tensor([1.0, 0.5, 2.0])
 SIZES = [(20, 10, 4), (20, 5, 1), (7, 3, 5), (31, 2, 8), (64, 4, 3)]

@@ -12,11 +12,11 @@ from torch import nn
 
 import weightgen
 from model_zoo import released
-from weightgen import init
-from weightgen.checkpoint import encode_state, load_foreign, load_state, save_state
 from weightgen.errors import BadOption, CorruptFile, NotFound, StorageFailed, UnknownName, UnsupportedTask
-from weightgen.generators.graph_hypernet import new_graph_hypernet
-from weightgen.init import load_source
+from weightgen.files.checkpoint import encode_state, load_foreign, load_state, save_state
+from weightgen.generators.logah.generator import new_logah
+from weightgen.init import fill as init
+from weightgen.init.fill import load_source
 
 from .test_graph_hypernet import TINY, Tiny
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def generator():
-    return new_graph_hypernet(TINY, seed=0)
+    return new_logah(TINY, seed=0)
 
 
 def untied(module):
@@ -101,7 +101,7 @@ def test_a_source_is_a_generator_or_its_file(tmp_path, generator):
 
 
 def test_a_source_that_is_no_generator_of_this_method_is_told(tmp_path, generator):
-    with pytest.raises(NotFound, match="expected a GraphHypernet, its file or a released generator"):
+    with pytest.raises(NotFound, match="expected a Logah, its file or a released generator"):
         load_source("nowhere.safetensors")
     save_state(tmp_path / "m", {}, manifest={"format": "weightgen.generator", "method": "mip", "version": 1})
     with pytest.raises(UnsupportedTask, match="'mip' makes weights for known architectures only"):

@@ -1,4 +1,4 @@
-from weightgen.init_report import InitReport, TensorReport
+from weightgen.init.report import InitReport, TensorReport
 
 REPORT = InitReport(
     rows=(

@@ -3,18 +3,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from weightgen.generators.d2nwg.method import SCHEDULERS, D2nwgOptions
+from weightgen.target.trunk import trunk_spec
 
 from model_zoo.architectures import build_target
 from tests.standins import make_request, make_support
-from weightgen.checkpoint import encode_state, load_state, read_manifest, save_state
 from weightgen.condition import Condition
-from weightgen.diffusion import SCHEDULERS, Sampling
 from weightgen.errors import CorruptFile, UnsupportedTask
+from weightgen.files.checkpoint import encode_state, load_state, read_manifest, save_state
 from weightgen.generators import load_generator
-from weightgen.generators.latent_diffusion import LatentDiffusion, LatentDiffusionConfig, member_name
-from weightgen.reference_zoo import trunk_spec
+from weightgen.generators.d2nwg.generator import D2nwg, D2nwgConfig, member_name
 
-CONFIG = LatentDiffusionConfig(
+CONFIG = D2nwgConfig(
     num_latents=2,
     latent_dim=4,
     codec_dim=16,
@@ -27,13 +27,11 @@ CONFIG = LatentDiffusionConfig(
 ARCHS = ("cnn-tiny", "mlp-w16-d2", "cnn-w4-d2")
 
 
-def make_generator(
-    *archs: str, channels: tuple[int, ...] = (1,), config: LatentDiffusionConfig = CONFIG
-) -> LatentDiffusion:
+def make_generator(*archs: str, channels: tuple[int, ...] = (1,), config: D2nwgConfig = CONFIG) -> D2nwg:
     """Untrained, but moved off its start: condition and noise have an effect."""
     targets = [build_target(arch, in_channels=c) for arch in archs for c in channels]
     torch.manual_seed(0)
-    generator = LatentDiffusion({member_name(t): t.spec for t in targets}, config)
+    generator = D2nwg({member_name(t): t.spec for t in targets}, config)
     with torch.no_grad():
         for name, parameter in generator.named_parameters():
             if "out_of" in name or "modulation" in name or "denoiser.out" in name:
@@ -47,7 +45,7 @@ def make_generator(
 
 
 @pytest.fixture(scope="module")
-def generator() -> LatentDiffusion:
+def generator() -> D2nwg:
     return make_generator(*ARCHS)
 
 
@@ -55,7 +53,7 @@ def generator() -> LatentDiffusion:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_samples_load_strictly_differ_and_learn_the_support_set(generator, arch, scheduler):
     support, target = make_support(num_classes=4, shots=8), build_target(arch, num_classes=4)
-    request = replace(make_request(target, support), num_samples=2, sampling=Sampling(scheduler, steps=3))
+    request = replace(make_request(target, support), num_samples=2, sampling=D2nwgOptions(scheduler, steps=3))
     generator.check(request)
     first, second = generator.generate(request)
     for state in (first, second):
@@ -77,12 +75,12 @@ def test_support_set_accuracy_and_guidance_each_change_the_trunk(generator):
     support = make_support(num_classes=3, shots=4)
     request = make_request(target, support)
     aimed = replace(request, condition=Condition(support=support, target_accuracy=0.9))
-    guided = replace(request, sampling=Sampling(guidance=3.0))
+    guided = replace(request, sampling=D2nwgOptions(guidance=3.0))
     trunks = [generator.sample(r) for r in (request, aimed, guided)]
     trunks.append(generator.sample(request, conditioned=False))
     for i, a in enumerate(trunks):
         assert all(not torch.equal(a, b) for b in trunks[i + 1 :])
-    plain = replace(request, sampling=Sampling(guidance=0.0))
+    plain = replace(request, sampling=D2nwgOptions(guidance=0.0))
     assert torch.allclose(generator.sample(plain), trunks[3], atol=1e-5)
 
 
@@ -101,12 +99,12 @@ def test_every_support_set_refines_a_trunk_in_its_own_way(generator, arch):
 
 def test_refinements_can_be_left_out_and_no_more_than_learnt_be_asked_for(generator):
     request = make_request(build_target("cnn-tiny", num_classes=3), make_support(num_classes=3, shots=4))
-    states = [generator.generate(replace(request, sampling=Sampling(refinements=n)))[0] for n in (0, 1, 2)]
-    states.append(generator.generate(replace(request, sampling=Sampling()))[0])
+    states = [generator.generate(replace(request, sampling=D2nwgOptions(refinements=n)))[0] for n in (0, 1, 2)]
+    states.append(generator.generate(replace(request, sampling=D2nwgOptions()))[0])
     codes = [encode_state(s) for s in states]
     assert len(set(codes[:3])) == 3 and codes[2] == codes[3]
     with pytest.raises(UnsupportedTask, match="has learnt 2 refinements of a sample, 3 were asked for"):
-        generator.check(replace(request, sampling=Sampling(refinements=3)))
+        generator.check(replace(request, sampling=D2nwgOptions(refinements=3)))
 
 
 def test_without_condition_only_the_head_knows_the_support_set(generator):
@@ -137,7 +135,7 @@ def test_a_file_gives_the_same_weights_back(generator, tmp_path):
     generator.save(tmp_path / "d2nwg.safetensors")
     loaded = load_generator(tmp_path / "d2nwg.safetensors")
     request = make_request(build_target("cnn-tiny", num_classes=3), make_support(num_classes=3, shots=4))
-    assert isinstance(loaded, LatentDiffusion) and loaded.digest_of("cnn-tiny") == generator.digest_of("cnn-tiny")
+    assert isinstance(loaded, D2nwg) and loaded.digest_of("cnn-tiny") == generator.digest_of("cnn-tiny")
     (a,), (b,) = generator.generate(request), loaded.generate(request)
     assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
 

@@ -3,17 +3,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from weightgen.generators.d2nwg.method import SCHEDULERS, D2nwgOptions
 
 from model_zoo.architectures import build_target
-from model_zoo.cifar_resnets import resnet_target
+from model_zoo.published.cifar_resnets import resnet_target
 from tests.standins import make_request, make_support
-from weightgen.checkpoint import encode_state, read_manifest, save_state
 from weightgen.condition import Condition
-from weightgen.diffusion import SCHEDULERS, Sampling
 from weightgen.errors import BadOption, CorruptFile, UnsupportedTask
+from weightgen.files.checkpoint import encode_state, read_manifest, save_state
 from weightgen.generators import load_generator
-from weightgen.generators.layerwise_diffusion import LayerwiseConfig, LayerwiseDiffusion
-from weightgen.windows import Windows, measure_statistics
+from weightgen.generators.d2nwg.layerwise import D2nwgLayerwise, LayerwiseConfig
+from weightgen.weightspace.windows import Windows, measure_statistics
 
 CONFIG = LayerwiseConfig(
     context=40, tail=4, latent_dim=6, codec_dim=16, codec_depth=1, encoder_dim=16, denoiser_dim=32, denoiser_depth=1
@@ -21,22 +21,22 @@ CONFIG = LayerwiseConfig(
 TARGET = resnet_target(8)
 SUPPORT = make_support(num_classes=10, shots=3, channels=3)
 REQUEST = make_request(TARGET, SUPPORT)
-FAST = Sampling(steps=2)
+FAST = D2nwgOptions(steps=2)
 
 
 @pytest.fixture(scope="module")
-def generator() -> LayerwiseDiffusion:
+def generator() -> D2nwgLayerwise:
     """Untrained, but moved off its start: condition, noise and tail have an effect."""
     torch.manual_seed(0)
     statistics = measure_statistics([(TARGET.spec, TARGET.init_state(0))])
-    made = LayerwiseDiffusion(statistics, TARGET.input_shape, CONFIG).requires_grad_(False)
+    made = D2nwgLayerwise(statistics, TARGET.input_shape, CONFIG).requires_grad_(False)
     for name, parameter in made.named_parameters():
         if "out_of" in name or "modulation" in name or "denoiser.out" in name:
             parameter.add_(0.3 * torch.randn(parameter.shape))
     return made
 
 
-def sample(generator: LayerwiseDiffusion, *, seed: int = 0, sees_tail: bool = True, told: torch.Tensor | None = None):
+def sample(generator: D2nwgLayerwise, *, seed: int = 0, sees_tail: bool = True, told: torch.Tensor | None = None):
     told = generator.condition(None, None) if told is None else told
     rng = torch.Generator().manual_seed(seed)
     return generator.sample_trunk(TARGET.spec, told, FAST, rng=rng, sees_tail=sees_tail)
@@ -47,7 +47,7 @@ def sample(generator: LayerwiseDiffusion, *, seed: int = 0, sees_tail: bool = Tr
 def test_samples_of_any_depth_load_strictly_differ_and_learn_the_support_set(generator, depth, scheduler):
     target = resnet_target(depth)
     request = make_request(target, SUPPORT, num_samples=2)
-    request = replace(request, sampling=Sampling(scheduler, steps=2))
+    request = replace(request, sampling=D2nwgOptions(scheduler, steps=2))
     generator.check(request)
     first, second = generator.generate(request)
     for state in (first, second):
@@ -84,7 +84,7 @@ def test_support_set_accuracy_and_guidance_each_change_the_trunk(generator):
     trunks.append(sample(generator))
     for i, a in enumerate(trunks):
         assert all(not torch.equal(a["conv.weight"], b["conv.weight"]) for b in trunks[i + 1 :])
-    plain = generator.generate(replace(REQUEST, sampling=Sampling(steps=2, guidance=0.0)))[0]
+    plain = generator.generate(replace(REQUEST, sampling=D2nwgOptions(steps=2, guidance=0.0)))[0]
     assert torch.allclose(plain["conv.weight"], trunks[-1]["conv.weight"], atol=1e-5)
 
 
@@ -117,7 +117,7 @@ def test_a_file_gives_the_same_weights_back(generator, tmp_path):
     rounded = copy.deepcopy(generator).half().float()
     rounded.save(tmp_path / "made.safetensors")
     loaded = load_generator(tmp_path / "made.safetensors")
-    assert isinstance(loaded, LayerwiseDiffusion)
+    assert isinstance(loaded, D2nwgLayerwise)
     request = replace(REQUEST, sampling=FAST)
     assert encode_state(rounded.generate(request)[0]) == encode_state(loaded.generate(request)[0])
     loaded.save(tmp_path / "again.safetensors")
@@ -153,7 +153,7 @@ def test_damaged_files_are_refused(generator, tmp_path, change, error, sentence)
             replace(REQUEST, condition=Condition(support=SUPPORT, target_accuracy=1.5)),
             "target accuracy is 1.5, expected a fraction from 0 to 1",
         ),
-        (replace(REQUEST, sampling=Sampling(refinements=2)), "has learnt no refinements, 2 asked for"),
+        (replace(REQUEST, sampling=D2nwgOptions(refinements=2)), "has learnt no refinements, 2 asked for"),
     ],
 )
 def test_requests_it_cannot_honour_are_refused_in_a_sentence(generator, request_, sentence):

@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
+from weightgen.target.trunk import take_trunk
 
-import benchmarks.layerwise
-from benchmarks.layerwise import (
+import benchmarks.studies.d2nwg_layerwise
+from benchmarks.studies.d2nwg_layerwise import (
     fit_linear,
     group_networks,
     main,
@@ -15,11 +16,10 @@ from benchmarks.layerwise import (
     peak_memory,
     weight_error,
 )
-from model_zoo.cifar_resnets import KnownResNet, resnet_target
+from model_zoo.published.cifar_resnets import KnownResNet, resnet_target
 from tests.standins import make_data
-from weightgen.generators.layerwise_diffusion import LayerwiseConfig, LayerwiseDiffusion
-from weightgen.reference_zoo import take_trunk
-from weightgen.windows import measure_statistics
+from weightgen.generators.d2nwg.layerwise import D2nwgLayerwise, LayerwiseConfig
+from weightgen.weightspace.windows import measure_statistics
 
 SMALL = LayerwiseConfig(
     context=256, tail=4, latent_dim=4, codec_dim=16, codec_depth=1, encoder_dim=16, denoiser_dim=16, denoiser_depth=1
@@ -39,20 +39,20 @@ def known() -> list[KnownResNet]:
 
 
 @pytest.fixture(scope="module")
-def generator(known) -> LayerwiseDiffusion:
+def generator(known) -> D2nwgLayerwise:
     torch.manual_seed(0)
     statistics = measure_statistics([(k.target.spec, k.trunk) for k in known])
-    return LayerwiseDiffusion(statistics, known[0].target.input_shape, SMALL, training={"spent": {"denoiser": {}}})
+    return D2nwgLayerwise(statistics, known[0].target.input_shape, SMALL, training={"spent": {"denoiser": {}}})
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setattr(benchmarks.layerwise, "DEPTH", 8)
-    monkeypatch.setattr(benchmarks.layerwise, "DEEP", 14)
-    monkeypatch.setattr(benchmarks.layerwise, "DEPTHS", (8, 14))
-    monkeypatch.setattr(benchmarks.layerwise, "CONTEXTS", (64, 256))
-    monkeypatch.setattr(benchmarks.layerwise, "LINEAR_RANKS", (4, 144))
-    monkeypatch.setattr(benchmarks.layerwise, "SHOTS", (2, 3))
+    monkeypatch.setattr(benchmarks.studies.d2nwg_layerwise, "DEPTH", 8)
+    monkeypatch.setattr(benchmarks.studies.d2nwg_layerwise, "DEEP", 14)
+    monkeypatch.setattr(benchmarks.studies.d2nwg_layerwise, "DEPTHS", (8, 14))
+    monkeypatch.setattr(benchmarks.studies.d2nwg_layerwise, "CONTEXTS", (64, 256))
+    monkeypatch.setattr(benchmarks.studies.d2nwg_layerwise, "LINEAR_RANKS", (4, 144))
+    monkeypatch.setattr(benchmarks.studies.d2nwg_layerwise, "SHOTS", (2, 3))
 
 
 def test_memory_grows_with_the_context_and_not_with_the_network(generator):
@@ -94,8 +94,10 @@ def test_a_copy_of_a_training_network_is_found_out(known):
 
 
 def test_the_study_writes_every_figure(generator, known, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmarks.layerwise, "load_resnets", lambda zoo: known)
-    monkeypatch.setattr(benchmarks.layerwise, "load_data", lambda name: make_data(num_classes=10, channels=3))
+    monkeypatch.setattr(benchmarks.studies.d2nwg_layerwise, "load_resnets", lambda zoo: known)
+    monkeypatch.setattr(
+        benchmarks.studies.d2nwg_layerwise, "load_data", lambda name: make_data(num_classes=10, channels=3)
+    )
     generator.save(tmp_path / "made.safetensors")
     files = ["--zoo", str(tmp_path), "--generator", str(tmp_path / "made.safetensors")]
     assert main([*files, "--json", str(tmp_path / "found.json"), "--samples", "1", "--steps", "2"]) == 0
@@ -111,7 +113,9 @@ def test_the_study_writes_every_figure(generator, known, tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_no_generator_is_an_error(tmp_path, capsys, monkeypatch, known):
-    monkeypatch.setattr(benchmarks.layerwise, "load_resnets", lambda zoo: known)
-    monkeypatch.setattr(benchmarks.layerwise, "load_data", lambda name: make_data(num_classes=10, channels=3))
+    monkeypatch.setattr(benchmarks.studies.d2nwg_layerwise, "load_resnets", lambda zoo: known)
+    monkeypatch.setattr(
+        benchmarks.studies.d2nwg_layerwise, "load_data", lambda name: make_data(num_classes=10, channels=3)
+    )
     assert main(["--zoo", str(tmp_path), "--generator", str(tmp_path / "missing.safetensors")]) != 0
     assert "error: " in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.logah_curves import (
+from benchmarks.studies.logah_curves import (
     COLOURS,
     COURSES,
     Course,
@@ -22,13 +22,13 @@ from benchmarks.logah_curves import (
     main,
     train_and_score,
 )
-from benchmarks.logah_table import read_generator
+from benchmarks.studies.logah_table import read_generator
 from model_zoo.spaces import GptMember, ViTMember
 from tests.shared import shared_path
 from weightgen.errors import BadOption, NotFound
-from weightgen.generators.graph_hypernet import LogahConfig, new_graph_hypernet
+from weightgen.files.storage import read_json, write_json
+from weightgen.generators.logah.generator import LogahConfig, new_logah
 from weightgen.labelled_data import LabelledData
-from weightgen.storage import read_json, write_json
 
 TINY = {"steps": (0, 1, 2), "batch_size": 4, "learning_rates": (1e-3, 1e-2), "warmup": 1, "per_class": 3}
 VIT = Course(ViTMember(8, 1, 2, patch=7, in_channels=3, num_classes=2), "cifar10", **TINY)
@@ -37,7 +37,7 @@ GPT = Course(GptMember(8, 1, 2, context=8), "ag_news", **TINY)
 
 @pytest.fixture
 def generator(tmp_path):
-    hypernet = new_graph_hypernet(LogahConfig(rank=4, dim=8, num_layers=1, num_heads=2), seed=0)
+    hypernet = new_logah(LogahConfig(rank=4, dim=8, num_layers=1, num_heads=2), seed=0)
     hypernet.save(tmp_path / "generator.safetensors")
     return read_generator(tmp_path / "generator.safetensors")
 
@@ -64,7 +64,7 @@ def loaded(monkeypatch, images, texts):
         calls.append(course.data)
         return texts if course is GPT else images
 
-    monkeypatch.setattr("benchmarks.logah_curves.load_task", load)
+    monkeypatch.setattr("benchmarks.studies.logah_curves.load_task", load)
     return calls
 
 
@@ -101,7 +101,7 @@ def test_runs_side_by_side_keep_each_others_arms(texts, monkeypatch, tmp_path):
         write_json(path, found)
         return texts
 
-    monkeypatch.setattr("benchmarks.logah_curves.load_task", load_while_another_run_ends)
+    monkeypatch.setattr("benchmarks.studies.logah_curves.load_task", load_while_another_run_ends)
     fill_curves(path, {"g": GPT}, ["default"], generator=None, seeds=1)
     assert set(read_json(path)["networks"]["g"]["arms"]) == {"default", "orthogonal"}
 

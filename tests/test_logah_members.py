@@ -9,7 +9,7 @@ import training.logah.members
 from model_zoo.spaces import HELD_OUT, CnnMember, RegisteredMember
 from training.logah.members import channels_of, draw_members, graph_of, load_members, save_members
 from weightgen.errors import BadOption, CorruptFile, NotFound
-from weightgen.graph import build_graph
+from weightgen.graph.arch_graph import build_graph
 
 SPACES = {"cnns": 3, "mlps": 1, "resnets": 1, "small_vits": 1, "small_gpts": 1, "registered": 2}
 

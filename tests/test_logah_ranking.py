@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import kendalltau
+from weightgen.target.predict import accuracy
 
-from benchmarks import logah_ranking
-from benchmarks.logah_ranking import (
+from benchmarks.studies import logah_ranking
+from benchmarks.studies.logah_ranking import (
     FOLDER,
     KINDS,
     PROXIES,
@@ -28,15 +29,14 @@ from benchmarks.logah_ranking import (
     train_all,
     train_ranked,
 )
-from benchmarks.logah_table import read_generator
+from benchmarks.studies.logah_table import read_generator
 from model_zoo.data import EVALUATION_SETS, load_data
 from model_zoo.spaces import CnnMember, GptMember, MlpMember, ViTMember, draw_member
 from tests.shared import shared_path
 from weightgen.errors import BadOption, CorruptFile, NotFound
-from weightgen.evaluate import accuracy
-from weightgen.generators.graph_hypernet import LogahConfig, new_graph_hypernet
+from weightgen.files.storage import read_json, write_json
+from weightgen.generators.logah.generator import LogahConfig, new_logah
 from weightgen.labelled_data import LabelledData
-from weightgen.storage import read_json, write_json
 
 TINY = TruthConfig(
     spaces=(("mlps", 2), ("small_vits", 1)), steps=2, batch_size=8, learning_rates=(1e-3, 1e-2), warmup=1,
@@ -56,7 +56,7 @@ def data(rng) -> LabelledData:
 @pytest.fixture
 def generator(tmp_path):
     config = LogahConfig(rank=4, dim=8, num_layers=1, num_heads=2)
-    new_graph_hypernet(config, seed=0).save(tmp_path / "generator.safetensors")
+    new_logah(config, seed=0).save(tmp_path / "generator.safetensors")
     return read_generator(tmp_path / "generator.safetensors")
 
 

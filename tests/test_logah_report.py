@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.logah_report import read_figures, render_figures
+from benchmarks.reports.logah import read_figures, render_figures
 
 GENERATOR = {"parameters": 1000, "config": {"refinement_rates": [0.1, 0.05]}, "training": {"cpu_seconds": 200.0}}
 ARMS = ("generated", "condition off", "random trunk, refined", "random trunk", "default, 100 steps")

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from benchmarks import logah_speed
-from benchmarks.logah_speed import make_model, measure_construction, measure_pairs
+from benchmarks.speed import logah as logah_speed
+from benchmarks.speed.logah import make_model, measure_construction, measure_pairs
 
 
 @pytest.mark.parametrize(

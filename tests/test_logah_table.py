@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.logah_table import (
+from benchmarks.studies.logah_table import (
     ARMS,
     PREDICTED,
     PUBLISHED,
@@ -22,8 +22,8 @@ from benchmarks.logah_table import (
 from model_zoo.spaces import HELD_OUT, CnnMember
 from tests.shared import shared_path
 from weightgen.errors import BadOption, UnknownName
-from weightgen.generators.graph_hypernet import LogahConfig, new_graph_hypernet
-from weightgen.storage import read_json
+from weightgen.files.storage import read_json
+from weightgen.generators.logah.generator import LogahConfig, new_logah
 
 TINY = TableConfig(
     steps=(0, 1, 2), batch_size=4, learning_rates=(1e-3, 1e-2), choice_steps=(1,), choice_examples=20,
@@ -40,7 +40,7 @@ def generator(tmp_path):
         num_layers=1,
         num_heads=2,
     )
-    hypernet = new_graph_hypernet(config, seed=0)
+    hypernet = new_logah(config, seed=0)
     hypernet.save(tmp_path / "generator.safetensors")
     return read_generator(tmp_path / "generator.safetensors")
 

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from benchmarks.logah_table import read_generator
-from benchmarks.logah_unseen import ARMS, DATA, NETWORKS, UnseenConfig, main, score_unseen, summarise
+from benchmarks.studies.logah_table import read_generator
+from benchmarks.studies.logah_unseen import ARMS, DATA, NETWORKS, UnseenConfig, main, score_unseen, summarise
 from model_zoo.data import EVALUATION_SETS
 from model_zoo.spaces import HELD_OUT
 from weightgen.errors import UnknownName
-from weightgen.generators.graph_hypernet import LogahConfig, new_graph_hypernet
-from weightgen.storage import read_json
+from weightgen.files.storage import read_json
+from weightgen.generators.logah.generator import LogahConfig, new_logah
 
 TINY = UnseenConfig(per_class=2, random_trunks=1, steps=1, learning_rates=(1e-3,), batch_size=8)
 NAME = "cnn 24-48-40 no norm fc32"
@@ -19,7 +19,7 @@ NAME = "cnn 24-48-40 no norm fc32"
 @pytest.fixture
 def generator(tmp_path):
     config = LogahConfig(rank=4, dim=8, num_layers=1, num_heads=2, encoding_dim=8)
-    new_graph_hypernet(config, seed=0).save(tmp_path / "generator.safetensors")
+    new_logah(config, seed=0).save(tmp_path / "generator.safetensors")
     return read_generator(tmp_path / "generator.safetensors")
 
 

@@ -6,8 +6,8 @@ import torch
 from model_zoo import released
 from model_zoo.lookup import look_up, target_for
 from tests.standins import make_data, make_zoo
-from weightgen.checkpoint import save_state
 from weightgen.errors import BadOption, CorruptFile, NotFound, UnknownName
+from weightgen.files.checkpoint import save_state
 
 
 def test_names_and_files_become_a_job(generator_file):

@@ -5,20 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from weightgen.generators.d2nwg.method import D2nwgOptions
 
 from model_zoo.architectures import build_target
 from tests.standins import make_request, make_support
-from weightgen.checkpoint import encode_state, read_manifest, save_state
 from weightgen.condition import SupportSet
-from weightgen.diffusion import Sampling
 from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
-from weightgen.generators.mip_hypernet import MipConfig, MipHypernet, new_hypernet
+from weightgen.files.checkpoint import encode_state, read_manifest, save_state
+from weightgen.generators.mip.generator import Mip, MipConfig, new_hypernet
 
 ARCHS = ("cnn-tiny", "cnn-w4-d2", "resnet8", "vit-tiny")
 CONFIG = MipConfig(encoding_dim=16, encoder_width=4, rank=2, refinements=1)
 
 
-def make_generator(*archs: str) -> MipHypernet:
+def make_generator(*archs: str) -> Mip:
     """Untrained, but moved off its start: the condition has an effect."""
     hypernets = {}
     for arch in archs:
@@ -27,11 +27,11 @@ def make_generator(*archs: str) -> MipHypernet:
             rng = torch.Generator().manual_seed(1)
             hypernet.coefficients.weight.copy_(torch.randn(hypernet.coefficients.weight.shape, generator=rng) * 0.1)
         hypernets[arch] = hypernet
-    return MipHypernet(hypernets).requires_grad_(False)
+    return Mip(hypernets).requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
-def generator() -> MipHypernet:
+def generator() -> Mip:
     return make_generator(*ARCHS)
 
 
@@ -123,7 +123,7 @@ def test_embeddings_have_norm_one_and_tell_tasks_apart(generator):
 
 def test_a_file_holds_everything(generator, tmp_path):
     generator.save(tmp_path / "mip.safetensors")
-    loaded = MipHypernet.load(tmp_path / "mip.safetensors")
+    loaded = Mip.load(tmp_path / "mip.safetensors")
     assert loaded.archs == generator.archs
     assert [loaded.digest_of(arch) for arch in loaded.archs] == [generator.digest_of(arch) for arch in loaded.archs]
     loaded.save(tmp_path / "again.safetensors")
@@ -148,15 +148,15 @@ def test_other_files_are_refused(tmp_path, generator):
     tensors, manifest = load_file(path), read_manifest(path)
     save_state(path, tensors, manifest={**manifest, "version": 99})
     with pytest.raises(UnsupportedTask, match="version 99 of the format, this weightgen reads 2"):
-        MipHypernet.load(path)
+        Mip.load(path)
     save_state(path, tensors, manifest={**manifest, "method": "other"})
     with pytest.raises(CorruptFile, match="expected a generator file of method 'mip'"):
-        MipHypernet.load(path)
+        Mip.load(path)
     broken = json.loads(json.dumps(manifest))
     broken["archs"]["cnn-tiny"]["config"]["rank"] = 5
     save_state(path, tensors, manifest=broken)
     with pytest.raises(CorruptFile, match="do not fit its own configuration"):
-        MipHypernet.load(path)
+        Mip.load(path)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_text_is_refused_rather_than_ignored(generator):
 def test_sampling_is_refused_rather_than_ignored(generator):
     request = make_request(build_target("cnn-tiny", num_classes=3), make_support())
     with pytest.raises(UnsupportedTask, match="does not sample"):
-        generator.check(replace(request, sampling=Sampling(steps=5)))
+        generator.check(replace(request, sampling=D2nwgOptions(steps=5)))
 
 
 def test_embedding_for_an_unknown_architecture_is_refused(generator):

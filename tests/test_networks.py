@@ -4,9 +4,9 @@ import shutil
 import pytest
 import torch
 
-from model_zoo.networks import load_networks
-from model_zoo.zoo_builder import build_zoo
-from model_zoo.zoo_config import ZooConfig
+from model_zoo.zoo.builder import build_zoo
+from model_zoo.zoo.config import ZooConfig
+from model_zoo.zoo.networks import load_networks
 from tests.shared import shared_path
 from weightgen.errors import BadOption, NotFound
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
+from weightgen.target.trunk import trunk_features
 
 from model_zoo.architectures import build_target
-from weightgen.head import trunk_features
-from weightgen.normal_form import fit_to_data, fitted_features, normalised_layers, to_normal_form
+from weightgen.weightspace.normal_form import fit_to_data, fitted_features, normalised_layers, to_normal_form
 
 
 def complete(target, state):

@@ -6,8 +6,8 @@ import torch
 from model_zoo.architectures import build_target
 from tests.standins import make_zoo
 from weightgen.errors import BadOption
-from weightgen.novelty import copying_statistic, describe_nearest, error_overlap, find_nearest
-from weightgen.reference_zoo import trunk_distance
+from weightgen.evaluation.novelty import copying_statistic, describe_nearest, error_overlap, find_nearest
+from weightgen.references.zoo import trunk_distance
 
 
 @pytest.mark.parametrize("arch", ["cnn-tiny", "cnn-w4-d3", "resnet8"])

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from model_zoo.architectures import build_target
-from weightgen.codecs.pca import PcaCodec, token_groups
 from weightgen.errors import BadData, BadOption, SpecMismatch
-from weightgen.tokens import chunk_layout, neuron_layout
+from weightgen.weightspace.codecs.pca import PcaCodec, token_groups
+from weightgen.weightspace.tokens import chunk_layout, neuron_layout
 
 GROUPS = [[0, 1, 2], [3, 4]]
 

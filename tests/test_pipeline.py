@@ -4,17 +4,17 @@ from functools import partial
 
 import pytest
 import torch
+from weightgen.target.predict import accuracy
 
 from model_zoo.architectures import build_target
 from model_zoo.architectures.cnn_tiny import CnnTiny
 from model_zoo.lookup import target_for
 from tests.standins import StandIn, make_data, make_zoo
-from weightgen.artifact import read_artifact
+from weightgen.delivery.artifact import read_artifact
 from weightgen.errors import BadData, BadOption, StorageFailed, UnsupportedTask, VerificationFailed, WeightgenError
-from weightgen.evaluate import accuracy
-from weightgen.generators.mip_hypernet import MipConfig, MipHypernet, new_hypernet
+from weightgen.files.storage import sha256_file
+from weightgen.generators.mip.generator import Mip, MipConfig, new_hypernet
 from weightgen.pipeline import Job, Order, compare_job, make_weights, make_weights_many
-from weightgen.storage import sha256_file
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_compare_refuses_more_ways_than_classes(job, ways):
 def test_orders_made_together_give_each_what_it_gets_alone(tmp_path):
     config = MipConfig(encoding_dim=16, encoder_width=4, rank=2)
     hypernet = new_hypernet(build_target("cnn-tiny", num_classes=2, in_channels=3), config, seed=0)
-    generator = MipHypernet({"cnn-tiny": hypernet}).requires_grad_(False)
+    generator = Mip({"cnn-tiny": hypernet}).requires_grad_(False)
     jobs = [
         Job(generator=generator, generator_sha256="0" * 64, data=make_data(num_classes=classes),
             target_for=partial(target_for, "cnn-tiny"))
@@ -153,6 +153,6 @@ def test_orders_made_together_give_each_what_it_gets_alone(tmp_path):
 
 def test_the_end_of_generation_is_told_before_the_gate_for_what_was_not_refused(job, monkeypatch):
     told: list[object] = []
-    monkeypatch.setattr("weightgen.verify._hold_back", lambda request: told.append("gate"))
+    monkeypatch.setattr("weightgen.delivery.gate._hold_back", lambda request: told.append("gate"))
     refused, made = make_weights_many([Order(job, 99), Order(job, 5)], on_generated=told.append)
     assert told == [[1], "gate"] and isinstance(refused, BadOption) and isinstance(made, list)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from weightgen.generators.logah.published import MAX_ROWS, PRIMITIVES, PublishedDecoder, PublishedEncoder
 from weightgen.layers.low_rank_decoder import WeightShape, multiply
-from weightgen.layers.published_logah import MAX_ROWS, PRIMITIVES, PublishedDecoder, PublishedEncoder
 
 from .test_graphormer import chain, permute
 

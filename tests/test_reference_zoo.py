@@ -2,14 +2,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from weightgen.solve.refit import refit
+from weightgen.target.predict import predict
+from weightgen.target.trunk import take_trunk, trunk_spec
 
 from model_zoo.architectures import build_target
 from tests.standins import embed, make_support, make_zoo
-from weightgen.checkpoint import save_for_spec, save_state
 from weightgen.errors import BadOption, CorruptFile, NotFound, UnsupportedTask
-from weightgen.evaluate import predict
-from weightgen.reference_zoo import ReferenceZoo, build_reference_zoo, refit, take_trunk, trunk_spec
-from weightgen.storage import sha256_file, write_json
+from weightgen.files.checkpoint import save_for_spec, save_state
+from weightgen.files.storage import sha256_file, write_json
+from weightgen.references.zoo import ReferenceZoo, build_reference_zoo
 
 
 def write_zoo(folder, runs):
@@ -122,7 +124,7 @@ def test_values_too_large_for_float16_stay_float32(tmp_path):
     target = build_target("cnn-w4-d1", num_classes=3)
     zoo = make_zoo(target)
     zoo.trunks["blocks.0.norm.running_var"][0, 0] = 1e6
-    from weightgen.reference_zoo import _store
+    from weightgen.references.zoo import _store
 
     assert _store(zoo.trunks["blocks.0.norm.running_var"], torch.float16).dtype == torch.float32
     assert _store(zoo.trunks["blocks.0.conv.weight"], torch.float16).dtype == torch.float16
@@ -140,7 +142,7 @@ def test_values_too_large_for_float16_stay_float32(tmp_path):
 def test_other_files_are_refused(tmp_path, change, error, sentence):
     zoo = make_zoo(build_target("cnn-tiny"))
     zoo.save(tmp_path / "r.safetensors")
-    from weightgen.checkpoint import load_state, read_manifest
+    from weightgen.files.checkpoint import load_state, read_manifest
 
     path = tmp_path / "r.safetensors"
     save_state(tmp_path / "x.safetensors", load_state(path), manifest=read_manifest(path) | change)

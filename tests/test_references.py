@@ -2,19 +2,19 @@
 
 import pytest
 import torch
+from weightgen.solve.refit import refit
+from weightgen.target.predict import accuracy
 
 from model_zoo.architectures import ARCHITECTURES, build_target
 from tests.standins import embed, make_request, make_support, make_zoo
-from weightgen.checkpoint import save_state
 from weightgen.errors import BadData, BadOption, CorruptFile, UnknownName, UnsupportedTask
-from weightgen.evaluate import accuracy
+from weightgen.files.checkpoint import save_state
 from weightgen.generators import load_generator
-from weightgen.generators.default_init import DefaultInit, RandomTrunkRidge
-from weightgen.generators.noise import Noise
-from weightgen.generators.retrieval import Retrieval
-from weightgen.generators.soup import Soup
-from weightgen.generators.zoo_mean import ZooMean
-from weightgen.reference_zoo import refit
+from weightgen.references.default_init import DefaultInit, RandomTrunkRidge
+from weightgen.references.noise import Noise
+from weightgen.references.retrieval import Retrieval
+from weightgen.references.soup import Soup
+from weightgen.references.zoo_mean import ZooMean
 
 OF_A_ZOO = {
     "retrieval": lambda zoo: Retrieval(zoo, embed=embed),

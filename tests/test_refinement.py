@@ -2,12 +2,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from weightgen.solve.refit import refit
+from weightgen.target.trunk import take_trunk, trunk_features
 
 from model_zoo.architectures import build_target
 from tests.standins import make_support
-from weightgen.head import ridge_head, trunk_features
-from weightgen.reference_zoo import refit, take_trunk
-from weightgen.refinement import refine, refine_trunk, shots_scale
+from weightgen.solve.head import ridge_head
+from weightgen.solve.refinement import refine, refine_trunk, shots_scale
 
 RATES = torch.tensor([0.1, 0.2])
 

@@ -8,8 +8,8 @@ import torch
 
 from model_zoo.architectures import build_target
 from weightgen.errors import BadData, CorruptFile, SpecMismatch
-from weightgen.scaling import Moments, MomentsByTensor, TokenScaling
-from weightgen.tokens import LAYOUTS, bare_spec, build_layout, chunk_layout, neuron_layout, stack_states
+from weightgen.weightspace.scaling import Moments, MomentsByTensor, TokenScaling
+from weightgen.weightspace.tokens import LAYOUTS, bare_spec, build_layout, chunk_layout, neuron_layout, stack_states
 
 TARGET = build_target("cnn-tiny", num_classes=4)
 

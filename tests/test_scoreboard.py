@@ -4,9 +4,9 @@ import torch
 from model_zoo.architectures import build_target
 from tests.standins import StandIn, make_data, make_support, make_zoo
 from weightgen.errors import BadData, BadOption
-from weightgen.evaluate import FinetuneConfig, ScratchConfig
-from weightgen.scoreboard import ARMS, ScoreboardConfig, _derange, compare
-from weightgen.storage import write_json
+from weightgen.evaluation.scoreboard import ARMS, ScoreboardConfig, _derange, compare
+from weightgen.evaluation.training import FinetuneConfig, ScratchConfig
+from weightgen.files.storage import write_json
 
 QUICK = ScoreboardConfig(
     scratch=ScratchConfig(learning_rates=(3e-3, 1e-2), max_steps=12, max_steps_augmented=3),

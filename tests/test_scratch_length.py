@@ -1,6 +1,6 @@
 import json
 
-from benchmarks import scratch_length
+from benchmarks.studies import scratch_length
 from tests.shared import shared_path
 
 

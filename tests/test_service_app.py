@@ -11,7 +11,7 @@ from service.problems import KINDS
 from service.settings import read_settings
 from tests.service_standins import ASKED, stand_in_app
 from weightgen import __version__
-from weightgen.artifact import read_artifact
+from weightgen.delivery.artifact import read_artifact
 from weightgen.errors import BadOption
 
 

@@ -3,8 +3,8 @@ import shutil
 
 import pytest
 
-from benchmarks.server_process import Server
-from benchmarks.service_artifact_speed import add_artifact, main, measure, nginx
+from benchmarks.service.artifact_speed import add_artifact, main, measure, nginx
+from benchmarks.service.server_process import Server
 from service.artifacts.artifact_store import open_store
 
 needs_programs = pytest.mark.skipif(

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from benchmarks.service_batching import BATCH, compare_rounds, measure_here
+from benchmarks.service.batching import BATCH, compare_rounds, measure_here
 from model_zoo.lookup import target_for
 from tests.standins import StandIn, make_data
 from weightgen.pipeline import Job

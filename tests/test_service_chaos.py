@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.http_connection import Answer
-from benchmarks.service_chaos import Ledger, check_aims, find_orphans, judge, main
+from benchmarks.service.chaos import Ledger, check_aims, find_orphans, judge, main
+from benchmarks.service.http_connection import Answer
 
 SHA = "ab" + 62 * "0"
 

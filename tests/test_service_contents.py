@@ -8,7 +8,7 @@ from model_zoo.released import RELEASED
 from service.contents import Contents
 from tests.shared import shared_path
 from weightgen.errors import NotFound
-from weightgen.storage import sha256_file
+from weightgen.files.storage import sha256_file
 
 
 def test_a_file_is_told_by_its_content_and_again_when_it_changes(tmp_path):

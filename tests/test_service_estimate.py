@@ -17,7 +17,7 @@ from weightgen.errors import UnsupportedTask
 from weightgen.generators import load_generator
 from weightgen.labelled_data import LabelledData
 from weightgen.pipeline import Job, make_weights
-from weightgen.reference_zoo import ReferenceZoo
+from weightgen.references.zoo import ReferenceZoo
 
 ASKED = {"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits", "support_per_class": 10}
 MIP = load_generator(released_generator("mip"))

@@ -17,7 +17,7 @@ from service.jobs.runner import JobLost, Task
 from service.schemas import GenerationRequestBody
 from service.size_limits import OverLimit, SizeLimits
 from tests.upload_samples import npz_bytes, some_images, some_uploads, upload
-from weightgen.artifact import read_artifact
+from weightgen.delivery.artifact import read_artifact
 from weightgen.errors import BadOption, UnknownName, UnsupportedTask
 
 ROOT = Path(__file__).resolve().parents[1]

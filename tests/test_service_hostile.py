@@ -10,9 +10,9 @@ import httpx
 import pytest
 import uvicorn
 
-from benchmarks.hostile_files import FILE_KINDS
-from benchmarks.hostile_requests import KINDS, Attack, Known, attacks, request
-from benchmarks.service_hostile import Seen, is_expected, send_all
+from benchmarks.service.hostile import Seen, is_expected, send_all
+from benchmarks.service.hostile_requests import KINDS, Attack, Known, attacks, request
+from benchmarks.studies.hostile_files import FILE_KINDS
 from service.http.http_protocol import guarded_http
 from service.keys.key_store import SCOPES, KeyStore
 from tests.service_standins import ASKED, stand_in_app

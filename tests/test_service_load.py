@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.http_connection import Connection
-from benchmarks.server_process import Server
-from benchmarks.service_load import GOOD, MIX, Seen, describe_memory, render, summarize
+from benchmarks.service.http_connection import Connection
+from benchmarks.service.load import GOOD, MIX, Seen, describe_memory, render, summarize
+from benchmarks.service.server_process import Server
 
 MIB = 2**20
 

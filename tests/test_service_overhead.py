@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks.service_overhead import Found, summarize
+from benchmarks.service.overhead import Found, summarize
 
 
 @pytest.mark.parametrize(("added", "is_met"), [(0.004, True), (0.012, False)])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.service_report import RENDER, read_figures, render_figures
+from benchmarks.reports.service import RENDER, read_figures, render_figures
 
 SPEED = {"file": "config.json", "bytes": 44, "connections": 16, "ratio": 0.61234,
          "requests_per_second": {"service": 6123.0, "nginx": 10_000.0}}  # fmt: skip

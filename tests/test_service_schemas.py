@@ -4,8 +4,8 @@ from pydantic import ValidationError
 from service.jobs.job_store import Job
 from service.schemas import MAX_SAMPLES, MAX_SEED, MAX_SHOTS, GenerationRequestBody, JobBody, ResultBody
 from tests.service_standins import ASKED
-from weightgen.generator import MAX_SAMPLES as MOST_SAMPLES
 from weightgen.labelled_data import MAX_SHOTS as MOST_EXAMPLES
+from weightgen.request import MAX_SAMPLES as MOST_SAMPLES
 
 CHANGES = {
     "generator": "d2nwg",

@@ -11,7 +11,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
-import benchmarks.service_schemathesis as benchmark
+import benchmarks.service.schemathesis_run as benchmark
 from service.http.http_protocol import guarded_http
 from tests.service_standins import stand_in_app
 

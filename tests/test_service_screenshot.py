@@ -6,7 +6,7 @@ from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed; pip install playwright")
 
-from benchmarks.service_screenshot import MAX_BYTES, shrink
+from benchmarks.service.screenshot import MAX_BYTES, shrink
 
 
 def as_png(pixels: np.ndarray) -> bytes:

@@ -26,8 +26,8 @@ from tests.upload_samples import (
     some_images,
     zip_bytes,
 )
+from weightgen.files.storage import read_json
 from weightgen.labelled_data import LabelledData
-from weightgen.storage import read_json
 
 IMAGES, LABELS = some_images()
 COLOUR = np.stack([IMAGES, IMAGES[::-1], 255 - IMAGES], axis=-1)

@@ -7,7 +7,7 @@ from torch.func import functional_call
 
 from model_zoo.architectures import build_target
 from weightgen.errors import UnsupportedTask
-from weightgen.side_by_side import (
+from weightgen.target.side_by_side import (
     can_run_side_by_side,
     join_inputs,
     join_states,

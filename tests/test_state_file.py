@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.hostile.make import GOOD, make_entry, make_safetensors
 from weightgen.errors import CorruptFile, NotFound, SpecMismatch, StorageFailed, WeightgenError
-from weightgen.state_file import DTYPES, StateReader, encode_state, load_state, read_manifest, save_state
+from weightgen.files.state_file import DTYPES, StateReader, encode_state, load_state, read_manifest, save_state
 
 SHAPES = [(), (0,), (1,), (3, 2), (2, 0, 4), (5, 1, 3)]
 
@@ -76,7 +76,7 @@ def test_the_bytes_depend_on_the_tensors_alone():
 def test_the_bytes_are_the_same_in_every_process(tmp_path, hash_seed):
     program = (
         "import sys, torch\n"
-        "from weightgen.state_file import save_state\n"
+        "from weightgen.files.state_file import save_state\n"
         "names = set('abcdefgh')  # iterates in another order for every hash seed\n"
         "state = {n: torch.full((ord(n) - 90,), float(ord(n))) for n in names}\n"
         "save_state(sys.argv[1], state, manifest={n: 1 for n in names})\n"

@@ -3,9 +3,9 @@ import json
 import pytest
 import torch
 
-from weightgen.checkpoint import encode_state, load_foreign, load_state
 from weightgen.errors import BadOption, SpecMismatch
-from weightgen.state_stream import Slot, split_slots, stream_state, write_shards
+from weightgen.files.checkpoint import encode_state, load_foreign, load_state
+from weightgen.files.state_stream import Slot, split_slots, stream_state, write_shards
 
 
 @pytest.fixture

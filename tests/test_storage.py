@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from weightgen.canonical_json import parse_json
 
 from weightgen.errors import CorruptFile, NotFound, StorageFailed
-from weightgen.storage import new_file, new_folder, parse_json, read_json, sha256_file, write_file, write_json
+from weightgen.files.storage import new_file, new_folder, read_json, sha256_file, write_file, write_json
 
 
 def run_until_killed(program: str, folder: Path) -> None:
@@ -80,7 +81,7 @@ def test_a_killed_writer_leaves_the_old_file_alone(tmp_path):
     write_file(tmp_path / "a", b"old")
     run_until_killed(
         "import time\n"
-        "from weightgen.storage import new_file\n"
+        "from weightgen.files.storage import new_file\n"
         "with new_file('a') as file:\n"
         "    file.write(b'half' * 100_000)\n"
         "    print('half written', flush=True)\n"
@@ -94,7 +95,7 @@ def test_a_killed_writer_leaves_the_old_file_alone(tmp_path):
 def test_a_killed_folder_never_takes_its_place_and_its_leftovers_go_with_the_next(tmp_path):
     run_until_killed(
         "import time\n"
-        "from weightgen.storage import new_folder, write_file\n"
+        "from weightgen.files.storage import new_folder, write_file\n"
         "with new_folder('out') as folder:\n"
         "    write_file(folder / 'sub' / 'half', b'half')\n"
         "    print('half written', flush=True)\n"

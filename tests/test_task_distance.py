@@ -3,8 +3,8 @@ import torch
 from torch.nn.functional import normalize
 
 from weightgen.errors import UnsupportedTask
-from weightgen.reference_zoo import ReferenceZoo
-from weightgen.task_distance import RESOLUTION, calibrate, measure_task
+from weightgen.evaluation.task_distance import RESOLUTION, calibrate, measure_task
+from weightgen.references.zoo import ReferenceZoo
 
 
 def zoo_of(embeddings: torch.Tensor, names: list[str]) -> ReferenceZoo:

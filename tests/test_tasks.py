@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
-from model_zoo.tasks import Task, held_out, sample_task, sample_tasks
+from model_zoo.zoo.tasks import Task, held_out, sample_task, sample_tasks
 from tests.test_labelled_data import make_data
 from weightgen.errors import BadData, BadOption
 

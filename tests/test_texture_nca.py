@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 
-from model_zoo.texture_nca import TextureNca, TextureZoo, grow, load_texture_zoo, to_rgb
+from model_zoo.published.texture_nca import TextureNca, TextureZoo, grow, load_texture_zoo, to_rgb
 from tests.shared import shared_path
-from weightgen.canonical import balance
 from weightgen.errors import NotFound
 from weightgen.spec import StateSpec
+from weightgen.weightspace.canonical import balance
 
 
 def make_automaton(*, channels=3, hidden=5):

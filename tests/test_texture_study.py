@@ -2,8 +2,8 @@
 
 import torch
 
-from benchmarks.texture_distance import describe_texture, make_filters, typical_distance
-from benchmarks.texture_nca import is_sound, train_denoiser
+from benchmarks.studies.texture_distance import describe_texture, make_filters, typical_distance
+from benchmarks.studies.texture_nca import is_sound, train_denoiser
 
 
 def test_a_texture_is_nearer_to_its_shift_than_to_another(rng):

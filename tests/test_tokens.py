@@ -11,7 +11,7 @@ from model_zoo.architectures import ARCHITECTURES, build_target
 from tests.shared import shared_path
 from weightgen.errors import BadOption, CorruptFile, SpecMismatch, UnknownName
 from weightgen.spec import State, StateSpec
-from weightgen.tokens import (
+from weightgen.weightspace.tokens import (
     KINDS,
     LAYOUTS,
     bare_spec,

@@ -9,23 +9,23 @@ import torch
 
 import training.d2nwg.__main__
 from model_zoo.architectures import build_target
-from model_zoo.networks import load_networks
-from model_zoo.zoo_builder import build_zoo
-from model_zoo.zoo_config import ZooConfig
+from model_zoo.zoo.builder import build_zoo
+from model_zoo.zoo.config import ZooConfig
+from model_zoo.zoo.networks import load_networks
 from tests.shared import shared_path
 from tests.standins import make_request, make_support
 from training.d2nwg.__main__ import codec, denoiser, release
 from training.d2nwg.codecs import codec_recipe
 from training.d2nwg.denoiser import denoiser_recipe
-from training.d2nwg.recipe import DiffusionTraining
+from training.d2nwg.recipe import D2nwgTraining
 from training.d2nwg.sampling import draw_few_levels, lower_noise
 from training.loop import Span, train
-from weightgen.diffusion import add_noise
 from weightgen.errors import BadOption, NotFound, UnsupportedTask
 from weightgen.generators import load_generator
-from weightgen.generators.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from weightgen.generators.d2nwg.diffusion import add_noise
+from weightgen.generators.d2nwg.generator import D2nwg, D2nwgConfig
 
-SMALL = LatentDiffusionConfig(
+SMALL = D2nwgConfig(
     num_latents=2, latent_dim=4, codec_dim=16, codec_depth=1, encoder_dim=16, denoiser_dim=16, denoiser_depth=1
 )
 
@@ -42,7 +42,7 @@ def zoo(tmp_path_factory):
 
 
 def test_the_stages_end_in_a_generator_that_loads(zoo, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training.d2nwg.__main__, "DiffusionTraining", lambda **given: DiffusionTraining(**{
+    monkeypatch.setattr(training.d2nwg.__main__, "D2nwgTraining", lambda **given: D2nwgTraining(**{
         "model": SMALL, "batch_size": 4, "behaviour_size": 1, **given
     }))  # fmt: skip
     with pytest.raises(NotFound, match="run the stage before this one"):
@@ -65,7 +65,7 @@ def test_the_stages_end_in_a_generator_that_loads(zoo, tmp_path, monkeypatch, ca
 
 
 def test_a_run_that_left_sets_out_is_not_released(zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr(training.d2nwg.__main__, "DiffusionTraining", lambda **given: DiffusionTraining(**{
+    monkeypatch.setattr(training.d2nwg.__main__, "D2nwgTraining", lambda **given: D2nwgTraining(**{
         "model": SMALL, "batch_size": 4, "behaviour_size": 1, **given
     }))  # fmt: skip
     with pytest.raises(BadOption, match="name one with --hold-out"):
@@ -81,12 +81,12 @@ def test_a_run_that_left_sets_out_is_not_released(zoo, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("stage", ["codec", "denoiser"])
 def test_an_interrupted_stage_ends_in_the_same_bits(zoo, tmp_path, stage):
-    config = DiffusionTraining(model=SMALL, batch_size=4, latents_size=4, behaviour_size=1, sample_size=1)
+    config = D2nwgTraining(model=SMALL, batch_size=4, latents_size=4, behaviour_size=1, sample_size=1)
     networks = load_networks(zoo)
 
-    def build() -> LatentDiffusion:
+    def build() -> D2nwg:
         torch.manual_seed(config.seed)
-        model = LatentDiffusion({m: n.target.spec for m, n in networks.items()}, SMALL)
+        model = D2nwg({m: n.target.spec for m, n in networks.items()}, SMALL)
         for member, known in networks.items():
             model.codec(member).set_scaling(known.tokens)
         return model
@@ -104,7 +104,7 @@ def test_an_interrupted_stage_ends_in_the_same_bits(zoo, tmp_path, stage):
 
 
 def test_a_finished_stage_is_not_trained_again(zoo, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training.d2nwg.__main__, "DiffusionTraining", lambda **given: DiffusionTraining(**{
+    monkeypatch.setattr(training.d2nwg.__main__, "D2nwgTraining", lambda **given: D2nwgTraining(**{
         "model": SMALL, "batch_size": 4, "behaviour_size": 1, **given
     }))  # fmt: skip
     codec(zoo=zoo, out=tmp_path, steps=2)

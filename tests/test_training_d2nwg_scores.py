@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from model_zoo.networks import load_networks
-from model_zoo.zoo_builder import build_zoo
-from model_zoo.zoo_config import ZooConfig
+from model_zoo.zoo.builder import build_zoo
+from model_zoo.zoo.config import ZooConfig
+from model_zoo.zoo.networks import load_networks
 from tests.shared import shared_path
 from training.d2nwg.scores import evaluate, reconstruction
-from weightgen.generators.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from weightgen.generators.d2nwg.generator import D2nwg, D2nwgConfig
 
-SMALL = LatentDiffusionConfig(
+SMALL = D2nwgConfig(
     num_latents=2, latent_dim=4, codec_dim=16, codec_depth=1, encoder_dim=16, denoiser_dim=16, denoiser_depth=1
 )
 
@@ -28,7 +28,7 @@ def networks(tmp_path_factory):
 
 def test_every_score_is_a_share_and_a_split_without_runs_has_none(networks):
     torch.manual_seed(0)
-    model = LatentDiffusion({m: n.target.spec for m, n in networks.items()}, SMALL)
+    model = D2nwg({m: n.target.spec for m, n in networks.items()}, SMALL)
     for member, known in networks.items():
         model.codec(member).set_scaling(known.tokens[known.rows("train")])
     (scores,) = evaluate(model, networks, tasks_each=2, seed=0, split="left out").values()

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from weightgen.target.trunk import take_trunk
 
 import training.d2nwg.layerwise
-from model_zoo.cifar_resnets import KnownResNet, resnet_target
+from model_zoo.published.cifar_resnets import KnownResNet, resnet_target
 from tests.standins import make_data, make_request, make_support
 from training.d2nwg.layerwise import (
+    D2nwgLayerwiseTraining,
     Images,
-    LayerwiseTraining,
     Tokens,
     behave,
     codec,
@@ -27,14 +28,13 @@ from training.d2nwg.layerwise import (
 from training.loop import Span, train
 from weightgen.errors import BadOption
 from weightgen.generators import load_generator
-from weightgen.generators.layerwise_diffusion import LayerwiseConfig, LayerwiseDiffusion
-from weightgen.reference_zoo import take_trunk
-from weightgen.windows import measure_statistics
+from weightgen.generators.d2nwg.layerwise import D2nwgLayerwise, LayerwiseConfig
+from weightgen.weightspace.windows import measure_statistics
 
 SMALL = LayerwiseConfig(
     context=32, tail=4, latent_dim=4, codec_dim=16, codec_depth=1, encoder_dim=16, denoiser_dim=16, denoiser_depth=1
 )
-CONFIG = LayerwiseTraining(model=SMALL, batch_size=2, images=40)
+CONFIG = D2nwgLayerwiseTraining(model=SMALL, batch_size=2, images=40)
 DATA = make_data(num_classes=10, per_class=12, channels=3)
 
 
@@ -52,17 +52,17 @@ def known() -> list[KnownResNet]:
 
 
 @pytest.fixture(scope="module")
-def model(known) -> LayerwiseDiffusion:
+def model(known) -> D2nwgLayerwise:
     torch.manual_seed(0)
     statistics = measure_statistics([(k.target.spec, k.trunk) for k in known])
-    return LayerwiseDiffusion(statistics, known[0].target.input_shape, SMALL)
+    return D2nwgLayerwise(statistics, known[0].target.input_shape, SMALL)
 
 
 def test_the_stages_end_in_a_generator_that_loads(known, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training.d2nwg.layerwise, "load_resnets", lambda zoo: known)
     monkeypatch.setattr(training.d2nwg.layerwise, "load_data", lambda name: DATA)
     monkeypatch.setattr(training.d2nwg.layerwise, "LayerwiseConfig", lambda **given: replace(SMALL, **given))
-    monkeypatch.setattr(training.d2nwg.layerwise, "LayerwiseTraining", lambda **given: replace(CONFIG, **given))
+    monkeypatch.setattr(training.d2nwg.layerwise, "D2nwgLayerwiseTraining", lambda **given: replace(CONFIG, **given))
     with pytest.raises(BadOption, match=r"has no codec.safetensors; run the stage before this one"):
         denoiser(zoo=tmp_path, out=tmp_path)
     codec(zoo=tmp_path, out=tmp_path, minutes=0.01, latents=4, behaviour_every=1)
@@ -87,7 +87,7 @@ def test_an_interrupted_stage_ends_in_the_same_bits(known, tmp_path, stage):
         for until in stops:
             torch.manual_seed(0)
             statistics = measure_statistics([(k.target.spec, k.trunk) for k in known])
-            model = LayerwiseDiffusion(statistics, known[0].target.input_shape, SMALL)
+            model = D2nwgLayerwise(statistics, known[0].target.input_shape, SMALL)
             networks = [Tokens.of(k, model) for k in known[:3]]
             recipe = codec_recipe if stage == "codec" else partial(denoiser_recipe, start="of the test")
             settings = config.loop(Span(steps=3), seed=1)

@@ -27,10 +27,10 @@ from training.logah.recipe import (
 )
 from training.logah.tasks import Classes, Sources, Tasks, Texts
 from training.loop import LAST, Run, average_gradients
-from weightgen.checkpoint import load_state, save_state
 from weightgen.errors import BadOption, NotFound, UnknownName
+from weightgen.files.checkpoint import load_state, save_state
 from weightgen.generators import load_generator
-from weightgen.generators.graph_hypernet import LogahConfig
+from weightgen.generators.logah.generator import LogahConfig
 
 SMALL = LogahTraining(
     spaces={"cnns": 3, "mlps": 1, "resnets": 1, "small_vits": 1, "gpts": 1},

@@ -17,8 +17,8 @@ import training.loop.run
 from tests.training_standins import make_recipe, make_settings
 from training.loop import BEST, LAST, Group, LoopSettings, Losses, Recipe, Run, Span, budget_of, read_weights, train
 from training.loop.run_file import read_run
-from weightgen.checkpoint import load_state, save_state
 from weightgen.errors import BadOption, CorruptFile
+from weightgen.files.checkpoint import load_state, save_state
 
 
 def assert_same_run(a: Path, b: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypat
     train(make_recipe(), make_settings(), tmp_path, until=2)
     before = (tmp_path / LAST).read_bytes()
     run = Run(make_recipe(), make_settings())
-    monkeypatch.setattr("weightgen.state_file.bytes_of", lambda tensor: 1 / 0)
+    monkeypatch.setattr("weightgen.files.state_file.bytes_of", lambda tensor: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run.save(tmp_path / LAST)
     assert (tmp_path / LAST).read_bytes() == before and len(list(tmp_path.iterdir())) == 1

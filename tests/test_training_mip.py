@@ -12,9 +12,9 @@ from training.episodes import draw_tasks, load_pool
 from training.loop import LAST, Run, Span, train
 from training.mip.__main__ import release
 from training.mip.recipe import PRESETS, Learner, MipTraining, fit
-from weightgen.checkpoint import load_state
 from weightgen.errors import BadOption
-from weightgen.generators.mip_hypernet import MipConfig, MipHypernet
+from weightgen.files.checkpoint import load_state
+from weightgen.generators.mip.generator import Mip, MipConfig
 
 SMALL = MipConfig(encoding_dim=16, encoder_width=4, rank=2, refinements=1)
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def test_a_run_is_trained_released_and_loaded(few_sets, tmp_path, capsys):
     fit(make_run(), tmp_path / "run", device=CPU)
     release([tmp_path / "run"], tmp_path / "mip.safetensors", tasks_each=1)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["archs"] == ["cnn-tiny"]
-    generator = MipHypernet.load(tmp_path / "mip.safetensors")
+    generator = Mip.load(tmp_path / "mip.safetensors")
     assert generator.training_record["data"]["devnum"] == "MIT"
     assert generator.training_record["runs"]["cnn-tiny"]["steps"] > 0
 

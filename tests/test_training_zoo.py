@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-import model_zoo.training_zoo
+import model_zoo.zoo.training_zoo
 from model_zoo.data import EVALUATION_SETS, TRAIN_SETS
-from model_zoo.training_zoo import build_training_zoo, index_runs, training_zoo, write_index
-from model_zoo.zoo_config import ZooConfig
+from model_zoo.zoo.config import ZooConfig
+from model_zoo.zoo.training_zoo import build_training_zoo, index_runs, training_zoo, write_index
 from weightgen.errors import CorruptFile
 
 SMALL = {
@@ -17,7 +17,7 @@ SMALL = {
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(model_zoo.training_zoo, "training_zoo", lambda: SMALL)
+    monkeypatch.setattr(model_zoo.zoo.training_zoo, "training_zoo", lambda: SMALL)
 
 
 def test_it_is_large_enough_and_made_of_training_sets_alone():
@@ -45,7 +45,7 @@ def test_every_part_is_built_and_indexed_and_a_second_call_adds_nothing(small, t
 def test_a_larger_part_keeps_what_there_is(small, monkeypatch, tmp_path):
     build_training_zoo(tmp_path)
     monkeypatch.setattr(
-        model_zoo.training_zoo, "training_zoo", lambda: {**SMALL, "second": replace(SMALL["second"], num_runs=4)}
+        model_zoo.zoo.training_zoo, "training_zoo", lambda: {**SMALL, "second": replace(SMALL["second"], num_runs=4)}
     )
     assert [p["num_built"] for p in build_training_zoo(tmp_path).values()] == [0, 2]
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from weightgen.codecs.vae import TokenVae, kl_divergence
 from weightgen.errors import SpecMismatch
+from weightgen.weightspace.codecs.vae import TokenVae, kl_divergence
 
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]], dtype=torch.bool)
 

@@ -3,10 +3,10 @@ import torch
 
 from model_zoo.architectures import ARCHITECTURES, build_target
 from tests.standins import StandIn, make_request, make_support
+from weightgen.delivery.gate import check_state, generate_verified, hold_back
 from weightgen.errors import VerificationFailed
-from weightgen.generators.default_init import DefaultInit, RandomTrunkRidge
-from weightgen.storage import write_json
-from weightgen.verify import check_state, generate_verified, hold_back
+from weightgen.files.storage import write_json
+from weightgen.references.default_init import DefaultInit, RandomTrunkRidge
 
 
 class Broken(StandIn):

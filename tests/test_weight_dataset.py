@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from model_zoo.architectures import build_target
 from tests.shared import shared_path
-from weightgen.checkpoint import encode_state, read_models, save_for_spec
 from weightgen.errors import (
     BadData,
     BadOption,
@@ -27,13 +26,14 @@ from weightgen.errors import (
     UnsupportedTask,
     WeightgenError,
 )
-from weightgen.scaling import Moments
+from weightgen.files.checkpoint import encode_state, read_models, save_for_spec
+from weightgen.files.storage import sha256_file, write_json
 from weightgen.spec import State
-from weightgen.storage import sha256_file, write_json
-from weightgen.target import Target
-from weightgen.tokens import unstack_state
-from weightgen.weight_dataset import WeightDataset, build_weight_dataset, verify_weight_dataset
-from weightgen.weight_sources import SPLITS, _parse_run, split_of
+from weightgen.target.network import Target
+from weightgen.weight_dataset.dataset import WeightDataset, build_weight_dataset, verify_weight_dataset
+from weightgen.weight_dataset.sources import SPLITS, _parse_run, split_of
+from weightgen.weightspace.scaling import Moments
+from weightgen.weightspace.tokens import unstack_state
 
 STEPS = (10, 20, 30)
 
@@ -299,7 +299,7 @@ def test_pickled_tied_and_sharded_checkpoints_are_read(tmp_path):
 
 _BOUNDED = """
 import resource, sys
-from weightgen.weight_dataset import build_weight_dataset
+from weightgen.weight_dataset.dataset import build_weight_dataset
 import torch
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 build_weight_dataset(sys.argv[1], sys.argv[2], max_shard_bytes=8 * 2**20)

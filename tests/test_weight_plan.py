@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from weightgen.graph import build_graph
-from weightgen.weight_plan import Kept, Predicted, WeightScale, count_twins, graph_inputs, plan_weights
+from weightgen.generators.logah.plan import Kept, Predicted, WeightScale, count_twins, graph_inputs, plan_weights
+from weightgen.graph.arch_graph import build_graph
 
 
 class Mixed(nn.Module):

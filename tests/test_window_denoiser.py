@@ -1,6 +1,6 @@
 import torch
 
-from weightgen.layers.window_denoiser import WindowDenoiser
+from weightgen.generators.d2nwg.window_denoiser import WindowDenoiser
 
 
 def make_denoiser() -> WindowDenoiser:

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from model_zoo.cifar_resnets import resnet_target
-from weightgen.codecs.window_vae import WindowVae
+from model_zoo.published.cifar_resnets import resnet_target
 from weightgen.errors import BadData, BadOption
-from weightgen.windows import measure_statistics, split_windows
+from weightgen.weightspace.codecs.window_vae import WindowVae
+from weightgen.weightspace.windows import measure_statistics, split_windows
 
 TARGET = resnet_target(8)
 STATE = TARGET.init_state(0)

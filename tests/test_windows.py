@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from model_zoo.architectures import build_target
-from model_zoo.cifar_resnets import resnet_target
+from model_zoo.published.cifar_resnets import resnet_target
 from weightgen.errors import BadOption, UnsupportedTask
 from weightgen.spec import StateSpec
-from weightgen.tokens import chunk_layout
-from weightgen.windows import PLACE_DIM, Windows, list_layers, measure_statistics, split_windows
+from weightgen.weightspace.tokens import chunk_layout
+from weightgen.weightspace.windows import PLACE_DIM, Windows, list_layers, measure_statistics, split_windows
 
 TARGET = resnet_target(14)
 STATE = TARGET.init_state(0)

@@ -14,13 +14,13 @@ import torch
 
 from model_zoo.architectures import build_target
 from model_zoo.data import EVALUATION_SETS
-from model_zoo.zoo_builder import build_zoo, split_of
-from model_zoo.zoo_config import PRESETS, ZooConfig
+from model_zoo.zoo.builder import build_zoo, split_of
+from model_zoo.zoo.config import PRESETS, ZooConfig
 from tests.shared import shared_path
-from weightgen.checkpoint import load_for_spec
 from weightgen.errors import BadData, BadOption, CorruptFile, StorageFailed
+from weightgen.files.checkpoint import load_for_spec
+from weightgen.files.storage import sha256_file
 from weightgen.spec import StateSpec
-from weightgen.storage import sha256_file
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ZooConfig(arch="mlp-w8-d1", data=("wine", "iris"), num_runs=6, steps=12, checkpoints=(0.5, 1.0))
@@ -70,7 +70,7 @@ def test_recorded_accuracy_is_that_of_the_saved_state(tmp_path, pictures):
     zoo = tmp_path / "zoo"
     build_zoo(ZooConfig(arch="cnn-tiny", data=(pictures,), num_runs=2, steps=30, ways=3), zoo)
     from model_zoo.data import load_data
-    from model_zoo.tasks import Task
+    from model_zoo.zoo.tasks import Task
 
     for run in read_runs(zoo):
         target = build_target("cnn-tiny", num_classes=3)
@@ -180,7 +180,7 @@ def test_a_build_killed_again_and_again_goes_on_to_the_same_bytes(tmp_path, pict
 IDLE_BUILDER = """
 import multiprocessing, os, signal
 from concurrent.futures import ProcessPoolExecutor
-from model_zoo.zoo_builder import _start_worker
+from model_zoo.zoo.builder import _start_worker
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")

@@ -3,7 +3,7 @@
     python -m training.references --generator mip --arch cnn-tiny        # then SHA256SUMS
     python -m training.references --generator d2nwg --arch cnn-tiny --channels 1 --zoo runs/zoo/training/cnn-tiny
 
-For one and for three channels: trains networks on tasks of the training sets (`model_zoo.zoo_config.reference_zoo`),
+For one and for three channels: trains networks on tasks of the training sets (`model_zoo.zoo.config.reference_zoo`),
 keeps the zoos in runs/zoo (a second call trains nothing again), or takes a --zoo that there is; writes one file of
 their trunks, each with the generator's embedding of its task. To be made again when that architecture's part of the
 generator is new: embeddings by another one mean nothing.
@@ -17,13 +17,13 @@ from typing import Annotated, Any
 import typer
 
 from model_zoo.architectures import build_target
-from model_zoo.networks import draw_task_support
 from model_zoo.released import FOLDER, generator_file
-from model_zoo.zoo_builder import build_zoo
-from model_zoo.zoo_config import reference_zoo
+from model_zoo.zoo.builder import build_zoo
+from model_zoo.zoo.config import reference_zoo
+from model_zoo.zoo.networks import draw_task_support
 from training.command import run_command
 from weightgen.generators import load_generator
-from weightgen.reference_zoo import build_reference_zoo
+from weightgen.references.zoo import build_reference_zoo
 
 
 def make_references(

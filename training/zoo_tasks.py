@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from model_zoo.data import load_data
-from model_zoo.networks import Networks
+from model_zoo.zoo.networks import Networks
 from training.episodes import Episode
 from weightgen.labelled_data import match_channels
 

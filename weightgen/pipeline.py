@@ -13,22 +13,22 @@ from typing import Any
 
 import torch
 
-from weightgen.artifact import describe_artifact, write_artifact
 from weightgen.condition import Condition
-from weightgen.diffusion import Sampling
+from weightgen.delivery.artifact import describe_artifact, write_artifact
+from weightgen.delivery.gate import Asked, VerifiedWeights, generate_verified_many
 from weightgen.errors import BadOption, WeightgenError
-from weightgen.evaluate import accuracy
-from weightgen.generator import GenerationRequest, WeightGenerator
-from weightgen.generators.default_init import RandomTrunkRidge
-from weightgen.generators.retrieval import Retrieval
-from weightgen.generators.soup import Soup
+from weightgen.evaluation.novelty import describe_nearest, find_nearest
+from weightgen.evaluation.scoreboard import compare
+from weightgen.generators.d2nwg.method import D2nwgOptions
 from weightgen.labelled_data import LabelledData, draw_support, select_classes
-from weightgen.novelty import describe_nearest, find_nearest
-from weightgen.reference_zoo import ReferenceZoo
-from weightgen.scoreboard import EmbedsTasks, compare
+from weightgen.references.default_init import RandomTrunkRidge
+from weightgen.references.retrieval import Retrieval
+from weightgen.references.soup import Soup
+from weightgen.references.zoo import ReferenceZoo
+from weightgen.request import EmbedsTasks, GenerationRequest, WeightGenerator
 from weightgen.spec import State
-from weightgen.target import Target
-from weightgen.verify import Asked, VerifiedWeights, generate_verified_many
+from weightgen.target.network import Target
+from weightgen.target.predict import accuracy
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Job:
     """The target network that takes these examples and has these classes."""
     references: ReferenceZoo | None = None
     """Trained networks of the same architecture; without them, references that need a zoo are left out."""
-    sampling: Sampling | None = None
+    sampling: D2nwgOptions | None = None
     """How to sample, for generators that do; None: as the generator does it."""
     target_accuracy: float | None = None
     """The accuracy asked for, a fraction, for generators that were told accuracies."""
@@ -185,7 +185,7 @@ def compare_job(
     seed: int = 0,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """The scoreboard of the job (`weightgen.scoreboard.compare`), over all classes or over tasks of `ways` of them."""
+    """The scoreboard of the job (`weightgen.evaluation.scoreboard.compare`), over all classes or over tasks of `ways` of them."""
     if ways is not None and not 2 <= ways <= job.data.num_classes:
         raise BadOption(f"{ways} ways, expected 2 to the {job.data.num_classes} classes of {job.data.name!r}")
     task = job if ways is None else replace(job, data=select_classes(job.data, range(ways)))

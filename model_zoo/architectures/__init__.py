@@ -16,7 +16,7 @@ from model_zoo.architectures.mlp import Mlp
 from model_zoo.architectures.resnet import ResNet
 from model_zoo.architectures.vit import ViT
 from weightgen.errors import BadOption, UnknownName, UnsupportedTask
-from weightgen.target import Target
+from weightgen.target.network import Target
 
 IMAGE_SIZE = 28
 """Height and width of the images every architecture here takes."""

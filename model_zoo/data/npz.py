@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from model_zoo.data.convert import check_shape, convert_arrays
 from weightgen.errors import BadData, BadOption, CorruptFile
+from weightgen.files.storage import open_to_read
 from weightgen.labelled_data import LabelledData
-from weightgen.storage import open_to_read
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 DEFAULT_MAX_BYTES = 4 << 30

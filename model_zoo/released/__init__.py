@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from weightgen.errors import CorruptFile, NotFound, UnknownName
-from weightgen.storage import read_json
+from weightgen.files.storage import read_json
 
 RELEASED: dict[str, str] = {name: f"{name}.safetensors" for name in ("d2nwg", "logah", "mip")}
 """Name of a released generator -> its file beside this one."""
@@ -37,7 +37,7 @@ def released_references(generator: str, arch: str, in_channels: int) -> Path | N
 
 
 def released_facts(name: str) -> dict[str, Any]:
-    """What a released generator is, whom it serves and how well: the JSON of `benchmarks.generator_facts`."""
+    """What a released generator is, whom it serves and how well: the JSON of `benchmarks.reports.generator_facts`."""
     return read_json(released_generator(name).with_suffix(".json"))
 
 

@@ -19,7 +19,7 @@ from model_zoo.architectures import IMAGE_SIZE, make_meta, make_module
 from model_zoo.architectures.resnet import ResNet
 from model_zoo.spaces.networks import CausalTransformer, PlainCnn, PlainMlp, VisionTransformer
 from weightgen.errors import BadOption, UnknownName
-from weightgen.target import Target
+from weightgen.target.network import Target
 
 MAX_VIT = 10_000_000
 """Parameters of a vision transformer."""

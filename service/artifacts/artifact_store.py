@@ -14,11 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from weightgen.canonical_json import encode_json, parse_json
+
 from service.artifacts.content_cache import Content, ContentCache
 from service.artifacts.local_place import LocalPlace
 from service.artifacts.place import Place, Stored
 from weightgen.errors import BadData, BadOption, NotFound, UnsupportedTask, WeightgenError
-from weightgen.storage import encode_json, parse_json, sha256_file
+from weightgen.files.storage import sha256_file
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 NOTE_SECONDS = 600.0

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from service.artifacts.place import Stored
 from weightgen.errors import StorageFailed
-from weightgen.storage import write_file
+from weightgen.files.storage import write_file
 
 BLOCK_BYTES = 2**20
 _PARTIAL, _REMOVED = ".partial", ".removed"

@@ -23,9 +23,9 @@ from model_zoo.data.table import standardize_numbers
 from service.uploads.reading import Limits, Raw, Unusable, show
 from service.uploads.upload_store import ABOUT, TENSORS
 from weightgen.errors import BadData
+from weightgen.files.state_file import save_state
+from weightgen.files.storage import write_json
 from weightgen.labelled_data import LabelledData
-from weightgen.state_file import save_state
-from weightgen.storage import write_json
 
 _NAME = "upload"
 _PARTS = ("train", "test")

@@ -8,13 +8,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from weightgen.canonical_json import parse_json
+
 from service.artifacts.artifact_store import ArtifactStore
 from service.artifacts.scratch import Scratch
 from service.problems import Problem
 from service.uploads.reader_process import read_apart
 from service.uploads.reading import Limits, Unusable
 from weightgen.errors import NotFound, UnknownName
-from weightgen.storage import parse_json
 
 if TYPE_CHECKING:
     from weightgen.labelled_data import LabelledData

@@ -19,19 +19,19 @@ import torch
 import typer
 
 from model_zoo.data import TRAIN_SETS, data_licence
-from model_zoo.networks import Networks, load_networks
+from model_zoo.zoo.networks import Networks, load_networks
 from training.command import run_command, say
 from training.d2nwg import layerwise
 from training.d2nwg.codecs import train_codecs
 from training.d2nwg.denoiser import train_denoiser
-from training.d2nwg.recipe import DiffusionTraining
+from training.d2nwg.recipe import D2nwgTraining
 from training.d2nwg.scores import evaluate, reconstruction
 from training.d2nwg.stages import join_stages, read_stage, write_stage
 from training.loop import Span, budget_of
-from weightgen.checkpoint import read_manifest
 from weightgen.errors import BadOption
-from weightgen.generators.latent_diffusion import LatentDiffusion
-from weightgen.storage import sha256_file, write_json
+from weightgen.files.checkpoint import read_manifest
+from weightgen.files.storage import sha256_file, write_json
+from weightgen.generators.d2nwg.generator import D2nwg
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(layerwise.app, name="layerwise")
@@ -52,10 +52,10 @@ def codec(
         raise BadOption("--report tells of training sets left out, and none is; name one with --hold-out")
     torch.set_num_threads(1)
     budget = budget_of(minutes=minutes, steps=steps, default=Span(minutes=20))
-    config = DiffusionTraining(held_out=tuple(hold_out or ()))
+    config = D2nwgTraining(held_out=tuple(hold_out or ()))
     networks = _load_networks(zoo, config, members)
     torch.manual_seed(config.seed)
-    model = LatentDiffusion({m: n.target.spec for m, n in networks.items()}, config.model)
+    model = D2nwg({m: n.target.spec for m, n in networks.items()}, config.model)
     trained = train_codecs(model, networks, config=config, budget=budget, folder=out / "codec")
     spent = {f"codecs of {' and '.join(networks)}": trained}
     _finish(model, out / "codec.safetensors", config, networks, spent)
@@ -114,14 +114,14 @@ def release(
     typer.echo(json.dumps({"file": str(file), "bytes": file.stat().st_size, "members": list(model.members)}))
 
 
-def _load_networks(zoo: Path, config: DiffusionTraining, members: Sequence[str] | None) -> dict[str, Networks]:
+def _load_networks(zoo: Path, config: D2nwgTraining, members: Sequence[str] | None) -> dict[str, Networks]:
     networks = load_networks(zoo, held_out=config.held_out, members=members)
     say(", ".join(f"{m}: {len(n.tokens)} checkpoints" for m, n in networks.items()))
     return networks
 
 
 def _finish(
-    model: LatentDiffusion, path: Path, config: DiffusionTraining, networks: dict[str, Networks], spent: dict[str, Any]
+    model: D2nwg, path: Path, config: D2nwgTraining, networks: dict[str, Networks], spent: dict[str, Any]
 ) -> None:
     """Score a trained stage on held-out tasks and write its file."""
     held_out = evaluate(model, networks, tasks_each=12, seed=1)

@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 
-from model_zoo.networks import Networks
-from training.d2nwg.recipe import DiffusionTraining, draw_member, draw_rows, own_behaviour
+from model_zoo.zoo.networks import Networks
+from training.d2nwg.recipe import D2nwgTraining, draw_member, draw_rows, own_behaviour
 from training.loop import Group, Losses, Recipe, Span, train
 from training.zoo_tasks import Images
-from weightgen.codecs.vae import kl_divergence
-from weightgen.generators.latent_diffusion import LatentDiffusion
+from weightgen.generators.d2nwg.generator import D2nwg
+from weightgen.weightspace.codecs.vae import kl_divergence
 
 
 def train_codecs(
-    model: LatentDiffusion, networks: dict[str, Networks], *, config: DiffusionTraining, budget: Span, folder: Path
+    model: D2nwg, networks: dict[str, Networks], *, config: D2nwgTraining, budget: Span, folder: Path
 ) -> dict[str, Any]:
     """Train all codecs in turn, one batch of one member a step, and scale their latents; returns what was spent."""
     rows = {m: n.rows("train") for m, n in networks.items()}
@@ -27,7 +27,7 @@ def train_codecs(
     return run.summary()
 
 
-def codec_recipe(model: LatentDiffusion, networks: dict[str, Networks], config: DiffusionTraining) -> Recipe:
+def codec_recipe(model: D2nwg, networks: dict[str, Networks], config: D2nwgTraining) -> Recipe:
     """Tokens, latents and behaviour of the networks of one member a step."""
     images = Images("train")
     rows = {m: n.rows("train") for m, n in networks.items()}

@@ -14,22 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model_zoo.data import load_data
-from model_zoo.networks import Networks
-from training.d2nwg.recipe import DiffusionTraining, behaviour_loss, draw_member, draw_rows, own_behaviour
+from model_zoo.zoo.networks import Networks
+from training.d2nwg.recipe import D2nwgTraining, behaviour_loss, draw_member, draw_rows, own_behaviour
 from training.d2nwg.sampling import draw_few_levels, lower_noise
 from training.episodes import ClassPool, Episode
 from training.loop import Group, Losses, Recipe, Span, train
 from training.zoo_tasks import Images, draw_task
-from weightgen.diffusion import add_noise, draw_noise_levels
-from weightgen.generators.latent_diffusion import LatentDiffusion
+from weightgen.generators.d2nwg.diffusion import add_noise, draw_noise_levels
+from weightgen.generators.d2nwg.generator import D2nwg
 from weightgen.spec import State
 
 
 def train_denoiser(
-    model: LatentDiffusion,
+    model: D2nwg,
     networks: dict[str, Networks],
     *,
-    config: DiffusionTraining,
+    config: D2nwgTraining,
     first_stage: Sequence[str],
     budget: Span,
     folder: Path,
@@ -40,7 +40,7 @@ def train_denoiser(
 
 
 def denoiser_recipe(
-    model: LatentDiffusion, networks: dict[str, Networks], config: DiffusionTraining, first_stage: Sequence[str]
+    model: D2nwg, networks: dict[str, Networks], config: D2nwgTraining, first_stage: Sequence[str]
 ) -> Recipe:
     """Latents of one member's networks told from noise, and behaviour of new samples, every step."""
     images = Images("train")
@@ -93,7 +93,7 @@ def denoiser_recipe(
 
 
 def _behave_on_samples(
-    model: LatentDiffusion, known: Networks, pool: ClassPool, config: DiffusionTraining, rng: torch.Generator
+    model: D2nwg, known: Networks, pool: ClassPool, config: D2nwgTraining, rng: torch.Generator
 ) -> tuple[dict[str, Tensor], float]:
     """Behaviour of the denoiser's own samples on new tasks: a few steps from noise, the last one with gradient."""
     count = config.sample_size
@@ -138,11 +138,11 @@ def _contrast(summaries: Tensor, latents: Tensor, known: Networks, picked: list[
 
 
 def _draw_condition(
-    model: LatentDiffusion,
+    model: D2nwg,
     known: Networks,
     picked: list[int],
     summaries: Tensor,
-    config: DiffusionTraining,
+    config: D2nwgTraining,
     rng: torch.Generator,
 ) -> Tensor:
     """The condition of these networks, parts of it left away at random."""
@@ -153,7 +153,7 @@ def _draw_condition(
     return model.condition([known.member] * len(picked), summaries, aims)
 
 
-def _encode(model: LatentDiffusion, tasks: Sequence[Episode]) -> tuple[list[Tensor], Tensor]:
+def _encode(model: D2nwg, tasks: Sequence[Episode]) -> tuple[list[Tensor], Tensor]:
     """Prototypes and summaries of the tasks' support sets."""
     images, labels = [t.support for t in tasks], [t.support_labels for t in tasks]
     return model.encoder(images, labels, [t.num_classes for t in tasks])

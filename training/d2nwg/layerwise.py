@@ -25,28 +25,29 @@ import torch
 import torch.nn.functional as F
 import typer
 from torch import Tensor
+from weightgen.target.trunk import trunk_features
 
-from model_zoo.cifar_resnets import KnownResNet, load_resnets
 from model_zoo.data import load_data
+from model_zoo.published.cifar_resnets import KnownResNet, load_resnets
 from training.d2nwg.sampling import draw_few_levels, lower_noise
 from training.loop import Group, LoopSettings, Losses, Recipe, Span, budget_of, train
-from weightgen.codecs.vae import kl_divergence
-from weightgen.diffusion import add_noise, draw_noise_levels
 from weightgen.errors import BadOption
-from weightgen.generators.layerwise_diffusion import HEAD_STEPS, LayerwiseConfig, LayerwiseDiffusion
-from weightgen.head import ridge_head, step_to_softmax, trunk_features
+from weightgen.files.storage import sha256_file
+from weightgen.generators.d2nwg.diffusion import add_noise, draw_noise_levels
+from weightgen.generators.d2nwg.layerwise import HEAD_STEPS, D2nwgLayerwise, LayerwiseConfig
 from weightgen.labelled_data import LabelledData
-from weightgen.normal_form import fit_to_data
+from weightgen.solve.head import ridge_head, step_to_softmax
 from weightgen.spec import State
-from weightgen.storage import sha256_file
-from weightgen.target import Target
-from weightgen.windows import Windows, measure_statistics
+from weightgen.target.network import Target
+from weightgen.weightspace.codecs.vae import kl_divergence
+from weightgen.weightspace.normal_form import fit_to_data
+from weightgen.weightspace.windows import Windows, measure_statistics
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
 @dataclass(frozen=True)
-class LayerwiseTraining:
+class D2nwgLayerwiseTraining:
     """Both stages."""
 
     model: LayerwiseConfig = field(default_factory=LayerwiseConfig)
@@ -89,7 +90,7 @@ class Tokens:
     mask: Tensor
 
     @classmethod
-    def of(cls, known: KnownResNet, model: LayerwiseDiffusion) -> "Tokens":
+    def of(cls, known: KnownResNet, model: D2nwgLayerwise) -> "Tokens":
         windows = model.split(known.target.spec)
         every = range(windows.num_tokens)
         return cls(
@@ -139,7 +140,7 @@ def see(known: KnownResNet, inputs: Tensor) -> Tensor:
 
 
 def behave(
-    target: Target, trunk: State, images: Images, config: LayerwiseTraining, *, rng: torch.Generator
+    target: Target, trunk: State, images: Images, config: D2nwgLayerwiseTraining, *, rng: torch.Generator
 ) -> tuple[Tensor, float]:
     """Cross-entropy of a trunk under a head solved on half of some images, on the other half, over that of guessing,
     and how unlike a published network's its view of them is; the accuracy."""
@@ -162,11 +163,11 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def train_codec(
-    model: LayerwiseDiffusion,
+    model: D2nwgLayerwise,
     networks: Sequence[Tokens],
     images: Images,
     *,
-    config: LayerwiseTraining,
+    config: D2nwgLayerwiseTraining,
     budget: Span,
     folder: Path,
 ) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def train_codec(
 
 
 def codec_recipe(
-    model: LayerwiseDiffusion, networks: Sequence[Tokens], images: Images, config: LayerwiseTraining
+    model: D2nwgLayerwise, networks: Sequence[Tokens], images: Images, config: D2nwgLayerwiseTraining
 ) -> Recipe:
     """Windows of one network given back, every step, and a whole network that is run on images, every few."""
 
@@ -209,7 +210,7 @@ def codec_recipe(
 
 
 @torch.no_grad()
-def encode_all(model: LayerwiseDiffusion, network: Tokens, context: int) -> Tensor:
+def encode_all(model: D2nwgLayerwise, network: Tokens, context: int) -> Tensor:
     """Standardised latents (n, c) of all windows of a network."""
     parts = [
         model.codec.encode(network.tokens[i], network.kinds[i], network.places[i]).flatten(0, 1)
@@ -219,11 +220,11 @@ def encode_all(model: LayerwiseDiffusion, network: Tokens, context: int) -> Tens
 
 
 def train_denoiser(
-    model: LayerwiseDiffusion,
+    model: D2nwgLayerwise,
     networks: Sequence[Tokens],
     images: Images,
     *,
-    config: LayerwiseTraining,
+    config: D2nwgLayerwiseTraining,
     start: str,
     budget: Span,
     folder: Path,
@@ -234,7 +235,7 @@ def train_denoiser(
 
 
 def denoiser_recipe(
-    model: LayerwiseDiffusion, networks: Sequence[Tokens], images: Images, config: LayerwiseTraining, start: str
+    model: D2nwgLayerwise, networks: Sequence[Tokens], images: Images, config: D2nwgLayerwiseTraining, start: str
 ) -> Recipe:
     """The denoiser and the encoder of support sets, and the decoder under behaviour.
 
@@ -276,7 +277,7 @@ def denoiser_recipe(
     )
 
 
-def sample_with_gradient(model: LayerwiseDiffusion, like: Tokens, told: Tensor, *, rng: torch.Generator) -> State:
+def sample_with_gradient(model: D2nwgLayerwise, like: Tokens, told: Tensor, *, rng: torch.Generator) -> State:
     """A trunk of the spec that `like` is of, in a few steps from noise, the last of them with gradient.
 
     Windows are sampled in turn, each given the tail of the one before; then the last step of all is taken at once.
@@ -309,7 +310,7 @@ def sample_with_gradient(model: LayerwiseDiffusion, like: Tokens, told: Tensor, 
 
 
 def _through(
-    model: LayerwiseDiffusion, network: Tokens, index: Tensor, config: LayerwiseTraining, rng: torch.Generator
+    model: D2nwgLayerwise, network: Tokens, index: Tensor, config: D2nwgLayerwiseTraining, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens of windows (b, k) through the codec, with noise on the latents; mean and log variance of those."""
     kinds, places = network.kinds[index], network.places[index]
@@ -319,7 +320,7 @@ def _through(
     return model.codec.decode_raw(noisy, kinds, places, network.mask[index]), mean, log_var
 
 
-def _draw_windows(network: Tokens, config: LayerwiseTraining, rng: torch.Generator) -> Tensor:
+def _draw_windows(network: Tokens, config: D2nwgLayerwiseTraining, rng: torch.Generator) -> Tensor:
     """Indices (b, k) of random windows of a network; one time in four they are shorter than the context."""
     most = min(config.model.context, len(network.tokens))
     length = most if torch.rand((), generator=rng) < 0.75 else int(torch.randint(1, most + 1, (1,), generator=rng))
@@ -327,7 +328,7 @@ def _draw_windows(network: Tokens, config: LayerwiseTraining, rng: torch.Generat
     return first + torch.arange(length)
 
 
-def _draw_network(networks: Sequence[Tokens], config: LayerwiseTraining, rng: torch.Generator) -> Tokens:
+def _draw_network(networks: Sequence[Tokens], config: D2nwgLayerwiseTraining, rng: torch.Generator) -> Tokens:
     ours = [n for n in networks if n.known.target is networks[0].known.target]
     others = [n for n in networks if n.known.target is not networks[0].known.target]
     chosen = others if others and torch.rand((), generator=rng) < config.published else ours
@@ -335,7 +336,7 @@ def _draw_network(networks: Sequence[Tokens], config: LayerwiseTraining, rng: to
 
 
 def _draw_condition(
-    model: LayerwiseDiffusion, known: KnownResNet, images: Images, config: LayerwiseTraining, rng: torch.Generator
+    model: D2nwgLayerwise, known: KnownResNet, images: Images, config: D2nwgLayerwiseTraining, rng: torch.Generator
 ) -> Tensor:
     """The condition of a network (1, e), parts of it left away at random."""
     drawn = torch.rand(2, generator=rng).tolist()
@@ -343,7 +344,7 @@ def _draw_condition(
     return model.condition(summary, None if drawn[1] < config.without_accuracy else known.accuracy)
 
 
-def _summarise(model: LayerwiseDiffusion, images: Images, rng: torch.Generator) -> Tensor:
+def _summarise(model: D2nwgLayerwise, images: Images, rng: torch.Generator) -> Tensor:
     x, y, _ = images.draw(5 * images.num_classes, rng=rng)
     return model.encoder([x], [y], [images.num_classes])[1][0]
 
@@ -367,11 +368,11 @@ def codec(
     torch.set_num_threads(1)
     budget = budget_of(minutes=minutes, steps=steps, default=Span(minutes=6))
     sizes = LayerwiseConfig(latent_dim=latents, codec_base=base)
-    config = LayerwiseTraining(model=sizes, behaviour_every=behaviour_every, learning_rate=learning_rate)
+    config = D2nwgLayerwiseTraining(model=sizes, behaviour_every=behaviour_every, learning_rate=learning_rate)
     known = [k for k in load_resnets(zoo) if not k.held_out]
     torch.manual_seed(config.seed)
     statistics = measure_statistics([(k.target.spec, k.trunk) for k in known])
-    model = LayerwiseDiffusion(statistics, known[0].target.input_shape, config.model)
+    model = D2nwgLayerwise(statistics, known[0].target.input_shape, config.model)
     images = Images(load_data("cifar10"), _teacher(known) if behaviour_every else None)
     networks = [Tokens.of(k, model) for k in known]
     spent = train_codec(model, networks, images, config=config, budget=budget, folder=out / "codec")
@@ -393,8 +394,8 @@ def denoiser(
     if not (out / start).exists():
         raise BadOption(f"{out} has no {start}; run the stage before this one")
     budget = budget_of(minutes=minutes, steps=steps, default=Span(minutes=15))
-    model = LayerwiseDiffusion.load(out / start)
-    config = LayerwiseTraining(model=model.config, behaviour_every=behaviour_every, learning_rate=learning_rate)
+    model = D2nwgLayerwise.load(out / start)
+    config = D2nwgLayerwiseTraining(model=model.config, behaviour_every=behaviour_every, learning_rate=learning_rate)
     known = [k for k in load_resnets(zoo) if not k.held_out]
     torch.manual_seed(config.seed)
     images = Images(load_data("cifar10"), _teacher(known) if behaviour_every else None)
@@ -418,9 +419,9 @@ def _teacher(known: Sequence[KnownResNet]) -> KnownResNet:
 
 
 def _save(
-    model: LayerwiseDiffusion,
+    model: D2nwgLayerwise,
     path: Path,
-    config: LayerwiseTraining,
+    config: D2nwgLayerwiseTraining,
     spent: dict[str, Any],
     known: Sequence[KnownResNet],
 ) -> None:

@@ -14,21 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model_zoo.networks import Networks
+from model_zoo.zoo.networks import Networks
 from training.episodes import Episode, EpisodeConfig
 from training.loop import LoopSettings, Span
 from training.zoo_tasks import Images, draw_task
-from weightgen.generators.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
-from weightgen.normal_form import fitted_features
+from weightgen.generators.d2nwg.generator import D2nwg, D2nwgConfig
 from weightgen.spec import State
-from weightgen.target import Target
+from weightgen.target.network import Target
+from weightgen.weightspace.normal_form import fitted_features
 
 
 @dataclass(frozen=True)
-class DiffusionTraining:
+class D2nwgTraining:
     """Both stages."""
 
-    model: LatentDiffusionConfig = field(default_factory=lambda: LatentDiffusionConfig(refinements=3))
+    model: D2nwgConfig = field(default_factory=lambda: D2nwgConfig(refinements=3))
     held_out: tuple[str, ...] = ()
     """Training sets left out whole, to choose a recipe by; none for a release."""
     batch_size: int = 24
@@ -63,7 +63,7 @@ class DiffusionTraining:
         return LoopSettings(budget=budget, seed=seed, weight_decay=self.weight_decay, average=0.998)
 
 
-def behaviour_loss(model: LatentDiffusion, target: Target, trunk: State, task: Episode) -> tuple[Tensor, float, Tensor]:
+def behaviour_loss(model: D2nwg, target: Target, trunk: State, task: Episode) -> tuple[Tensor, float, Tensor]:
     """Cross-entropy of a trunk under a solved head on the queries, over that of guessing; its accuracy; and what the
     head saw of the queries."""
     state, head = model.fit(target, trunk, task.support, task.support_labels, task.num_classes)
@@ -74,7 +74,7 @@ def behaviour_loss(model: LatentDiffusion, target: Target, trunk: State, task: E
 
 
 def own_behaviour(
-    model: LatentDiffusion,
+    model: D2nwg,
     known: Networks,
     decoded: Tensor,
     picked: list[int],

@@ -3,20 +3,20 @@
 from typing import Any
 
 import torch
+from weightgen.target.predict import accuracy
 
 from model_zoo.architectures import build_target
-from model_zoo.networks import Networks
+from model_zoo.zoo.networks import Networks
 from training.zoo_tasks import Images, draw_task
 from weightgen.condition import Condition, SupportSet
-from weightgen.evaluate import accuracy
-from weightgen.generator import GenerationRequest
-from weightgen.generators.latent_diffusion import LatentDiffusion
+from weightgen.generators.d2nwg.generator import D2nwg
+from weightgen.request import GenerationRequest
 from weightgen.spec import State
 
 
 @torch.no_grad()
 def evaluate(
-    model: LatentDiffusion, networks: dict[str, Networks], *, tasks_each: int, seed: int, split: str = "val"
+    model: D2nwg, networks: dict[str, Networks], *, tasks_each: int, seed: int, split: str = "val"
 ) -> dict[str, Any]:
     """On tasks of runs of a split, test images, 20 shots: accuracy under a solved head, mean over tasks.
 

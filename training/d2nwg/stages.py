@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 
-from training.d2nwg.recipe import DiffusionTraining
+from training.d2nwg.recipe import D2nwgTraining
 from training.episodes import EpisodeConfig
-from weightgen.checkpoint import load_state, read_manifest, save_state
 from weightgen.errors import BadOption, NotFound
-from weightgen.generators.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from weightgen.files.checkpoint import load_state, read_manifest, save_state
+from weightgen.generators.d2nwg.generator import D2nwg, D2nwgConfig
 from weightgen.spec import StateSpec
 
-Trained = tuple[LatentDiffusion, DiffusionTraining, dict[str, Any]]
+Trained = tuple[D2nwg, D2nwgTraining, dict[str, Any]]
 """A model, how it is trained, and what was spent on it."""
 
 
 def write_stage(
-    model: LatentDiffusion, path: Path, config: DiffusionTraining, *, spent: dict[str, Any], held_out: dict[str, Any]
+    model: D2nwg, path: Path, config: D2nwgTraining, *, spent: dict[str, Any], held_out: dict[str, Any]
 ) -> None:
     """Write the file of a finished stage; `held_out` says how it does on held-out tasks."""
     specs = [[member, spec.to_json()] for member, spec in model.specs.items()]
@@ -33,13 +33,13 @@ def read_stage(path: Path) -> Trained:
         raise NotFound(f"{path}: not there; run the stage before this one")
     manifest = read_manifest(path)
     saved = manifest["config"]
-    config = DiffusionTraining(**{
+    config = D2nwgTraining(**{
         **saved,
-        "model": LatentDiffusionConfig(**saved["model"]),
+        "model": D2nwgConfig(**saved["model"]),
         "episodes": EpisodeConfig(**saved["episodes"]),
         "held_out": tuple(saved["held_out"]),
     })  # fmt: skip
-    model = LatentDiffusion({m: StateSpec.from_json(s) for m, s in manifest["specs"]}, config.model)
+    model = D2nwg({m: StateSpec.from_json(s) for m, s in manifest["specs"]}, config.model)
     model.load_state_dict(model.state_dict() | load_state(path))  # a first stage knows no refinement
     return model, config, manifest["spent"]
 
@@ -52,7 +52,7 @@ def join_stages(stages: Sequence[Trained], *, refinements: int, clip: str | None
     config = replace(config, model=replace(config.model, refinements=refinements, clip=clip))
     specs = {member: spec for model, _, _ in stages for member, spec in model.specs.items()}
     torch.manual_seed(config.seed)
-    joined = LatentDiffusion(specs, config.model)
+    joined = D2nwg(specs, config.model)
     tensors = [model.state_dict() for model, _, _ in stages]
     state = joined.state_dict() | {n: t for found in tensors for n, t in found.items() if n.startswith("codecs.")}
     for name in state:

@@ -25,7 +25,7 @@ from training.logah.recipe import PRESETS, generator_file, train_run
 from training.logah.scores import SCHEDULES, choose_schedule, held_out_scores, with_refinement
 from training.loop import join_processes
 from weightgen.errors import BadOption, UnknownName
-from weightgen.generators.graph_hypernet import GraphHypernet
+from weightgen.generators.logah.generator import Logah
 
 CHOICE_NETWORKS = ("cnn-tiny", "cnn", "vit-tiny", "cnn 26-34-42")
 """What refinements are chosen on."""
@@ -80,7 +80,7 @@ def release(
     tasks_each: Annotated[int, typer.Option(help="Held-out tasks on each training set to choose and to score by.")] = 1,
 ) -> None:
     """Choose the refinements of a trained hypernetwork on held-out tasks, score it on others, write its file."""
-    hypernet = GraphHypernet.load(generator_file(run))
+    hypernet = Logah.load(generator_file(run))
     if hypernet.training_record["for_evaluation_only"]:
         raise BadOption(f"{run} has learnt from an evaluation set: not for release")
     pool = load_pool(sorted(hypernet.training_record["data"]), "test")

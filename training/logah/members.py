@@ -21,9 +21,9 @@ from model_zoo.spaces import (
     draw_member,
 )
 from weightgen.errors import BadOption, CorruptFile, NotFound
-from weightgen.graph import ArchGraph, Node, OwnedTensor, build_graph
+from weightgen.files.storage import read_json, write_json
+from weightgen.graph.arch_graph import ArchGraph, Node, OwnedTensor, build_graph
 from weightgen.spec import StateSpec
-from weightgen.storage import read_json, write_json
 
 _MEMBERS: dict[str, type[Any]] = {
     kind.__name__: kind for kind in (CnnMember, MlpMember, ResNetMember, ViTMember, GptMember, RegisteredMember)

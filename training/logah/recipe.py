@@ -6,10 +6,10 @@ that of one in `model_zoo.spaces.HELD_OUT` are never drawn.
 
 Class heads are either predicted like everything else, as published: then the generator knows the classes of one data
 set. Or they are solved in closed form on a task's examples, each judged by the head that left it out
-(`weightgen.head`), which needs no queries apart: then the trunk alone is learnt, and any task will do.
+(`weightgen.solve.head`), which needs no queries apart: then the trunk alone is learnt, and any task will do.
 
 Presets: `release`, the released generator, about an hour of one CPU thread; `table`, Fashion-MNIST alone, an evaluation
-set everywhere else, for the comparison of `benchmarks.logah_table` and not for release, 3.5 minutes; `spaces`, the
+set everywhere else, for the comparison of `benchmarks.studies.logah_table` and not for release, 3.5 minutes; `spaces`, the
 paper's own recipe, many hours of a GPU.
 """
 
@@ -32,11 +32,11 @@ from training.logah.members import StoredMember, load_members
 from training.logah.tasks import Batch, Classes, Sources, Tasks, Texts
 from training.loop import Group, LoopSettings, Losses, Recipe, Run, Span, train
 from weightgen.errors import BadOption
-from weightgen.generators.graph_hypernet import LogahConfig, new_graph_hypernet
-from weightgen.head import ridge_head
-from weightgen.interventions import head_inputs, normalise_by_batch
+from weightgen.generators.logah.generator import LogahConfig, new_logah
+from weightgen.generators.logah.plan import WeightScale
+from weightgen.solve.head import ridge_head
 from weightgen.spec import State
-from weightgen.weight_plan import WeightScale
+from weightgen.target.interventions import head_inputs, normalise_by_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ class Learner:
 
     def __init__(self, config: LogahTraining, members: Sequence[StoredMember], sources: Sources) -> None:
         self.config, self.members, self.sources = config, members, sources
-        self.hypernet = new_graph_hypernet(config.model, seed=config.seed)
+        self.hypernet = new_logah(config.model, seed=config.seed)
         self.skeletons: dict[int, tuple[nn.Module, State]] = {}
 
     def recipe(self) -> Recipe:

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from weightgen.target.predict import accuracy
+
 from model_zoo.spaces import CnnMember, Member, RegisteredMember, ViTMember, target_of
 from training.episodes import Episode
 from weightgen.condition import Condition, SupportSet
-from weightgen.evaluate import accuracy
-from weightgen.generator import GenerationRequest, WeightGenerator
-from weightgen.generators.default_init import RandomTrunkRidge
-from weightgen.generators.graph_hypernet import GraphHypernet
+from weightgen.generators.logah.generator import Logah
+from weightgen.references.default_init import RandomTrunkRidge
+from weightgen.request import GenerationRequest, WeightGenerator
 
 _COSINE = tuple(round(0.05 * (1 + math.cos(math.pi * i / 15)), 4) for i in range(15))
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -35,9 +36,7 @@ NETWORKS: dict[str, Member] = {
 """What held-out tasks are solved with; the last three have widths that no space has."""
 
 
-def choose_schedule(
-    hypernet: GraphHypernet, tasks: Sequence[Episode], networks: Sequence[str]
-) -> tuple[str, dict[str, float]]:
+def choose_schedule(hypernet: Logah, tasks: Sequence[Episode], networks: Sequence[str]) -> tuple[str, dict[str, float]]:
     """The schedule of the highest mean accuracy over networks and tasks, and that of each."""
     found = {}
     for name, schedule in SCHEDULES.items():
@@ -46,7 +45,7 @@ def choose_schedule(
     return max(found, key=lambda name: found[name]), {name: round(value, 4) for name, value in found.items()}
 
 
-def held_out_scores(hypernet: GraphHypernet, tasks: Sequence[Episode]) -> dict[str, dict[str, float]]:
+def held_out_scores(hypernet: Logah, tasks: Sequence[Episode]) -> dict[str, dict[str, float]]:
     """Of every network the mean accuracy over tasks, a fraction: as generated, unrefined, told nothing, random."""
     arms: Mapping[str, WeightGenerator] = {
         "generated": hypernet,
@@ -60,10 +59,10 @@ def held_out_scores(hypernet: GraphHypernet, tasks: Sequence[Episode]) -> dict[s
     }
 
 
-def with_refinement(hypernet: GraphHypernet, schedule: Mapping[str, Any]) -> GraphHypernet:
+def with_refinement(hypernet: Logah, schedule: Mapping[str, Any]) -> Logah:
     """The same generator with other refinements."""
     config = replace(hypernet.config, **schedule)
-    other = GraphHypernet(config, training=hypernet.training_record)
+    other = Logah(config, training=hypernet.training_record)
     other.load_state_dict(hypernet.state_dict())
     return other.requires_grad_(False).eval()
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn, optim
 
-from weightgen.checkpoint import load_state, read_manifest, save_state
 from weightgen.errors import CorruptFile
+from weightgen.files.checkpoint import load_state, read_manifest, save_state
 from weightgen.spec import State
 
 FORMAT = "weightgen.training-run"

@@ -22,7 +22,7 @@ from model_zoo.data import TRAIN_SETS, data_licence
 from training.episodes import ClassPool, Episode, EpisodeConfig, draw_tasks, load_pool
 from training.loop import BEST, LAST, Group, LoopSettings, Losses, Recipe, Span, read_weights, train
 from weightgen.errors import BadOption
-from weightgen.generators.mip_hypernet import ArchHypernet, MipConfig, MipHypernet, new_hypernet
+from weightgen.generators.mip.generator import ArchHypernet, Mip, MipConfig, new_hypernet
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def fit(config: MipTraining, out: Path, *, device: torch.device, start: Path | N
     return train(learner.recipe(pool, tasks), config.loop(), out).log[-1]
 
 
-def gather_runs(runs: Sequence[Path], *, tasks_each: int) -> MipHypernet:
+def gather_runs(runs: Sequence[Path], *, tasks_each: int) -> Mip:
     """A generator of the better of the best and the last model of every run, by other held-out tasks."""
     hypernets: dict[str, ArchHypernet] = {}
     records = {}
@@ -180,7 +180,7 @@ def gather_runs(runs: Sequence[Path], *, tasks_each: int) -> MipHypernet:
         hypernet, record = min(found, key=lambda pair: pair[1]["held_out"]["cross_entropy"])
         hypernets[hypernet.spec.arch], records[hypernet.spec.arch] = hypernet, record
     licences = {name: data_licence(name) for name in sorted(TRAIN_SETS)}
-    return MipHypernet(hypernets, training={"runs": records, "data": licences})
+    return Mip(hypernets, training={"runs": records, "data": licences})
 
 
 def _load_trained(path: Path, tasks: dict[str, list[Episode]]) -> tuple[ArchHypernet, dict[str, Any]]:

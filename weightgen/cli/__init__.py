@@ -23,7 +23,7 @@ from weightgen.cli.init import init
 from weightgen.cli.remote import app as remote
 from weightgen.cli.weights import compare, generate
 from weightgen.errors import WeightgenError
-from weightgen.freed_memory import keep_freed_memory
+from weightgen.runtime.freed_memory import keep_freed_memory
 
 app = typer.Typer(
     name="weightgen",

@@ -57,7 +57,7 @@ def examine() -> dict[str, Any]:
 
 def _examine_generators() -> dict[str, dict[str, Any]]:
     from model_zoo.released import FOLDER, RELEASED, expected_hashes
-    from weightgen.storage import sha256_file
+    from weightgen.files.storage import sha256_file
 
     expected = expected_hashes()
     files = {**RELEASED, **{f.removesuffix(".safetensors"): f for f in expected if f not in RELEASED.values()}}

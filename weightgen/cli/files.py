@@ -10,7 +10,7 @@ from weightgen.cli.output import JsonOption, print_json, print_table, say
 
 if TYPE_CHECKING:
     from weightgen.spec import State, StateSpec
-    from weightgen.target import Target
+    from weightgen.target.network import Target
 
 SHOWN_TENSORS = 40
 """Rows of a table; the JSON has all of them."""
@@ -25,7 +25,7 @@ def tokenize(
     """Turn a zoo into a weight dataset: stacked shards, an index, hashes and statistics."""
     from tqdm import tqdm
 
-    from weightgen.weight_dataset import build_weight_dataset, verify_weight_dataset
+    from weightgen.weight_dataset.dataset import build_weight_dataset, verify_weight_dataset
 
     say(f"reading {zoo}")
     with tqdm(unit="state", file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
@@ -74,7 +74,7 @@ def score(
     import torch.nn.functional as F
 
     from model_zoo.data import load_data
-    from weightgen.evaluate import predict
+    from weightgen.target.predict import predict
 
     say(f"loading {data}")
     loaded = load_data(data)
@@ -121,7 +121,7 @@ def examine(what: str) -> dict[str, Any]:
 
 def _examine_folder(path: Path) -> dict[str, Any]:
     from weightgen.errors import CorruptFile
-    from weightgen.storage import read_json
+    from weightgen.files.storage import read_json
 
     if (path / "model.safetensors").is_file():
         manifest = read_json(path / "manifest.json") if (path / "manifest.json").is_file() else None
@@ -142,14 +142,14 @@ def _examine_folder(path: Path) -> dict[str, Any]:
             "splits": {s: sum(run["split"] == s for run in runs) for s in ("train", "val", "test")},
         }
     if (path / "index.json").is_file():
-        from weightgen.weight_dataset import verify_weight_dataset
+        from weightgen.weight_dataset.dataset import verify_weight_dataset
 
         return {"kind": "weight dataset", "path": str(path), **verify_weight_dataset(path)}
     raise CorruptFile(f"{path}: is no artifact, zoo or weight dataset; a checkpoint is a file")
 
 
 def _examine_file(path: Path) -> dict[str, Any]:
-    from weightgen.checkpoint import StateReader, load_foreign
+    from weightgen.files.checkpoint import StateReader, load_foreign
 
     manifest: dict[str, Any] | None = None
     if path.suffix == ".safetensors":
@@ -196,9 +196,9 @@ def _examine_architecture(name: str) -> dict[str, Any]:
 
 def _open_weights(weights: Path, arch: str | None, data: Any) -> "tuple[Target, State]":
     from model_zoo.lookup import target_for
-    from weightgen.artifact import read_artifact
-    from weightgen.checkpoint import load_foreign
+    from weightgen.delivery.artifact import read_artifact
     from weightgen.errors import BadOption, NotFound, SpecMismatch
+    from weightgen.files.checkpoint import load_foreign
 
     if not weights.exists():
         raise NotFound(f"{weights}: no such file or folder")

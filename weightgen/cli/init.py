@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weightgen.canonical_json import parse_json
 from weightgen.cli.output import JsonOption, print_json, print_table, say
 from weightgen.errors import BadData, BadOption, CorruptFile, NotFound, UnknownName, UnsupportedTask, WeightgenError
-from weightgen.storage import new_folder, parse_json, read_json, write_json
+from weightgen.files.storage import new_folder, read_json, write_json
 
 if TYPE_CHECKING:
-    from weightgen.generators.graph_hypernet import GraphHypernet
-    from weightgen.init import InitPlan
-    from weightgen.init_report import InitReport, TensorReport
+    from weightgen.generators.logah.generator import Logah
+    from weightgen.init.fill import InitPlan
+    from weightgen.init.report import InitReport, TensorReport
 
 DTYPES = ("float32", "bfloat16", "float16")
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -61,7 +62,7 @@ def init(
 ) -> None:
     """Make weights for any target network from its graph, say where every tensor's came from, and write safetensors."""
     from model_zoo.released import generator_file
-    from weightgen.init import check_draw, fill_folder, load_source
+    from weightgen.init.fill import check_draw, fill_folder, load_source
 
     if out is None and not dry_run:
         raise BadOption("nowhere to write: give --out FOLDER, or --dry-run for the report alone")
@@ -115,7 +116,7 @@ class Recipe:
         key = "torch_dtype" if "torch_dtype" in (self.config or {}) else "dtype"
         return replace(self, dtype=dtype, config=None if self.config is None else {**self.config, key: dtype})
 
-    def plan(self, generator: "GraphHypernet", seed: int) -> "InitPlan":
+    def plan(self, generator: "Logah", seed: int) -> "InitPlan":
         """The plan for the target on the meta device; on the CPU where its constructor needs numbers."""
         import torch
 
@@ -126,7 +127,7 @@ class Recipe:
             return self.plan_on_cpu(generator, seed)
         return self._plan(module, generator)
 
-    def plan_on_cpu(self, generator: "GraphHypernet", seed: int) -> "InitPlan":
+    def plan_on_cpu(self, generator: "Logah", seed: int) -> "InitPlan":
         """The plan for the target with its own initialisation, drawn with `seed`; the global RNG is left as it was."""
         import torch
 
@@ -140,10 +141,10 @@ class Recipe:
             raise BadData(f"{self.name!r} cannot be built: {_first_line(error)}") from error
         return self._plan(module, generator)
 
-    def _plan(self, module: Any, generator: "GraphHypernet") -> "InitPlan":
+    def _plan(self, module: Any, generator: "Logah") -> "InitPlan":
         import torch
 
-        from weightgen.init import plan_init
+        from weightgen.init.fill import plan_init
 
         if not isinstance(module, torch.nn.Module):
             raise BadOption(f"{self.name!r} makes a {type(module).__name__}, expected a torch.nn.Module")
@@ -301,7 +302,7 @@ def _foreign_code() -> Iterator[None]:
 
 def _with_numbers(recipe: Recipe, planned: "InitPlan", seed: int) -> "InitPlan":
     """The plan, or if some tensors are neither predicted nor drawn by their layer, one of the target on the CPU."""
-    from weightgen.init import find_undrawn, name_some
+    from weightgen.init.fill import find_undrawn, name_some
 
     undrawn = find_undrawn(planned)
     if not undrawn:

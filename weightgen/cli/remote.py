@@ -11,7 +11,7 @@ from weightgen.cli.output import JsonOption, print_json, print_table, say
 from weightgen.cli.weights import SeedOption, ShotsOption
 
 if TYPE_CHECKING:
-    from weightgen.client import Client
+    from weightgen.client.client import Client
 
 app = typer.Typer(
     name="remote",
@@ -153,7 +153,7 @@ def cancel(job: JobArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None
 
 @contextlib.contextmanager
 def _client(url: str, key: str | None) -> "Iterator[Client]":
-    from weightgen.client import Client
+    from weightgen.client.client import Client
 
     with Client(url, key) as client:
         yield client

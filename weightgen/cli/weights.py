@@ -9,7 +9,7 @@ import typer
 from weightgen.cli.output import JsonOption, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from weightgen.diffusion import Sampling
+    from weightgen.generators.d2nwg.method import D2nwgOptions
 
 GeneratorOption = Annotated[str, typer.Option(help="A released generator or a generator file.", metavar="NAME_OR_FILE")]
 ArchOption = Annotated[str, typer.Option(help="The architecture of the target network.")]
@@ -101,13 +101,13 @@ def compare(
 
 def _sampling(
     scheduler: str | None, steps: int | None, guidance: float | None, refinements: int | None
-) -> "Sampling | None":
+) -> "D2nwgOptions | None":
     """What was asked for of sampling; None if nothing was."""
-    from weightgen.diffusion import Sampling
+    from weightgen.generators.d2nwg.method import D2nwgOptions
 
     given = {"scheduler": scheduler, "steps": steps, "guidance": guidance, "refinements": refinements}
     chosen = {name: value for name, value in given.items() if value is not None}
-    return Sampling(**chosen) if chosen else None
+    return D2nwgOptions(**chosen) if chosen else None
 
 
 def _summarise(report: dict[str, Any]) -> list[tuple[str, Any]]:

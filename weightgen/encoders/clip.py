@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from weightgen.checkpoint import load_foreign
 from weightgen.encoders.support_set import describe_classes, pool_members, relate_members
 from weightgen.errors import CorruptFile, NotFound, WeightgenError
+from weightgen.files.checkpoint import load_foreign
+from weightgen.files.storage import read_json
 from weightgen.layers.transformer import Block
 from weightgen.spec import State
-from weightgen.storage import read_json
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of the colours of CLIP's training images, channel by channel: what its towers expect to be taken off."""

@@ -7,18 +7,18 @@ ReferenceZoo rather than loaded from a generator file.
 from pathlib import Path
 
 from weightgen.errors import UnknownName
-from weightgen.generator import WeightGenerator
-from weightgen.generator_file import read_method
-from weightgen.generators.graph_hypernet import GraphHypernet
-from weightgen.generators.latent_diffusion import LatentDiffusion
-from weightgen.generators.layerwise_diffusion import LayerwiseDiffusion
-from weightgen.generators.mip_hypernet import MipHypernet
+from weightgen.generators.d2nwg.generator import D2nwg
+from weightgen.generators.d2nwg.layerwise import D2nwgLayerwise
+from weightgen.generators.file import read_method
+from weightgen.generators.logah.generator import Logah
+from weightgen.generators.mip.generator import Mip
+from weightgen.request import WeightGenerator
 
 GENERATORS = {
-    "d2nwg": LatentDiffusion,
-    "d2nwg-layerwise": LayerwiseDiffusion,
-    "logah": GraphHypernet,
-    "mip": MipHypernet,
+    "d2nwg": D2nwg,
+    "d2nwg-layerwise": D2nwgLayerwise,
+    "logah": Logah,
+    "mip": Mip,
 }
 
 

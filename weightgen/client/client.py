@@ -1,0 +1,230 @@
+"""A client of the service: weights over HTTP, as `weightgen generate` makes them here. It loads no torch.
+
+client = weightgen.Client("http://127.0.0.1:8000")
+result = client.generate(generator="mip", architecture="cnn-tiny", dataset="digits")
+client.download(result, "out/digits")
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from weightgen.client.download import RemoteFile, download_artifact, parse_files
+from weightgen.client.events import FINAL, follow
+from weightgen.client.http import Connection, error_of_problem, object_in
+from weightgen.client.upload import pack
+from weightgen.errors import BadOption, ServiceFailed, WeightgenError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One set of weights on the service."""
+
+    artifact: str
+    """sha256 of the canonical list of files."""
+    repository: str
+    """Name for Hub clients with HF_ENDPOINT=<url>/hf."""
+    files: tuple[RemoteFile, ...]
+    report: Mapping[str, Any]
+    """Where the weights come from, how they were verified, their accuracy."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job made: one set of weights, or as many as were asked for."""
+
+    job: str
+    """Id of the job; its name for Hub clients is job/<id>."""
+    samples: tuple[Sample, ...]
+
+    @property
+    def artifact(self) -> str:
+        """Of the first sample, as are the other properties."""
+        return self.samples[0].artifact
+
+    @property
+    def repository(self) -> str:
+        return self.samples[0].repository
+
+    @property
+    def files(self) -> tuple[RemoteFile, ...]:
+        return self.samples[0].files
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        return self.samples[0].report
+
+
+class Client:
+    """A service, asked by one thread. Every method raises WeightgenError with the server's sentence."""
+
+    def __init__(self, url: str = DEFAULT_URL, key: str | None = None, *, patience_seconds: float = 120.0) -> None:
+        """`patience_seconds` is how long a busy or vanished server is asked again without progress."""
+        self._connection = Connection(url, key, patience_seconds)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._connection.close()
+
+    def generate(
+        self,
+        *,
+        generator: str,
+        architecture: str,
+        dataset: str,
+        support_per_class: int = 20,
+        num_samples: int = 1,
+        seed: int = 0,
+        fallback: bool = True,
+        progress: bool = True,
+    ) -> Result:
+        """Weights of an architecture for the classes of a data set, waited for; `progress` is a bar on stderr.
+
+        Without `fallback`, VerificationFailed is raised where a reference does better.
+        """
+        asked = {"generator": generator, "architecture": architecture, "dataset": dataset, "num_samples": num_samples,
+                 "support_per_class": support_per_class, "seed": seed, "fallback": fallback}  # fmt: skip
+        # One key for all attempts at this request: however often a broken connection makes us post it, it is one job.
+        headers = {"Idempotency-Key": secrets.token_hex(16)}
+        job = self._connection.ask("POST", "/v1/generations", json=asked, headers=headers)
+        if object_in(job, "state", str) not in FINAL:
+            job = self._wait_for(job, progress=progress)
+        return _result_of(job)
+
+    def estimate(
+        self,
+        *,
+        generator: str,
+        architecture: str,
+        dataset: str,
+        support_per_class: int = 20,
+        num_samples: int = 1,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """What a request would cost and bring: parameters, bytes, seconds, accuracy; null where nobody knows."""
+        asked = {"generator": generator, "architecture": architecture, "dataset": dataset, "num_samples": num_samples,
+                 "support_per_class": support_per_class, "seed": seed}  # fmt: skip
+        return self._connection.ask("POST", "/v1/estimate", json=asked)
+
+    def upload(
+        self,
+        data: "str | Path | Mapping[str, np.ndarray]",
+        *,
+        label: str | None = None,
+        shape: str | None = None,
+        progress: bool = True,
+    ) -> dict[str, Any]:
+        """Give the service labelled data, and return what it says of them; their `name` is what `dataset` takes.
+
+        `data` is a file (.npz, .zip, .csv, .parquet), a folder of class folders of pictures, or arrays by name (x and
+        y). Of a table, `label` is the column of the classes and `shape`, as in 28x28, that of images in the others.
+        """
+        options = {name: value for name, value in (("label", label), ("shape", shape)) if value is not None}
+        with pack(data) as body:
+            headers = {"Content-Type": body.media_type, "Content-Length": str(body.size)}
+            content = body.content(progress=progress)
+            return self._connection.ask("POST", "/v1/datasets", params=options, headers=headers, content=content)
+
+    def download(self, result: Result | Sample | str, folder: str | Path, *, progress: bool = True) -> Path:
+        """Bring the files of a result, or of an artifact by its sha256, into a new folder, and return the folder.
+
+        Several samples go into folders 0, 1, … inside it, each there whole or not at all. Every byte is checked against
+        the artifact's sha256. What arrived before a download broke off is kept beside the folder, and the next attempt
+        takes it up.
+        """
+        samples = result.samples if isinstance(result, Result) else (result,)
+        for i, sample in enumerate(samples):
+            place = Path(folder) / str(i) if len(samples) > 1 else Path(folder)
+            artifact, files = (sample, None) if isinstance(sample, str) else (sample.artifact, sample.files)
+            if files is None:
+                _refuse_path("artifact", artifact)
+                files = parse_files(artifact, self._connection.ask("GET", f"/v1/artifacts/{artifact}").get("files"))
+            download_artifact(self._connection, artifact, files, place, progress=progress)
+        return Path(folder)
+
+    def generators(self) -> list[str]:
+        """What can be asked for as `generator`."""
+        listed = object_in(self._connection.ask("GET", "/v1/generators"), "generators", list)
+        return [object_in(generator, "name", str) for generator in listed]
+
+    def architectures(self) -> list[str]:
+        """What can be asked for as `architecture`."""
+        return object_in(self._connection.ask("GET", "/v1/architectures"), "architectures", list)
+
+    def datasets(self) -> list[str]:
+        """What can be asked for as `dataset`, besides what was uploaded."""
+        return object_in(self._connection.ask("GET", "/v1/datasets"), "datasets", list)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """A job as the server tells it: state, progress, result or problem."""
+        _refuse_path("job", job_id)
+        return self._connection.ask("GET", f"/v1/jobs/{job_id}")
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job that is queued or running, and return it."""
+        _refuse_path("job", job_id)
+        return self._connection.ask("DELETE", f"/v1/jobs/{job_id}")
+
+    def _wait_for(self, job: dict[str, Any], *, progress: bool) -> dict[str, Any]:
+        job_id = object_in(job, "id", str)
+        _refuse_path("job", job_id)
+        with tqdm(total=1, desc="queued", disable=not progress, bar_format="{desc} {bar} {elapsed}") as bar:
+            for job in follow(self._connection, job_id):
+                told = job.get("progress")
+                if isinstance(told, dict):
+                    bar.total = max(object_in(told, "total", int), 1)
+                    bar.n = object_in(told, "done", int)
+                    bar.set_description_str(object_in(told, "stage", str), refresh=False)
+                if job["state"] == "succeeded":
+                    bar.n = bar.total
+                bar.refresh()
+        return job
+
+
+def _result_of(job: dict[str, Any]) -> Result:
+    """The result of a job that has ended; the error that its problem stands for."""
+    job_id, state = object_in(job, "id", str), job.get("state")
+    if state == "cancelled":
+        raise WeightgenError(f"job {job_id} was cancelled; ask again")
+    if state != "succeeded":
+        problem = job.get("problem")
+        raise error_of_problem(problem) if isinstance(problem, dict) else ServiceFailed(f"job {job_id} failed")
+    result = object_in(job, "result", dict)
+    samples = object_in(result, "samples", list)
+    if not samples:
+        raise ServiceFailed(f"job {job_id} succeeded without a result; is it another version's?")
+    return Result(job_id, tuple(map(_parse_sample, samples)))
+
+
+def _parse_sample(told: Any) -> Sample:
+    artifact = object_in(told, "artifact", str)
+    return Sample(
+        artifact=artifact,
+        repository=object_in(told, "repository", str),
+        files=parse_files(artifact, object_in(told, "files", list)),
+        report=object_in(told, "report", dict),
+    )
+
+
+def _refuse_path(kind: str, name: str) -> None:
+    """Raise BadOption for what would reach another route than it names."""
+    if not name.isascii() or not name.isalnum():
+        raise BadOption(f"{name[:80]!r} is no name of a {kind}; expected letters and digits as the service gave them")

@@ -1,1 +1,0 @@
-"""Codecs: the tokens of a network to latents and back."""

@@ -1,0 +1,449 @@
+"""mip: a hypernetwork conditioned on a support set; trunk first, then the class head in closed form.
+
+Ortiz, Guttag, Dalca 2024, "Magnitude Invariant Parametrizations Improve Hypernetwork Learning" (arXiv:2304.07645):
+the encoding of the condition has unit norm, and weights are theta = theta0 + delta with delta zero at the start. Here
+
+    encoding = SupportEncoder(support)                                    class means in an embedding space
+    trunk    = theta0 + left diag(C encoding) right                       low-rank, tensor by tensor
+    trunk    = trunk - rate * |trunk| * g / |g|,  a few times             g: gradient of the leave-one-out loss
+    stats    = those of the support set, blended with learnt ones         every normalised layer, in closed form
+    head     = calibrated ridge regression on the trunk's activations     weightgen.solve.head, in closed form
+    head     = head - step * (X'X + ridge)^-1 X'(softmax - labels), often  weightgen.solve.head, steps learnt
+
+The third line is a learnt reading of the support set that a pooled encoding cannot give: which way each tensor should
+move for these classes. Steps are relative to the tensor's own size, with learnt rates, so that they too are invariant
+to magnitude. Training runs through all five lines, with g taken as a constant.
+
+One generator serves several architectures, for one channel and for three: the first layer is learnt for three, and
+summed over its input channels for one, which is the same function on grey images.
+"""
+
+import copy
+import hashlib
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from weightgen.condition import SupportSet
+from weightgen.errors import CorruptFile, UnknownName, UnsupportedTask
+from weightgen.files.checkpoint import encode_state, load_state, save_state
+from weightgen.generators.file import FORMAT, read_generator_manifest
+from weightgen.layers.blended_norm import blended_norm, sum_channels
+from weightgen.request import GenerationRequest, require_support
+from weightgen.runtime.global_rng import borrowed_rng
+from weightgen.solve.head import LinearHead, RidgeHead, left_out_cross_entropy, ridge_head, step_to_softmax
+from weightgen.solve.heads_together import HeadsTogether, solve_heads
+from weightgen.solve.refinement import refine, shots_scale
+from weightgen.spec import State, StateSpec
+from weightgen.target import side_by_side
+from weightgen.target.network import Target
+from weightgen.target.side_by_side import (
+    MIN_NETWORKS,
+    can_run_side_by_side,
+    join_inputs,
+    join_states,
+    split_features,
+    split_state,
+    widen,
+)
+from weightgen.weightspace.normal_form import fit_layers, normalised_layers, run_fitted
+
+VERSION = 2
+MAX_CLASSES, MAX_SHOTS = 64, 50
+PASS_EXAMPLES = 800
+"""Of all networks that run side by side."""
+
+
+@dataclass(frozen=True)
+class MipConfig:
+    """Sizes of the part of the generator that makes one architecture."""
+
+    encoding_dim: int = 128
+    encoder_width: int = 32
+    rank: int = 16
+    """Rank of the change that the encoding makes to each tensor."""
+    refinements: int = 2
+    """Steps along the gradient of the leave-one-out loss."""
+    head_steps: int = 12
+    """Steps of the class head from ridge regression towards softmax regression."""
+
+
+class SupportEncoder(nn.Module):
+    """Labelled images (n, 3, 28, 28) to a unit-norm encoding (e,), whatever the order of examples and classes.
+
+    An embedding network; class means; then their mean and spread over classes, and the spread within classes.
+    """
+
+    def __init__(self, config: MipConfig) -> None:
+        super().__init__()
+        w, e = config.encoder_width, config.encoding_dim
+        self.convs = nn.ModuleList(
+            [nn.Conv2d(3, w, 5, 3), nn.Conv2d(w, 2 * w, 3, 2, 1), nn.Conv2d(2 * w, 2 * w, 3, 2, 1)]
+        )
+        self.embed = nn.Linear(2 * w * 4, e)
+        self.mix = nn.Sequential(nn.Linear(3 * e + 6, 2 * e), nn.LeakyReLU(), nn.Linear(2 * e, e))
+
+    def forward(self, images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+        x = images - 0.5
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x))
+        x = self.embed(rearrange(x, "n c h w -> n (c h w)"))
+        counts = torch.bincount(labels, minlength=num_classes)[:, None]
+        means = x.new_zeros(num_classes, x.shape[1]).index_add(0, labels, x) / counts
+        within = (x - means[labels]).square().mean(0)
+        between = (means - means.mean(0)).square().mean(0)
+        mean, square = (reduce(part, "n c h w -> c", "mean") for part in (images, images.square()))
+        colour = torch.cat([mean, (square - mean.square()).clamp_min(0).sqrt()])
+        summary = torch.cat([means.mean(0), (between + 1e-4).log(), (within + 1e-4).log(), colour])
+        return F.normalize(self.mix(summary), dim=0)
+
+
+class ArchHypernet(nn.Module):
+    """Makes states of one architecture; `spec` is that of the three-channel target, whatever its number of classes."""
+
+    def __init__(self, spec: StateSpec, layers: Mapping[str, str], initial: State, config: MipConfig) -> None:
+        """`layers` maps each normalised layer to "batchnorm" or "folded"; `initial` holds theta0's first values."""
+        super().__init__()
+        self.spec, self.layers, self.config = spec, dict(layers), config
+        tensors = {name: initial[name] for name in trunk_names(spec)}
+        for layer, kind in layers.items():
+            if kind == "folded":
+                tensors[f"{layer}.gain"] = torch.ones(len(initial[f"{layer}.bias"]))
+        self.names = list(tensors)
+        self.encoder = SupportEncoder(config)
+        self.theta0 = nn.ParameterList(t.detach().clone() for t in tensors.values())
+        self.coefficients = nn.Linear(config.encoding_dim, config.rank * len(tensors), bias=False)
+        nn.init.zeros_(self.coefficients.weight)
+        self.left, self.right = nn.ParameterList(), nn.ParameterList()
+        for t in tensors.values():
+            matrix = _as_matrix(t)
+            scale = (matrix.std(correction=0).clamp_min(0.05) if t.ndim > 1 else 0.2) / math.sqrt(config.rank)
+            self.left.append(torch.randn(len(matrix), config.rank))
+            self.right.append(scale * torch.randn(config.rank, matrix.shape[1]))
+        self.rates = nn.Parameter(torch.full((config.refinements, len(tensors)), 0.1))
+        self.rates_by_shots = nn.Parameter(torch.zeros(config.refinements, len(tensors)))
+        widths = {layer: len(initial[f"{layer}.bias"]) for layer in layers}
+        self.prior_mean = nn.ParameterList(torch.zeros(w) for w in widths.values())
+        self.prior_log_var = nn.ParameterList(torch.zeros(w) for w in widths.values())
+        self.log_prior_count = nn.Parameter(torch.tensor(0.0))
+        self.log_ridge = nn.Parameter(torch.tensor(math.log(0.1)))
+        self.log_heat = nn.Parameter(torch.tensor(0.0))
+        self.log_head_steps = nn.Parameter(torch.full((config.head_steps,), math.log(2.0)))
+        self.log_head_steps_by_shots = nn.Parameter(torch.zeros(config.head_steps))
+
+    def describe(self) -> dict[str, Any]:
+        """What it is made of besides its weights, as JSON values."""
+        return {"spec": self.spec.to_json(), "layers": list(self.layers.items()), "config": asdict(self.config)}
+
+    def encode(self, support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+        """The encoding (e,) of images with one or three channels."""
+        images = support.expand(-1, 3, -1, -1)
+        return self.encoder(images, labels, num_classes)
+
+    def forward(
+        self,
+        skeleton: nn.Module,
+        support: Tensor,
+        labels: Tensor,
+        *,
+        num_classes: int,
+        conditioned: bool = True,
+    ) -> State:
+        """The generated tensors of a state; not `conditioned`, its trunk is the same for every support set.
+
+        `skeleton` is the target's module on the meta device, owned by this call while it runs.
+        """
+        trunk = self._trunk(support, labels, num_classes, conditioned=conditioned)
+        if conditioned:
+            for step in range(self.config.refinements):
+                trunk = self._refine(trunk, step, skeleton, support, labels, num_classes)
+        state, features = self._normalise(trunk, skeleton, support, conditioned=conditioned)
+        _, head = self._solve(features, labels, num_classes)
+        # Refinement has seen every label, so leave-one-out flatters its trunk: the heat of the softmax is learnt.
+        heat = self.log_heat.exp() if conditioned else 1.0
+        weight_name, bias_name = self.spec.head
+        return {**state, weight_name: heat * head.weight, bias_name: heat * head.bias}
+
+    @torch.no_grad()
+    def generate_side_by_side(
+        self, skeleton: nn.Module, supports: Sequence[Tensor], labels: Tensor, *, num_classes: int
+    ) -> list[State]:
+        """The generated tensors for each of several support sets, whose labels are the same: as `forward` gives them,
+        but for rounding, and the same to the bit whatever others there are.
+
+        `skeleton` is that of the target, which can run side by side.
+        """
+        trunks = [self._trunk(support, labels, num_classes, conditioned=True) for support in supports]
+        padding = max(0, MIN_NETWORKS - len(supports))
+        number = len(supports) + padding
+        wide = widen(skeleton, number)
+        inputs = join_inputs([*supports, *[supports[0]] * padding])
+        trunk = join_states([*trunks, *trunks[:1] * padding])
+        scale = shots_scale(labels, num_classes)
+        steps = (self.log_head_steps + scale * self.log_head_steps_by_shots).exp()
+
+        def solve(leaves: Mapping[str, Tensor]) -> tuple[State, HeadsTogether]:
+            state, features = self._normalise(leaves, wide, inputs, conditioned=True, number=number)
+            features = split_features(features, number)
+            return state, solve_heads(
+                features, labels, num_classes=num_classes, ridge=self.log_ridge.exp(), steps=steps
+            )
+
+        for rates, by_shots in zip(self.rates, self.rates_by_shots, strict=True):
+            trunk = refine(
+                trunk, lambda leaves: solve(leaves)[1].left_out_loss.sum(), 0.1 * (rates + scale * by_shots),
+                number=number,
+            )  # fmt: skip
+        state, heads = solve(trunk)
+        heat = self.log_heat.exp()
+        weight_name, bias_name = self.spec.head
+        return [
+            {**each, weight_name: heat * heads.weight[i], bias_name: heat * heads.bias[i]}
+            for i, each in enumerate(split_state(state, number)[: len(supports)])
+        ]
+
+    def _solve(self, features: Tensor, labels: Tensor, num_classes: int) -> tuple[RidgeHead, LinearHead]:
+        """The class head on features (n, d), in closed form and after its steps towards softmax regression."""
+        ridge = ridge_head(features, labels, num_classes=num_classes, ridge=self.log_ridge.exp())
+        steps = (self.log_head_steps + shots_scale(labels, num_classes) * self.log_head_steps_by_shots).exp()
+        return ridge, step_to_softmax(ridge, features, labels, steps=steps)
+
+    def _trunk(self, support: Tensor, labels: Tensor, num_classes: int, *, conditioned: bool) -> dict[str, Tensor]:
+        trunk = dict(zip(self.names, self.theta0, strict=True))
+        if conditioned:
+            encoding = self.encode(support, labels, num_classes)
+            # Of norm 1; times sqrt(e) its entries are of order 1, as the linear layer expects.
+            coefs = rearrange(self.coefficients(encoding * math.sqrt(len(encoding))), "(t r) -> t r", t=len(trunk))
+            for i, (name, base) in enumerate(trunk.items()):
+                trunk[name] = base + ((self.left[i] * coefs[i]) @ self.right[i]).reshape(base.shape)
+        return _for_channels(trunk, self.spec) if support.shape[1] == 1 else trunk
+
+    def _refine(
+        self,
+        trunk: dict[str, Tensor],
+        step: int,
+        skeleton: nn.Module,
+        support: Tensor,
+        labels: Tensor,
+        num_classes: int,
+    ) -> dict[str, Tensor]:
+        """One step of every tensor along its normalised gradient of the leave-one-out cross-entropy."""
+
+        def left_out(leaves: Mapping[str, Tensor]) -> Tensor:
+            _, features = self._normalise(leaves, skeleton, support, conditioned=True)
+            ridge, head = self._solve(features, labels, num_classes)
+            return left_out_cross_entropy(ridge, head, features, labels)
+
+        by_shots = shots_scale(labels, num_classes) * self.rates_by_shots[step]
+        return refine(trunk, left_out, 0.1 * (self.rates[step] + by_shots))
+
+    def _normalise(
+        self,
+        trunk: Mapping[str, Tensor],
+        skeleton: nn.Module,
+        support: Tensor,
+        *,
+        conditioned: bool,
+        number: int = 1,
+    ) -> tuple[State, Tensor]:
+        """The state with every normalised layer's statistics set layer by layer, and the head's inputs (n, d).
+
+        `number` is how many networks run side by side.
+        """
+        trunk = {name: _laid_out(t) for name, t in trunk.items()}
+        count = self.log_prior_count.exp()
+        blend = count / (count + len(support)) if conditioned else torch.ones_like(count)
+        sums = sum_channels if number == 1 else side_by_side.sum_channels
+        priors = list(zip(self.prior_mean, self.prior_log_var, strict=True))
+
+        def normalise(index: int, z: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            mean, log_var = priors[index]
+            if number > 1:
+                mean, log_var = mean.repeat(number), log_var.repeat(number)
+            return blended_norm(z, gain, bias, mean, log_var.exp(), blend, sums=sums)
+
+        return fit_layers(skeleton, self.spec.head[0], self.layers, trunk, support, normalise)
+
+    def run(self, skeleton: nn.Module, state: State, inputs: Tensor) -> Tensor:
+        """Logits of a generated state, differentiable in all of it."""
+        return run_fitted(skeleton, self.layers, state, inputs)
+
+
+class Mip(nn.Module):
+    """A weight generator (see `weightgen.request`) for the architectures it was trained for; deterministic."""
+
+    name = "mip"
+
+    def __init__(self, archs: Mapping[str, ArchHypernet], *, training: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.hypernets = nn.ModuleDict(archs)
+        self.training_record = dict(training or {})
+        self.eval()
+
+    @property
+    def archs(self) -> tuple[str, ...]:
+        return tuple(self.hypernets)
+
+    def check(self, request: GenerationRequest) -> None:
+        if request.target.spec.arch not in self.hypernets:
+            raise UnsupportedTask(
+                f"{self.name!r} makes weights for {', '.join(self.archs)}, not for {request.target.spec.arch!r}"
+            )
+        if request.num_samples != 1:
+            raise UnsupportedTask(f"{self.name!r} is deterministic: num_samples must be 1, got {request.num_samples}")
+        if request.sampling is not None:
+            raise UnsupportedTask(f"{self.name!r} does not sample: scheduler, steps and guidance are for d2nwg")
+        if request.condition.text is not None or request.condition.target_accuracy is not None:
+            raise UnsupportedTask(f"{self.name!r} is conditioned on labelled examples only, not on text or an accuracy")
+        require_support(request, name=self.name, max_classes=MAX_CLASSES, max_shots=MAX_SHOTS)
+
+    def generate(self, request: GenerationRequest) -> list[State]:
+        return self.generate_many([request])[0]
+
+    def group_of(self, request: GenerationRequest) -> Hashable:
+        target, support = request.target, request.condition.support
+        if support is None or not can_run_side_by_side(target.skeleton):
+            return None
+        return target.spec.digest(), tuple(support.labels.tolist())
+
+    def generate_many(self, requests: Sequence[GenerationRequest]) -> list[list[State]]:
+        for request in requests:
+            self.check(request)
+        if self.group_of(requests[0]) is None:
+            return [[self._generate(request, conditioned=True)] for request in requests]
+        supports = [request.condition.support for request in requests if request.condition.support is not None]
+        target, first = requests[0].target, supports[0]
+        at_once = max(MIN_NETWORKS, PASS_EXAMPLES // len(first.labels))  # more would not fit the processor's cache
+        states: list[State] = []
+        for start in range(0, len(supports), at_once):
+            images = [support.inputs for support in supports[start : start + at_once]]
+            states += self._hypernet(target.spec.arch).generate_side_by_side(
+                target.skeleton, images, first.labels, num_classes=first.num_classes
+            )
+        return [[_complete(target, state)] for state in states]
+
+    def without_condition(self) -> "Unconditioned":
+        """The same route with the trunk's condition switched off; the head is still solved on the support set."""
+        return Unconditioned(self)
+
+    def embed(self, support: SupportSet, *, arch: str) -> Tensor:
+        """The unit-norm encoding (e,) of a support set, as the hypernetwork of `arch` reads it."""
+        with torch.no_grad():
+            return self._hypernet(arch).encode(support.inputs, support.labels, support.num_classes)
+
+    def digest_of(self, arch: str) -> str:
+        """sha256, hex, of the hypernetwork of `arch` as a file holds it; the others beside it do not count."""
+        hypernet = self._hypernet(arch)
+        tensors = {name: t.half() for name, t in hypernet.state_dict().items()}
+        return hashlib.sha256(encode_state(tensors, manifest=hypernet.describe())).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write a self-contained generator file: configuration, specs and weights."""
+        archs = {arch: self._hypernet(arch).describe() for arch in self.archs}
+        manifest = {
+            "format": FORMAT, "method": self.name, "version": VERSION, "archs": archs, "training": self.training_record
+        }  # fmt: skip
+        save_state(path, {k: v.half() for k, v in self.state_dict().items()}, manifest=manifest)
+
+    @classmethod
+    def load(cls, path: Path) -> "Mip":
+        """Read a generator file; CorruptFile if it is not one, UnsupportedTask if it is of another version."""
+        manifest = read_generator_manifest(path, method=cls.name, version=VERSION)
+        tensors = load_state(path)
+        try:
+            archs = {}
+            for arch, entry in manifest["archs"].items():
+                spec = StateSpec.from_json(entry["spec"])
+                blank = {t.name: torch.zeros(t.shape) for t in spec.tensors}
+                archs[arch] = ArchHypernet(spec, dict(entry["layers"]), blank, MipConfig(**entry["config"]))
+            generator = cls(archs, training=manifest["training"])
+            generator.load_state_dict({k: v.float() for k, v in tensors.items()})
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CorruptFile(f"{path}: its tensors do not fit its own configuration") from error
+        return generator.requires_grad_(False)
+
+    def _hypernet(self, arch: str) -> ArchHypernet:
+        if arch not in self.hypernets:
+            raise UnknownName("architecture of this generator", arch, self.archs)
+        hypernet = self.hypernets[arch]
+        assert isinstance(hypernet, ArchHypernet)
+        return hypernet
+
+    def _generate(self, request: GenerationRequest, *, conditioned: bool) -> State:
+        self.check(request)
+        support = request.condition.support
+        assert support is not None
+        # Hooks are set on the skeleton while it runs: a copy, so that requests may run side by side.
+        skeleton = copy.deepcopy(request.target.skeleton)
+        hypernet = self._hypernet(request.target.spec.arch)
+        with torch.no_grad():
+            state = hypernet(
+                skeleton, support.inputs, support.labels, num_classes=support.num_classes, conditioned=conditioned
+            )
+        return _complete(request.target, state)
+
+
+class Unconditioned:
+    """A Mip with its trunk's condition off; speaks the generator protocol."""
+
+    name = "mip-unconditioned"
+
+    def __init__(self, generator: Mip) -> None:
+        self._generator = generator
+
+    def check(self, request: GenerationRequest) -> None:
+        self._generator.check(request)
+
+    def generate(self, request: GenerationRequest) -> list[State]:
+        return [self._generator._generate(request, conditioned=False)]
+
+
+def new_hypernet(target: Target, config: MipConfig, *, seed: int) -> ArchHypernet:
+    """An untrained hypernetwork for the three-channel `target`, theta0 at the target's default initialisation.
+
+    Layers are normalised where the architecture has BatchNorm; where it has no norm at all, every layer but the head;
+    where it has LayerNorm, only the first layer, which reads the images.
+    """
+    with borrowed_rng(seed):
+        return ArchHypernet(target.spec, normalised_layers(target), target.init_state(seed), config)
+
+
+def trunk_names(spec: StateSpec) -> list[str]:
+    """Generated tensors that are neither the class head nor BatchNorm's statistics, which are solved for."""
+    statistics = ("running_mean", "running_var")
+    return [t.name for t in spec.generated if t.name not in spec.head and not t.name.endswith(statistics)]
+
+
+def _complete(target: Target, state: State) -> State:
+    full = target.spec.complete({name: t.contiguous() for name, t in state.items()})
+    target.spec.check(full)
+    return full
+
+
+def _laid_out(t: Tensor) -> Tensor:
+    """A convolution's weights in the faster layout on a CPU, which its outputs take over: channels last is a third
+    faster when there are channels enough to fill a vector, and slower when not."""
+    is_wide = t.ndim == 4 and len(t) >= 16
+    return t.contiguous(memory_format=torch.channels_last) if is_wide else t
+
+
+def _for_channels(trunk: dict[str, Tensor], spec: StateSpec) -> dict[str, Tensor]:
+    """The trunk for one-channel images: layers that read three channels are summed over them."""
+    folded = dict(trunk)
+    for t in spec.tensors:
+        for dim, axis in enumerate(t.axes):
+            if [w.name for w in axis] == ["CHANNELS"]:
+                folded[t.name] = trunk[t.name].sum(dim, keepdim=True)
+    return folded
+
+
+def _as_matrix(t: Tensor) -> Tensor:
+    """(units, everything else); a vector is a matrix of one column."""
+    return t.reshape(len(t), -1) if t.ndim != 3 else rearrange(t, "one t d -> t (one d)")
