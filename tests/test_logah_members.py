@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-import training.logah_members
+import training.logah.members
 from model_zoo.spaces import HELD_OUT, CnnMember, RegisteredMember
-from training.logah_members import channels_of, draw_members, graph_of, load_members, save_members
+from training.logah.members import channels_of, draw_members, graph_of, load_members, save_members
 from weightgen.errors import BadOption, CorruptFile, NotFound
 from weightgen.graph.arch_graph import build_graph
 
@@ -46,20 +46,20 @@ def test_a_graph_that_was_changed_is_refused(tmp_path, members):
 def test_held_out_architectures_are_never_drawn(monkeypatch):
     held = HELD_OUT["cnn 32-32-32"]
     others = iter([held, CnnMember((8,)), held, CnnMember((12,)), CnnMember((8,)), CnnMember((16,))])
-    monkeypatch.setattr(training.logah_members, "draw_member", lambda space, rng: next(others))
+    monkeypatch.setattr(training.logah.members, "draw_member", lambda space, rng: next(others))
     drawn = draw_members({"cnns": 3}, classes=(10, 10), max_parameters=10**6, seed=0)
     assert [m.member for m in drawn] == [CnnMember((8,)), CnnMember((12,)), CnnMember((16,))]
 
 
 def test_held_out_architectures_are_refused_at_any_number_of_classes(monkeypatch):
     others = iter([HELD_OUT["resnet8 16"], HELD_OUT["vit 48 x 2"], RegisteredMember("resnet8"), CnnMember((8,))])
-    monkeypatch.setattr(training.logah_members, "draw_member", lambda space, rng: next(others))
+    monkeypatch.setattr(training.logah.members, "draw_member", lambda space, rng: next(others))
     (drawn,) = draw_members({"cnns": 1}, classes=(17, 17), channels=(3,), max_parameters=10**6, seed=0)
     assert drawn.member == CnnMember((8,), in_channels=3, num_classes=17)
 
 
 def test_a_space_that_is_too_small_is_refused(monkeypatch):
-    monkeypatch.setattr(training.logah_members, "draw_member", lambda space, rng: CnnMember((8,)))
+    monkeypatch.setattr(training.logah.members, "draw_member", lambda space, rng: CnnMember((8,)))
     with pytest.raises(BadOption, match="space 'cnns' has fewer than 2 different architectures"):
         draw_members({"cnns": 2}, classes=(10, 10), max_parameters=10**6, seed=0)
 

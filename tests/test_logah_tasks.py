@@ -5,7 +5,7 @@ import torch
 
 from model_zoo.spaces import CnnMember, GptMember, MlpMember
 from tests.shared import shared_path
-from training.logah_tasks import Classes, Sources, Tasks, Texts
+from training.logah.tasks import Classes, Sources, Tasks, Texts
 from weightgen.errors import BadOption, NotFound
 
 

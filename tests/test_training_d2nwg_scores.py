@@ -7,7 +7,7 @@ from model_zoo.zoo.builder import build_zoo
 from model_zoo.zoo.config import ZooConfig
 from model_zoo.zoo.networks import load_networks
 from tests.shared import shared_path
-from training.d2nwg_scores import evaluate, reconstruction
+from training.d2nwg.scores import evaluate, reconstruction
 from weightgen.generators.d2nwg.generator import D2nwg, D2nwgConfig
 
 SMALL = D2nwgConfig(

@@ -2,25 +2,29 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-import training.layerwise
+import training.d2nwg.layerwise
 from model_zoo.published.cifar_resnets import KnownResNet, resnet_target
 from tests.standins import make_data, make_request, make_support
-from training.layerwise import (
+from training.d2nwg.layerwise import (
     D2nwgLayerwiseTraining,
     Images,
     Tokens,
     behave,
     codec,
+    codec_recipe,
     denoiser,
+    denoiser_recipe,
     encode_all,
     sample_with_gradient,
     similarity,
 )
+from training.loop import Span, train
 from weightgen.errors import BadOption
 from weightgen.generators import load_generator
 from weightgen.generators.d2nwg.layerwise import D2nwgLayerwise, LayerwiseConfig
@@ -55,10 +59,10 @@ def model(known) -> D2nwgLayerwise:
 
 
 def test_the_stages_end_in_a_generator_that_loads(known, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training.layerwise, "load_resnets", lambda zoo: known)
-    monkeypatch.setattr(training.layerwise, "load_data", lambda name: DATA)
-    monkeypatch.setattr(training.layerwise, "LayerwiseConfig", lambda **given: replace(SMALL, **given))
-    monkeypatch.setattr(training.layerwise, "D2nwgLayerwiseTraining", lambda **given: replace(CONFIG, **given))
+    monkeypatch.setattr(training.d2nwg.layerwise, "load_resnets", lambda zoo: known)
+    monkeypatch.setattr(training.d2nwg.layerwise, "load_data", lambda name: DATA)
+    monkeypatch.setattr(training.d2nwg.layerwise, "LayerwiseConfig", lambda **given: replace(SMALL, **given))
+    monkeypatch.setattr(training.d2nwg.layerwise, "D2nwgLayerwiseTraining", lambda **given: replace(CONFIG, **given))
     with pytest.raises(BadOption, match=r"has no codec.safetensors; run the stage before this one"):
         denoiser(zoo=tmp_path, out=tmp_path)
     codec(zoo=tmp_path, out=tmp_path, minutes=0.01, latents=4, behaviour_every=1)
@@ -73,6 +77,24 @@ def test_the_stages_end_in_a_generator_that_loads(known, tmp_path, monkeypatch, 
     request = make_request(known[2].target, make_support(num_classes=10, shots=2, channels=3))
     (state,) = generator.generate(request)
     known[2].target.spec.check(state)
+
+
+@pytest.mark.parametrize("stage", ["codec", "denoiser"])
+def test_an_interrupted_stage_ends_in_the_same_bits(known, tmp_path, stage):
+    images, config = Images(DATA, None), replace(CONFIG, behaviour_every=2)
+    found = []
+    for name, stops in (("whole", (None,)), ("parts", (1, 2, None))):
+        for until in stops:
+            torch.manual_seed(0)
+            statistics = measure_statistics([(k.target.spec, k.trunk) for k in known])
+            model = D2nwgLayerwise(statistics, known[0].target.input_shape, SMALL)
+            networks = [Tokens.of(k, model) for k in known[:3]]
+            recipe = codec_recipe if stage == "codec" else partial(denoiser_recipe, start="of the test")
+            settings = config.loop(Span(steps=3), seed=1)
+            run = train(recipe(model, networks, images, config), settings, tmp_path / name, until=until)
+            assert run.steps == (until or 3)
+        found.append(model.state_dict())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 def test_groups_hold_every_token_once_in_order(known, model):
@@ -123,4 +145,4 @@ def test_images_come_balanced_with_what_the_published_network_sees_of_them(known
     assert x.shape == (40, 3, 28, 28) and torch.bincount(y).tolist() == [4] * 10
     assert torch.bincount(y[:20]).tolist() == [2] * 10
     assert seen is not None
-    torch.testing.assert_close(seen, training.layerwise.see(known[0], x).detach(), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(seen, training.d2nwg.layerwise.see(known[0], x).detach(), atol=1e-4, rtol=1e-3)

@@ -2,33 +2,31 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
-import training.logah
-import training.logah_scores
+import training.logah.__main__
+import training.logah.scores
 from model_zoo.spaces import CnnMember, draw_member
 from tests.shared import shared_path
-from training.logah import (
+from training.logah.__main__ import graphs, release, train
+from training.logah.members import draw_members, save_members
+from training.logah.recipe import (
     PRESETS,
+    Learner,
     LogahTraining,
-    Run,
-    average_gradients,
-    graphs,
-    learning_rate,
     load_sources,
     rate_share,
-    release,
     released,
     table,
-    train,
     train_run,
 )
-from training.logah_members import draw_members, save_members
-from training.logah_tasks import Tasks
+from training.logah.tasks import Classes, Sources, Tasks, Texts
+from training.loop import LAST, Run, average_gradients
 from weightgen.errors import BadOption, NotFound, UnknownName
 from weightgen.files.checkpoint import load_state, save_state
 from weightgen.generators import load_generator
@@ -61,6 +59,19 @@ def draw(config: LogahTraining):
     )
 
 
+@cache
+def mnist() -> Sources:
+    return Sources(Classes("mnist"), Texts(()))
+
+
+def learn(config: LogahTraining, members=()) -> Learner:
+    return Learner(config, members, load_sources(config) if config.is_head_solved else mnist())
+
+
+def start(config: LogahTraining, **processes: int) -> Run:
+    return Run(learn(config).recipe(), config.loop(), **processes)
+
+
 @pytest.fixture
 def folder(tmp_path, members):
     shared_path("images/mnist.npz")
@@ -76,7 +87,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(folder, members):
     train_run(other, until=2)
     train_run(other, until=3, save_every=1)
     resumed = train_run(other)
-    assert whole.step == resumed.step == SMALL.steps
+    assert whole.steps == resumed.steps == SMALL.steps
     first, second = (load_state(f / "generator.safetensors") for f in (folder, other))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert torch.equal(whole.rng.get_state(), resumed.rng.get_state())
@@ -84,10 +95,10 @@ def test_an_interrupted_run_ends_in_the_same_bits(folder, members):
 
 def test_a_run_of_other_settings_or_processes_is_not_continued(folder):
     train_run(folder, until=1)
-    with pytest.raises(BadOption, match="begun with other settings"):
-        Run(replace(SMALL, learning_rate=1e-2)).load(folder / "run.safetensors")
+    with pytest.raises(BadOption, match="holds a run with other settings"):
+        start(replace(SMALL, learning_rate=1e-2)).load(folder / LAST)
     with pytest.raises(BadOption, match="begun with another number of processes than 2"):
-        Run(SMALL, world_size=2).load(folder / "run.safetensors")
+        start(SMALL, world_size=2).load(folder / LAST)
 
 
 SOLVED = replace(
@@ -109,61 +120,69 @@ def test_every_parameter_learns_and_the_loss_falls(config):
     shared_path("images/mnist.npz")
     config = replace(config, spaces={"cnns": 2, "small_vits": 2}, steps=40, learning_rate=1e-2, warmup=2, text=())
     config = replace(config, data=("mnist",), is_transformed=False, batch_size=32)
-    run, sources, members = Run(config), load_sources(config), draw(config)
-    batch = sources.draw(members[0].member, size=64, texts=1, rng=torch.Generator().manual_seed(5))
+    members = draw(config)
+    learner = learn(config, members)
+    run, hypernet = Run(learner.recipe(), config.loop()), learner.hypernet
+    batch = learner.sources.draw(members[0].member, size=64, texts=1, rng=torch.Generator().manual_seed(5))
 
     @torch.no_grad()
     def loss() -> float:
-        encoding = run.hypernet.encode(batch.inputs, batch.answers, batch.num_classes)
-        predicted = run.hypernet(members[0].graph, encoding)
-        logits, _ = run._answer(*run._skeleton(0, members[0].member, predicted), predicted, batch)
+        encoding = hypernet.encode(batch.inputs, batch.answers, batch.num_classes)
+        predicted = hypernet(members[0].graph, encoding)
+        logits, _ = learner.answer(*learner.skeleton(0, predicted), predicted, batch)
         return float(torch.nn.functional.cross_entropy(logits, batch.answers))
 
     before, first = {name: p.detach().clone() for name, p in run.parameters.items()}, loss()
     for _ in range(config.steps):
-        run.advance(members, sources)
+        run.advance()
     assert loss() < first
     assert not [name for name, p in run.parameters.items() if torch.equal(p, before[name])]
 
 
-def test_a_solved_head_asks_nothing_of_the_predicted_one():
+def test_a_solved_head_asks_nothing_of_the_predicted_one(rng):
     shared_path("images/bccd_cells.npz")
     config = replace(SOLVED, data=("bccd_cells",), spaces={"cnns": 1})
-    run, sources, (member,) = Run(config), load_sources(config), draw(config)
-    batch = sources.draw(member.member, size=24, texts=1, rng=run.rng)
-    predicted = run.hypernet(member.graph, run.hypernet.encode(batch.inputs, batch.answers, batch.num_classes))
-    module, own = run._skeleton(0, member.member, predicted)
-    logits, used = run._answer(module, own, predicted, batch)
+    (member,) = draw(config)
+    learner = learn(config, [member])
+    hypernet = learner.hypernet
+    batch = learner.sources.draw(member.member, size=24, texts=1, rng=rng)
+    predicted = hypernet(member.graph, hypernet.encode(batch.inputs, batch.answers, batch.num_classes))
+    module, own = learner.skeleton(0, predicted)
+    logits, used = learner.answer(module, own, predicted, batch)
     assert logits.shape == (len(batch.answers), batch.num_classes)
     assert predicted.keys() - used.keys() == {"head.weight", "head.bias"}
     logits.sum().backward()
-    assert run.hypernet.of_support.weight.grad is not None and bool(run.hypernet.of_support.weight.grad.any())
+    assert hypernet.of_support.weight.grad is not None and bool(hypernet.of_support.weight.grad.any())
 
 
-def test_tasks_are_told_except_for_a_share_of_steps():
+def test_tasks_are_told_except_for_a_share_of_steps(rng):
     shared_path("images/bccd_cells.npz")
     config = replace(SOLVED, data=("bccd_cells",), unconditioned=0.3)
-    run, sources = Run(config), load_sources(config)
-    assert isinstance(sources.images, Tasks)
-    batch = sources.images.draw(3, rng=run.rng)
-    told = [run._encode(batch) is not None for _ in range(200)]
+    learner = learn(config)
+    assert isinstance(learner.sources.images, Tasks)
+    batch = learner.sources.images.draw(3, rng=rng)
+    told = [learner.encode(batch, rng=rng) is not None for _ in range(200)]
     assert 110 < sum(told) < 170
-    assert Run(replace(config, model=SMALL.model))._encode(batch) is None
+    assert learn(replace(config, model=SMALL.model)).encode(batch, rng=rng) is None
 
 
 def test_the_learning_rate_rises_and_falls_to_nothing():
     config = replace(SMALL, steps=100, warmup=9, learning_rate=1.0)
-    rates = [learning_rate(config, step) for step in range(101)]
+    settings = config.loop()
+    rates = [settings.rate(config.learning_rate, steps=step, progress=step / 100) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] and rates[100] == pytest.approx(0)
 
 
 def test_wide_layers_learn_more_slowly():
-    run = Run(replace(SMALL, model=LogahConfig(rank=4, dim=64, num_layers=1), rate_by_fan_in=True))
+    shared_path("images/mnist.npz")
+    run = start(replace(SMALL, model=LogahConfig(rank=4, dim=64, num_layers=1), rate_by_fan_in=True))
     shares = {name: rate_share(name, p) for name, p in run.parameters.items()}
     assert shares["decoder.core.weight"] == 1 / 8 and shares["decoder.core.bias"] == 1
     assert shares["encoder.of_op.weight"] == 1 and shares["decoder.trunk.2.weight"] == 1 / 4
-    assert len(run.optimizer.param_groups) == len(run.shares) == len(set(shares.values()))
-    assert Run(SMALL).shares == [1.0]
+    rates = [group.rate for group in run.recipe.groups]
+    assert len(run.optimizer.param_groups) == len(rates) == len(set(shares.values()))
+    assert set(rates) == {share * SMALL.learning_rate for share in shares.values()}
+    assert [group.rate for group in learn(SMALL).groups()] == [SMALL.learning_rate]
 
 
 def _average(rank: int, folder: str) -> None:
@@ -184,7 +203,8 @@ def test_two_processes_follow_the_mean_of_their_gradients(tmp_path):
 
 
 def test_processes_draw_differently_and_begin_alike():
-    runs = [Run(SMALL, rank=rank, world_size=2) for rank in (0, 1)]
+    shared_path("images/mnist.npz")
+    runs = [start(SMALL, rank=rank, world_size=2) for rank in (0, 1)]
     assert not torch.equal(runs[0].rng.get_state(), runs[1].rng.get_state())
     assert all(torch.equal(p, runs[1].parameters[name]) for name, p in runs[0].parameters.items())
 
@@ -210,9 +230,8 @@ def test_the_commands_end_in_a_generator_that_loads(tmp_path, monkeypatch, capsy
 
 def test_parameters_that_are_not_predicted_keep_their_own_values(members):
     shared_path("images/mnist.npz")
-    run = Run(SMALL)
     cnn = next(m for m in members if m.space == "cnns")
-    module, own = run._skeleton(0, cnn.member, {"head.weight": torch.zeros(1)})
+    module, own = learn(SMALL, [cnn]).skeleton(0, {"head.weight": torch.zeros(1)})
     assert set(own) == {name for name, _ in module.named_parameters()} - {"head.weight"}
     assert all(not value.is_meta and value.shape == module.get_parameter(name).shape for name, value in own.items())
 
@@ -220,14 +239,14 @@ def test_parameters_that_are_not_predicted_keep_their_own_values(members):
 def test_a_release_chooses_refinements_and_says_how_it_does(tmp_path, monkeypatch, capsys):
     shared_path("images/bccd_cells.npz")
     monkeypatch.setitem(PRESETS, "release", lambda: replace(SOLVED, data=("bccd_cells",), spaces={"cnns": 1}))
-    monkeypatch.setattr(training.logah, "CHOICE_NETWORKS", ("cnn-tiny",))
-    monkeypatch.setattr(training.logah_scores, "NETWORKS", {"cnn-tiny": training.logah_scores.NETWORKS["cnn-tiny"]})
+    monkeypatch.setattr(training.logah.__main__, "CHOICE_NETWORKS", ("cnn-tiny",))
+    monkeypatch.setattr(training.logah.scores, "NETWORKS", {"cnn-tiny": training.logah.scores.NETWORKS["cnn-tiny"]})
     graphs(out=tmp_path, preset="release", steps=1)
     train(out=tmp_path)
     release(tmp_path, out=tmp_path / "released.safetensors")
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     generator: Any = load_generator(tmp_path / "released.safetensors")
-    chosen = training.logah_scores.SCHEDULES[told["chosen"]]
+    chosen = training.logah.scores.SCHEDULES[told["chosen"]]
     assert generator.config.refinement_rates == chosen["refinement_rates"]
     assert told["accuracy"][told["chosen"]] == max(told["accuracy"].values())
     scores = generator.training_record["held_out"]["cnn-tiny"]

@@ -1,4 +1,4 @@
-"""How every program here meets its caller: a fault of the caller's is one sentence and its exit code."""
+"""How every program here meets its caller: progress on stderr, and a caller's mistake as one sentence and exit code."""
 
 from collections.abc import Callable
 
@@ -17,3 +17,8 @@ def run_command(command: Callable[..., None] | typer.Typer) -> None:
     except WeightgenError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(error.exit_code) from None
+
+
+def say(line: str) -> None:
+    """Print a line of progress."""
+    typer.echo(line, err=True)

@@ -68,7 +68,7 @@ def draw_members(
             in_channels = channels[int(torch.randint(len(channels), (1,), generator=rng))]
             member = _fitted(draw_member(space, rng), num_classes=num_classes, in_channels=in_channels)
             graph = graph_of(member)
-            size = sum(t.numel for t in graph.spec.stored)
+            size = sum(t.numel for t in graph.spec.tensors if t.tied_to is None)
             if member in seen or graph.digest in refused(num_classes, in_channels) or size > max_parameters:
                 misses += 1
                 if misses > 100 + 20 * count:

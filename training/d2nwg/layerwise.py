@@ -1,8 +1,8 @@
-"""Train the generator `d2nwg-layerwise` on ResNets of CIFAR-10: our ResNet-20s, and the published ResNet-32 and -44.
+"""Train the layer-wise mode of `d2nwg` on ResNets of CIFAR-10: our ResNet-20s, and the published ResNet-32 and -44.
 
     python -m model_zoo build --arch resnet20 --data cifar10 --in-channels 3 --out runs/zoo/resnet20 ...
-    python -m training.layerwise codec --zoo runs/zoo/resnet20 --out runs/layerwise       # windows to latents
-    python -m training.layerwise denoiser --zoo runs/zoo/resnet20 --out runs/layerwise    # latents from noise
+    python -m training.d2nwg layerwise codec --zoo runs/zoo/resnet20 --out runs/layerwise       # windows to latents
+    python -m training.d2nwg layerwise denoiser --zoo runs/zoo/resnet20 --out runs/layerwise    # latents from noise
 
 As they stand, the options give a codec that is faithful to weights. Samples do better from few latents and much
 behaviour: `codec --latents 4 --base 1` and then `denoiser`, both with `--behaviour-every 1 --learning-rate 2e-3`.
@@ -15,8 +15,7 @@ whole published ResNet-56 are held out.
 
 import json
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -25,12 +24,14 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 import typer
-from torch import Tensor, nn
+from torch import Tensor
 
 from model_zoo.data import load_data
 from model_zoo.published.cifar_resnets import KnownResNet, load_resnets
-from training.command import run_command
+from training.d2nwg.sampling import draw_few_levels, lower_noise
+from training.loop import Group, LoopSettings, Losses, Recipe, Span, budget_of, train
 from weightgen.errors import BadOption
+from weightgen.files.storage import sha256_file
 from weightgen.generators.d2nwg.diffusion import add_noise, draw_noise_levels
 from weightgen.generators.d2nwg.layerwise import HEAD_STEPS, D2nwgLayerwise, LayerwiseConfig
 from weightgen.labelled_data import LabelledData
@@ -42,7 +43,6 @@ from weightgen.weightspace.codecs.vae import kl_divergence
 from weightgen.weightspace.normal_form import fit_to_data
 from weightgen.weightspace.windows import Windows, measure_statistics
 
-Say = Callable[[str], None]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
@@ -70,6 +70,11 @@ class D2nwgLayerwiseTraining:
     without_tail: float = 0.15
     tail_noise: float = 0.2
     seed: int = 0
+
+    def loop(self, budget: Span, *, seed: int) -> LoopSettings:
+        return LoopSettings(
+            budget=budget, seed=seed, warmup=30, fall="quarter cosine", floor=0.02, average=0.99, average_warmup=9
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,86 +162,51 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
     return (a.T @ b).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm()).clamp_min(1e-9)
 
 
-class Run:
-    """A stage under way: its optimiser, its clock, the moving average of its weights and of its figures."""
-
-    def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter], minutes: float, rate: float) -> None:
-        self.parameters, self.minutes, self.rate = list(parameters), minutes, rate
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=1e-4)
-        self.average = [p.detach().clone() for p in self.parameters]
-        self.spent, self.steps, self.said = 0.0, 0, 0.0
-        self.running: dict[str, float] = {}
-
-    def step(self, losses: dict[str, Tensor], seen: dict[str, float], seconds: float, say: Say) -> None:
-        loss = torch.stack(list(losses.values())).sum()
-        progress = min(1.0, self.spent / (60 * self.minutes))
-        for group in self.optimizer.param_groups:
-            group["lr"] = (
-                self.rate * min(1.0, (self.steps + 1) / 30) * (0.02 + 0.98 * math.cos(0.5 * math.pi * progress))
-            )
-        begun = time.perf_counter()
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        if torch.isfinite(norm):
-            self.optimizer.step()
-        kept = min(0.99, (1 + self.steps) / (10 + self.steps))
-        with torch.no_grad():
-            for ours, theirs in zip(self.average, self.parameters, strict=True):
-                ours.lerp_(theirs, 1 - kept)
-        for name, value in {**{n: float(v.detach()) for n, v in losses.items()}, **seen}.items():
-            self.running[name] = 0.95 * self.running.get(name, value) + 0.05 * value
-        self.steps += 1
-        self.spent += seconds + time.perf_counter() - begun
-        if self.spent - self.said > 30:
-            self.said = self.spent
-            say(
-                f"step {self.steps} {self.spent / 60:.1f} min: "
-                + ", ".join(f"{n} {v:.3f}" for n, v in self.running.items())
-            )
-
-    def finish(self) -> dict[str, Any]:
-        """Put the average in the place of the weights; what was spent."""
-        with torch.no_grad():
-            for ours, theirs in zip(self.average, self.parameters, strict=True):
-                theirs.copy_(ours)
-        figures = {name: round(value, 4) for name, value in self.running.items()}
-        return {"steps": self.steps, "minutes": round(self.spent / 60, 1), "last": figures}
-
-
 def train_codec(
     model: D2nwgLayerwise,
     networks: Sequence[Tokens],
     images: Images,
-    config: D2nwgLayerwiseTraining,
     *,
-    minutes: float,
-    say: Say,
+    config: D2nwgLayerwiseTraining,
+    budget: Span,
+    folder: Path,
 ) -> dict[str, Any]:
-    """First stage; ends with latents of mean zero and unit variance."""
-    rng = torch.Generator().manual_seed(config.seed)
-    codec = model.codec
-    codec.set_components(torch.cat([n.tokens for n in networks]), torch.cat([n.kinds for n in networks]))
-    run = Run(model, list(codec.parameters()), minutes, config.learning_rate)
-    while run.spent < 60 * minutes:
-        begun = time.perf_counter()
-        picked = _pick(networks, config, rng)
+    """First stage; ends with latents of mean zero and unit variance, and returns what was spent."""
+    kinds = torch.cat([n.kinds for n in networks])
+    model.codec.set_components(torch.cat([n.tokens for n in networks]), kinds)
+    run = train(codec_recipe(model, networks, images, config), config.loop(budget, seed=config.seed), folder)
+    latents = [encode_all(model, n, config.model.context) for n in networks]
+    model.codec.set_latent_scaling(torch.cat(latents), kinds)
+    return run.summary()
+
+
+def codec_recipe(
+    model: D2nwgLayerwise, networks: Sequence[Tokens], images: Images, config: D2nwgLayerwiseTraining
+) -> Recipe:
+    """Windows of one network given back, every step, and a whole network that is run on images, every few."""
+
+    def losses(steps: int, _progress: float, rng: torch.Generator) -> Losses:
+        picked = _draw_network(networks, config, rng)
         index = _draw_windows(picked, config, rng)
         decoded, mean, log_var = _through(model, picked, index, config, rng)
         error = ((decoded - picked.tokens[index]).square() * picked.mask[index]).sum() / picked.mask[index].sum()
-        losses, seen = {"error": error, "kl": config.kl * kl_divergence(mean, log_var)}, {}
-        if config.behaviour_every and run.steps % config.behaviour_every == 0:
-            whole = _pick(networks, config, rng)
+        terms, seen = {"error": error, "kl": config.kl * kl_divergence(mean, log_var)}, {}
+        if config.behaviour_every and steps % config.behaviour_every == 0:
+            whole = _draw_network(networks, config, rng)
             parts = [
                 _through(model, whole, i, config, rng)[0].flatten(0, 1) for i in whole.groups(config.model.context)
             ]
             trunk = whole.windows.assemble(torch.cat(parts))
-            losses["behaviour"], seen["accuracy"] = behave(whole.known.target, trunk, images, config, rng=rng)
-        run.step(losses, seen, time.perf_counter() - begun, say)
-    found = run.finish()
-    latents = [encode_all(model, n, config.model.context) for n in networks]
-    codec.set_latent_scaling(torch.cat(latents), torch.cat([n.kinds for n in networks]))
-    return found
+            terms["behaviour"], seen["accuracy"] = behave(whole.known.target, trunk, images, config, rng=rng)
+        return Losses(terms, seen)
+
+    return Recipe(
+        name="codec",
+        module=model,
+        groups=[Group(list(model.codec.parameters()), config.learning_rate)],
+        losses=losses,
+        settings={**asdict(config), "networks": [n.known.name for n in networks]},
+    )
 
 
 @torch.no_grad()
@@ -253,41 +223,58 @@ def train_denoiser(
     model: D2nwgLayerwise,
     networks: Sequence[Tokens],
     images: Images,
-    config: D2nwgLayerwiseTraining,
     *,
-    minutes: float,
-    say: Say,
+    config: D2nwgLayerwiseTraining,
+    start: str,
+    budget: Span,
+    folder: Path,
 ) -> dict[str, Any]:
-    """Second stage: the denoiser and the encoder of support sets, and the decoder under behaviour; the encoder of
-    windows stays as it is, so that latents do."""
-    rng = torch.Generator().manual_seed(config.seed + 1)
+    """Second stage; returns what was spent. `start` is the digest of the file that it goes on from."""
+    recipe = denoiser_recipe(model, networks, images, config, start)
+    return train(recipe, config.loop(budget, seed=config.seed + 1), folder).summary()
+
+
+def denoiser_recipe(
+    model: D2nwgLayerwise, networks: Sequence[Tokens], images: Images, config: D2nwgLayerwiseTraining, start: str
+) -> Recipe:
+    """The denoiser and the encoder of support sets, and the decoder under behaviour.
+
+    The encoder of windows stays as it is, so that latents do.
+    """
     context, length = config.model.context, config.model.tail
     latents = {id(n): encode_all(model, n, context) for n in networks}
     fixed = ("codec.linear_in", "codec.into", "codec.encoder", "codec.to_latents")
-    run = Run(model, [p for n, p in model.named_parameters() if not n.startswith(fixed)], minutes, config.learning_rate)
     small = [n for n in networks if n.known.target is networks[0].known.target]
-    while run.spent < 60 * minutes:
-        begun = time.perf_counter()
-        picked = _pick(networks, config, rng)
+
+    def losses(steps: int, _progress: float, rng: torch.Generator) -> Losses:
+        picked = _draw_network(networks, config, rng)
         index, clean = _draw_windows(picked, config, rng), latents[id(picked)]
         before = (index[:, :1] - length + torch.arange(length)).clamp_min(0)
         has_tail = (index[:, 0] >= length) & (torch.rand(len(index), generator=rng) >= config.without_tail)
         tail = clean[before] + config.tail_noise * torch.randn(*before.shape, clean.shape[1], generator=rng)
-        told = _tell(model, picked.known, images, config, rng)
+        told = _draw_condition(model, picked.known, images, config, rng)
         level = draw_noise_levels(len(index), rng=rng)
         guess = model.denoiser(
             add_noise(clean[index], level, rng=rng), level, told.expand(len(index), -1),
             places=picked.places[index], tail=tail, tail_places=picked.places[before], has_tail=has_tail.float(),
         )  # fmt: skip
         weight = (level.exp() + 1).clamp(max=5.0) / 5.0
-        losses, seen = {"denoising": (weight * (guess - clean[index]).square().mean((1, 2))).mean()}, {}
-        if config.behaviour_every and run.steps % config.behaviour_every == 0:
-            made = small[0] if torch.rand((), generator=rng) < 0.8 else _pick(networks, config, rng)
+        terms, seen = {"denoising": (weight * (guess - clean[index]).square().mean((1, 2))).mean()}, {}
+        if config.behaviour_every and steps % config.behaviour_every == 0:
+            made = small[0] if torch.rand((), generator=rng) < 0.8 else _draw_network(networks, config, rng)
             support = None if torch.rand((), generator=rng) < config.without_support else _summarise(model, images, rng)
             trunk = sample_with_gradient(model, made, model.condition(support, None), rng=rng)
-            losses["behaviour"], seen["accuracy"] = behave(made.known.target, trunk, images, config, rng=rng)
-        run.step(losses, seen, time.perf_counter() - begun, say)
-    return run.finish()
+            terms["behaviour"], seen["accuracy"] = behave(made.known.target, trunk, images, config, rng=rng)
+        return Losses(terms, seen)
+
+    learnt = [p for n, p in model.named_parameters() if not n.startswith(fixed)]
+    return Recipe(
+        name="denoiser",
+        module=model,
+        groups=[Group(learnt, config.learning_rate)],
+        losses=losses,
+        settings={**asdict(config), "networks": [n.known.name for n in networks], "start": start},
+    )
 
 
 def sample_with_gradient(model: D2nwgLayerwise, like: Tokens, told: Tensor, *, rng: torch.Generator) -> State:
@@ -296,9 +283,7 @@ def sample_with_gradient(model: D2nwgLayerwise, like: Tokens, told: Tensor, *, r
     Windows are sampled in turn, each given the tail of the one before; then the last step of all is taken at once.
     """
     config = model.config
-    steps = int(torch.randint(1, 4, (1,), generator=rng))
-    times = torch.cat([torch.tensor([0.999]), torch.rand(steps - 1, generator=rng).sort(descending=True).values])
-    levels = -2 * torch.tan(0.5 * math.pi * times.clamp(0.02, 0.999)).log()
+    levels = draw_few_levels(rng=rng)
     tail, tail_places, has_tail = model.first_tail()
     rows: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
@@ -308,9 +293,7 @@ def sample_with_gradient(model: D2nwgLayerwise, like: Tokens, told: Tensor, *, r
             seen = {"places": places, "tail": tail, "tail_places": tail_places, "has_tail": has_tail}
             clean = model.denoiser(noisy, levels[:1], told, **seen)
             for level, after in pairwise(levels):
-                kept, now = torch.sigmoid(level), torch.sigmoid(after)
-                noise = (noisy - kept.sqrt() * clean) / (1 - kept).sqrt()
-                noisy = now.sqrt() * clean + (1 - now).sqrt() * noise
+                noisy = lower_noise(noisy, clean, level, after)
                 clean = model.denoiser(noisy, after[None], told, **seen)
             rows.append((noisy, tail, tail_places, has_tail))
             tail, tail_places, has_tail = clean[:, -config.tail :], places[:, -config.tail :], torch.ones(1)
@@ -345,14 +328,14 @@ def _draw_windows(network: Tokens, config: D2nwgLayerwiseTraining, rng: torch.Ge
     return first + torch.arange(length)
 
 
-def _pick(networks: Sequence[Tokens], config: D2nwgLayerwiseTraining, rng: torch.Generator) -> Tokens:
+def _draw_network(networks: Sequence[Tokens], config: D2nwgLayerwiseTraining, rng: torch.Generator) -> Tokens:
     ours = [n for n in networks if n.known.target is networks[0].known.target]
     others = [n for n in networks if n.known.target is not networks[0].known.target]
     chosen = others if others and torch.rand((), generator=rng) < config.published else ours
     return chosen[int(torch.randint(len(chosen), (1,), generator=rng))]
 
 
-def _tell(
+def _draw_condition(
     model: D2nwgLayerwise, known: KnownResNet, images: Images, config: D2nwgLayerwiseTraining, rng: torch.Generator
 ) -> Tensor:
     """The condition of a network (1, e), parts of it left away at random."""
@@ -374,7 +357,8 @@ def _no_head(target: Target) -> State:
 def codec(
     zoo: Annotated[Path, typer.Option(help="Folder of the ResNet-20s.")],
     out: Annotated[Path, typer.Option(help="Folder of this run.")],
-    minutes: Annotated[float, typer.Option(help="Training time.")] = 6,
+    minutes: Annotated[float | None, typer.Option(help="Training time; 6 if not given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps to train, in place of minutes.")] = None,
     latents: Annotated[int, typer.Option(help="Latents of a token of 144 weights.")] = 72,
     base: Annotated[float, typer.Option(help="Deviation of tokens by their place alone, at first.")] = 0.0,
     behaviour_every: Annotated[int, typer.Option(help="Steps between networks run on images; 0: none.")] = 4,
@@ -382,6 +366,7 @@ def codec(
 ) -> None:
     """First stage: train the codec of windows."""
     torch.set_num_threads(1)
+    budget = budget_of(minutes=minutes, steps=steps, default=Span(minutes=6))
     sizes = LayerwiseConfig(latent_dim=latents, codec_base=base)
     config = D2nwgLayerwiseTraining(model=sizes, behaviour_every=behaviour_every, learning_rate=learning_rate)
     known = [k for k in load_resnets(zoo) if not k.held_out]
@@ -389,7 +374,8 @@ def codec(
     statistics = measure_statistics([(k.target.spec, k.trunk) for k in known])
     model = D2nwgLayerwise(statistics, known[0].target.input_shape, config.model)
     images = Images(load_data("cifar10"), _teacher(known) if behaviour_every else None)
-    spent = train_codec(model, [Tokens.of(k, model) for k in known], images, config, minutes=minutes, say=_say)
+    networks = [Tokens.of(k, model) for k in known]
+    spent = train_codec(model, networks, images, config=config, budget=budget, folder=out / "codec")
     _save(model, out / "codec.safetensors", config, {"codec": spent}, known)
 
 
@@ -397,7 +383,8 @@ def codec(
 def denoiser(
     zoo: Annotated[Path, typer.Option(help="Folder of the ResNet-20s.")],
     out: Annotated[Path, typer.Option(help="Folder of this run, with its first stage.")],
-    minutes: Annotated[float, typer.Option(help="Training time.")] = 15,
+    minutes: Annotated[float | None, typer.Option(help="Training time; 15 if not given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps to train, in place of minutes.")] = None,
     behaviour_every: Annotated[int, typer.Option(help="Steps between samples run on images; 0: none.")] = 4,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW, at its highest.")] = 1e-3,
     start: Annotated[str, typer.Option(help="File of the folder to go on from.")] = "codec.safetensors",
@@ -406,14 +393,23 @@ def denoiser(
     torch.set_num_threads(1)
     if not (out / start).exists():
         raise BadOption(f"{out} has no {start}; run the stage before this one")
+    budget = budget_of(minutes=minutes, steps=steps, default=Span(minutes=15))
     model = D2nwgLayerwise.load(out / start)
     config = D2nwgLayerwiseTraining(model=model.config, behaviour_every=behaviour_every, learning_rate=learning_rate)
     known = [k for k in load_resnets(zoo) if not k.held_out]
     torch.manual_seed(config.seed)
     images = Images(load_data("cifar10"), _teacher(known) if behaviour_every else None)
-    spent = train_denoiser(model, [Tokens.of(k, model) for k in known], images, config, minutes=minutes, say=_say)
     before = model.training_record["spent"]
     stage = "denoiser" if "denoiser" not in before else f"denoiser, part {len(before)}"
+    spent = train_denoiser(
+        model,
+        [Tokens.of(k, model) for k in known],
+        images,
+        config=config,
+        start=sha256_file(out / start),
+        budget=budget,
+        folder=out / stage.replace(", part ", "-"),
+    )
     _save(model, out / "denoiser.safetensors", config, {**before, stage: spent}, known)
 
 
@@ -429,16 +425,7 @@ def _save(
     spent: dict[str, Any],
     known: Sequence[KnownResNet],
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     networks = {k.name: {"accuracy": k.accuracy, "licence": k.licence} for k in known}
     model.training_record = {"config": asdict(config), "spent": spent, "networks": networks}
     model.save(path)
     typer.echo(json.dumps({"file": str(path), "bytes": path.stat().st_size, "spent": spent}, indent=1))
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-if __name__ == "__main__":
-    run_command(app)

@@ -10,7 +10,7 @@ from model_zoo.data import load_data
 from model_zoo.data.text import load_text
 from model_zoo.spaces import GptMember, Member
 from training.episodes import ClassPool, EpisodeConfig, load_pool
-from training.logah_members import channels_of
+from training.logah.members import channels_of
 from weightgen.errors import BadOption
 from weightgen.labelled_data import match_channels
 

@@ -1,0 +1,1 @@
+"""Training of the generator `logah`; `python -m training.logah --help`."""

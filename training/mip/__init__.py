@@ -1,0 +1,1 @@
+"""Training of the generator `mip`; `python -m training.mip --help`."""
