@@ -14,7 +14,8 @@ from training.mip.__main__ import release
 from training.mip.recipe import PRESETS, Learner, MipTraining, fit
 from weightgen.errors import BadOption
 from weightgen.files.checkpoint import load_state
-from weightgen.generators.mip.generator import Mip, MipConfig
+from weightgen.generators.mip.generator import Mip
+from weightgen.generators.mip.hypernet import MipConfig
 
 SMALL = MipConfig(encoding_dim=16, encoder_width=4, rank=2, refinements=1)
 CPU = torch.device("cpu")

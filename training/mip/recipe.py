@@ -22,7 +22,8 @@ from model_zoo.data import TRAIN_SETS, data_licence
 from training.episodes import ClassPool, Episode, EpisodeConfig, draw_tasks, load_pool
 from training.loop import BEST, LAST, Group, LoopSettings, Losses, Recipe, Span, read_weights, train
 from weightgen.errors import BadOption
-from weightgen.generators.mip.generator import ArchHypernet, Mip, MipConfig, new_hypernet
+from weightgen.generators.mip.generator import Mip
+from weightgen.generators.mip.hypernet import ArchHypernet, MipConfig, new_hypernet
 
 
 @dataclass(frozen=True)
