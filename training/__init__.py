@@ -1,1 +1,1 @@
-"""Programs that train generators and codecs, one file each; `python -m training.mip --help`."""
+"""Programs that train generators: one shared loop, and one folder for each method; `python -m training.mip --help`."""

@@ -1,8 +1,8 @@
-"""Episodes: classification tasks for meta-training, drawn from image data sets and transformed without end.
+"""Episodes: classification tasks for meta-training, drawn from image data sets and transformed at random.
 
 An episode is a support set and queries of the same classes. Its classes come from one data set or are mixed from
-several; its images go through transformations that are fixed within the episode (what the task is: turned, mirrored,
-inverted, coloured, thickened, blurred, coarse, on a textured ground) and others drawn per image (small affine jitter,
+several. Some transformations are the same for the whole episode (its images are turned, mirrored, inverted, coloured,
+thickened, blurred, coarsened or put on a textured background). Others are drawn for each image (small affine changes,
 noise). All images are (n, 3, 28, 28); grey ones have three equal channels.
 """
 
@@ -29,20 +29,20 @@ class Episode:
 
 @dataclass(frozen=True)
 class EpisodeConfig:
-    """How episodes are drawn."""
+    """Settings of `ClassPool.draw`."""
 
     max_support: int = 200
-    """Images in a support set, all classes together."""
+    """Most images in a support set, all classes together."""
     num_query: int = 120
     max_ways: int = 40
     min_ways: int = 2
     max_shots: int = 50
     many_shots: float = 0.6
-    """Share of episodes with a dozen or more examples a class, or all that fit; the others have any number."""
+    """Share of episodes with a dozen or more examples per class, or as many as fit; others have any number."""
     mixed: float = 0.25
     """Share of episodes whose classes come from several data sets."""
     transform: bool = True
-    """Whether images are transformed; off for validation."""
+    """Whether images are transformed; off for held-out tasks."""
 
 
 class ClassPool:
@@ -51,11 +51,11 @@ class ClassPool:
     def __init__(self, classes: Mapping[str, Sequence[Tensor]]) -> None:
         self.classes = {name: list(images) for name, images in classes.items()}
         self.names = list(self.classes)
-        # Square root: a data set with many classes is drawn more often, but not in proportion.
+        # Square root: a data set with many classes is drawn more often, but not in proportion to them.
         self.weights = torch.tensor([len(c) for c in self.classes.values()]).float().clamp(max=60).sqrt()
 
     def draw(self, config: EpisodeConfig, *, rng: torch.Generator, name: str | None = None) -> Episode:
-        """One episode; from the data set `name` alone if given."""
+        """One random episode; only from the data set `name`, if it is given."""
         if name is None and _chance(config.mixed, rng):
             picked = torch.multinomial(self.weights, min(4, len(self.names)), generator=rng).tolist()
             pool = [c for i in picked for c in _sample(self.classes[self.names[i]], 12, rng)]
@@ -89,7 +89,7 @@ class ClassPool:
 
 
 def load_pool(names: list[str], part: str, *, most: int = 1500) -> ClassPool:
-    """At most `most` images of every class of these data sets, 28x28, as bytes; `part` is "train" or "test"."""
+    """The first images of every class of these data sets, up to `most`, as bytes; `part` is "train" or "test"."""
     pools = {}
     for name in names:
         data = load_data(name)
@@ -100,14 +100,14 @@ def load_pool(names: list[str], part: str, *, most: int = 1500) -> ClassPool:
 
 
 def draw_tasks(pool: ClassPool, *, each: int, seed: int) -> dict[str, list[Episode]]:
-    """`each` tasks on every data set of the pool, images as they are; the same for the same seed."""
+    """`each` tasks on every data set of the pool, without transformations; equal seeds give equal tasks."""
     rng = torch.Generator().manual_seed(seed)
     config = EpisodeConfig(transform=False, mixed=0.0, num_query=200)
     return {name: [pool.draw(config, rng=rng, name=name) for _ in range(each)] for name in pool.names}
 
 
 def transform_episode(images: Tensor, pool: ClassPool, *, rng: torch.Generator) -> Tensor:
-    """One task's images (n, 3, h, w) under transformations drawn for the task and for each image; the same shape."""
+    """The images (n, 3, h, w) of one task after random transformations of the task and of each image."""
     n, _, size, _ = images.shape
     is_grey = bool((images[:, 0] == images[:, 1]).all())
     if _chance(0.35, rng):
@@ -149,7 +149,7 @@ def transform_episode(images: Tensor, pool: ClassPool, *, rng: torch.Generator) 
 
 
 def _affine(images: Tensor, rng: torch.Generator) -> Tensor:
-    """A task's own turn, scale and shear, and a small jitter of every image, in one resampling."""
+    """Images turned, scaled and sheared as a task and, a little, each for itself, in one resampling."""
     n = len(images)
 
     def draw(task: float, image: float) -> Tensor:
@@ -186,7 +186,7 @@ def _draw_shots(config: EpisodeConfig, ways: int, rng: torch.Generator) -> int:
 
 
 def _class_turns(ways: int, rng: torch.Generator) -> list[int]:
-    """Quarter turns of every class: mostly none, sometimes each its own, which makes classes nobody has drawn."""
+    """Quarter turns for every class: mostly 0; sometimes random ones, which make classes that no data set has."""
     if _chance(0.15, rng):
         return torch.randint(4, (ways,), generator=rng).tolist()
     return [0] * ways

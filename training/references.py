@@ -3,10 +3,10 @@
     python -m training.references --generator mip --arch cnn-tiny        # then SHA256SUMS
     python -m training.references --generator d2nwg --arch cnn-tiny --channels 1 --zoo runs/zoo/training/cnn-tiny
 
-For one and for three channels: trains networks on tasks of the training sets (`model_zoo.zoo.config.reference_zoo`),
-keeps the zoos in runs/zoo (a second call trains nothing again), or takes a --zoo that there is; writes one file of
-their trunks, each with the generator's embedding of its task. To be made again when that architecture's part of the
-generator is new: embeddings by another one mean nothing.
+For one and for three channels, this trains networks on tasks of the training sets
+(`model_zoo.zoo.config.reference_zoo`) and keeps the zoos in runs/zoo, so that a second call trains nothing again; --zoo
+takes an existing zoo instead. It then writes one file of trunks, each with the generator's embedding of its task. Make
+the files again when the generator has changed for that architecture: embeddings of another generator mean nothing.
 """
 
 import json
@@ -29,7 +29,7 @@ from weightgen.references.zoo import build_reference_zoo
 def make_references(
     arch: str, in_channels: int, *, generator: Path, zoo: Path, out: Path, max_trunks: int
 ) -> dict[str, Any]:
-    """Embed the tasks of a zoo and write the file; what was written, as JSON."""
+    """Embed the tasks of a zoo and write the file; returns a summary as JSON."""
     embedder: Any = load_generator(generator)
     references = build_reference_zoo(
         zoo,
@@ -48,12 +48,12 @@ def make_references(
 def main(
     arch: Annotated[str, typer.Option(help="The target architecture.")],
     generator: Annotated[str, typer.Option(help="Name of a released generator.")] = "mip",
-    out: Annotated[Path | None, typer.Option(help="Folder of the files; else with the released ones.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the files; else that of the released ones.")] = None,
     zoos: Annotated[Path, typer.Option(help="Folder of the zoos.")] = Path("runs/zoo"),
     channels: Annotated[list[int] | None, typer.Option(help="1, 3 or both; both if not given.")] = None,
     runs: Annotated[int, typer.Option(help="Networks to train for each.")] = 42,
     steps: Annotated[int, typer.Option(help="Training steps of each.")] = 1500,
-    zoo: Annotated[Path | None, typer.Option(help="A zoo to take, in place of training one.")] = None,
+    zoo: Annotated[Path | None, typer.Option(help="An existing zoo, in place of training one.")] = None,
     max_trunks: Annotated[int, typer.Option(help="Networks to keep.")] = 64,
 ) -> None:
     """Write ARCH-c1.safetensors and ARCH-c3.safetensors."""

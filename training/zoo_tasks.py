@@ -1,4 +1,4 @@
-"""The tasks that a zoo's runs were trained on, as episodes: their own images and classes, untransformed."""
+"""Episodes from the tasks that the runs of a zoo were trained on, with their own classes and unchanged images."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ class Images:
     def draw(
         self, name: str, classes: Sequence[int], in_channels: int, *, shots: int, queries: int, rng: torch.Generator
     ) -> Episode:
-        """A support set and queries of a run's task."""
+        """A support set and queries of these classes of a data set."""
         pool = self.pool(name, in_channels)
         parts: tuple[list[Tensor], list[Tensor]] = ([], [])
         for label in classes:

@@ -6,7 +6,7 @@
     python -m training.d2nwg release --out runs/d2nwg --file model_zoo/released/d2nwg.safetensors
     python -m training.d2nwg layerwise --help                                      # networks larger than one context
 
-An interrupted stage goes on when its command is given again. `training.d2nwg.recipe` says how it is trained.
+If a stage is interrupted, give its command again: it goes on. `training.d2nwg.recipe` says how it is trained.
 """
 
 import json
@@ -43,13 +43,13 @@ def codec(
     out: Annotated[Path, typer.Option(help="Folder of this run.")],
     minutes: Annotated[float | None, typer.Option(help="Training time, without evaluation; 20 if not given.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to train, in place of minutes.")] = None,
-    members: Annotated[list[str] | None, typer.Option(help="Only these; all if not given.")] = None,
+    members: Annotated[list[str] | None, typer.Option(help="Members to train; all if not given.")] = None,
     hold_out: Annotated[list[str] | None, typer.Option(help="A training set to leave out whole; repeatable.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write what it gives back of sets left out, as JSON.")] = None,
+    report: Annotated[Path | None, typer.Option(help="JSON file for the scores on sets left out.")] = None,
 ) -> None:
     """First stage: train a codec for every architecture of the zoo."""
     if report is not None and not hold_out:
-        raise BadOption("--report tells of training sets left out, and none is; name one with --hold-out")
+        raise BadOption("--report is about training sets that are left out, and none is; name one with --hold-out")
     torch.set_num_threads(1)
     budget = budget_of(minutes=minutes, steps=steps, default=Span(minutes=20))
     config = D2nwgTraining(held_out=tuple(hold_out or ()))
@@ -73,13 +73,13 @@ def denoiser(
     out: Annotated[Path, typer.Option(help="Folder of this run.")],
     minutes: Annotated[float | None, typer.Option(help="Training time, without evaluation; 30 if not given.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to train, in place of minutes.")] = None,
-    codecs: Annotated[list[Path] | None, typer.Option("--codec", help="Run of a first stage; else --out's.")] = None,
+    codecs: Annotated[list[Path] | None, typer.Option("--codec", help="First stage; else --out's.")] = None,
     refinements: Annotated[int, typer.Option(help="Steps that refine a sample.")] = 3,
-    clip: Annotated[str | None, typer.Option(help="A CLIP, folder or hub name, to see support sets by.")] = None,
+    clip: Annotated[str | None, typer.Option(help="A CLIP that encodes support sets: folder or hub name.")] = None,
 ) -> None:
     """Second stage: train the encoder of support sets and the denoiser on the latents of the first.
 
-    Codecs may come from several runs, trained side by side, each for its own architectures.
+    Codecs may come from several runs that were trained side by side, each for its own architectures.
     """
     torch.set_num_threads(1)
     budget = budget_of(minutes=minutes, steps=steps, default=Span(minutes=30))

@@ -17,7 +17,7 @@ from weightgen.weightspace.codecs.vae import kl_divergence
 def train_codecs(
     model: D2nwg, networks: dict[str, Networks], *, config: D2nwgTraining, budget: Span, folder: Path
 ) -> dict[str, Any]:
-    """Train all codecs in turn, one batch of one member a step, and scale their latents; returns what was spent."""
+    """Train all codecs, one batch of one member in each step, and scale their latents; returns what was spent."""
     rows = {m: n.rows("train") for m, n in networks.items()}
     for member, known in networks.items():
         model.codec(member).set_scaling(known.tokens[rows[member]])
@@ -28,7 +28,7 @@ def train_codecs(
 
 
 def codec_recipe(model: D2nwg, networks: dict[str, Networks], config: D2nwgTraining) -> Recipe:
-    """Tokens, latents and behaviour of the networks of one member a step."""
+    """In each step the networks of one member: their tokens, their latents and their behaviour."""
     images = Images("train")
     rows = {m: n.rows("train") for m, n in networks.items()}
     heads = [p for n, p in model.named_parameters() if n.startswith("log_")]

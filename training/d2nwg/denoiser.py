@@ -1,6 +1,6 @@
-"""Second stage of `d2nwg`: the encoder of support sets and the denoiser, on the latents of the first stage.
+"""Second stage of `d2nwg`: the encoder of support sets and the denoiser learn from the latents of the first stage.
 
-Decoders and head go on learning behaviour, slowly.
+Decoders and head go on learning behaviour, at a lower rate.
 """
 
 import math
@@ -34,7 +34,7 @@ def train_denoiser(
     budget: Span,
     folder: Path,
 ) -> dict[str, Any]:
-    """Train the second stage and return what was spent; `first_stage` are the digests of the files it goes on from."""
+    """Train the second stage and return what was spent; `first_stage` are the digests of the files it builds on."""
     recipe = denoiser_recipe(model, networks, config, first_stage)
     return train(recipe, config.loop(budget, seed=config.seed + 1), folder).summary()
 
@@ -42,7 +42,7 @@ def train_denoiser(
 def denoiser_recipe(
     model: D2nwg, networks: dict[str, Networks], config: D2nwgTraining, first_stage: Sequence[str]
 ) -> Recipe:
-    """Latents of one member's networks told from noise, and behaviour of new samples, every step."""
+    """In each step one member: noisy latents of its networks are cleaned, and new samples are run on new tasks."""
     images = Images("train")
     rows = {m: n.rows("train") for m, n in networks.items()}
     with torch.no_grad():
@@ -58,14 +58,14 @@ def denoiser_recipe(
         known = networks[member]
         picked = draw_rows(rows[member], config.latents_size, rng=rng)
         clean = latents[member][picked]
-        shots = int(torch.randint(2, 7, (1,), generator=rng))  # few: most of a step's time; the behaviour loss has more
+        shots = int(torch.randint(2, 7, (1,), generator=rng))  # few: they take most of a step
         tasks = [draw_task(known, i, images, shots=shots, queries=1, rng=rng) for i in picked]
         _, summaries = _encode(model, tasks)
         level = draw_noise_levels(len(picked), rng=rng)
         noisy = add_noise(clean, level, rng=rng)
-        told = _draw_condition(model, known, picked, summaries, config, rng)
+        condition = _draw_condition(model, known, picked, summaries, config, rng)
         weight = (level.exp() + 1).clamp(max=5.0) / 5.0
-        error = (model.denoiser(noisy, level, told) - clean).square().mean((1, 2))
+        error = (model.denoiser(noisy, level, condition) - clean).square().mean((1, 2))
         terms = {"denoising": (weight * error).mean()}
         terms["alignment"] = config.alignment * _contrast(summaries, project(clean.flatten(1)), known, picked)
         decoded = model.codec(member).decode(clean)
@@ -95,7 +95,10 @@ def denoiser_recipe(
 def _behave_on_samples(
     model: D2nwg, known: Networks, pool: ClassPool, config: D2nwgTraining, rng: torch.Generator
 ) -> tuple[dict[str, Tensor], float]:
-    """Behaviour of the denoiser's own samples on new tasks: a few steps from noise, the last one with gradient."""
+    """Losses and accuracy of the denoiser's own samples on new tasks.
+
+    A sample takes a few steps from noise; only the last one has a gradient.
+    """
     count = config.sample_size
     channels = known.target.input_shape[0]
     tasks = [_with_channels(pool.draw(config.episodes, rng=rng), channels) for _ in range(count)]
@@ -103,13 +106,13 @@ def _behave_on_samples(
     dropped = torch.rand(count, generator=rng) < config.without_support
     refined = float(torch.rand(1, generator=rng)) >= config.unrefined
     summaries = torch.where(dropped[:, None], model.no_support, summaries)
-    told = model.condition([known.member] * count, summaries, [None] * count)
+    condition = model.condition([known.member] * count, summaries, [None] * count)
     levels = draw_few_levels(rng=rng)
     noisy = torch.randn(count, model.config.num_latents, model.config.latent_dim, generator=rng)
     for i, level in enumerate(levels):
         last = i == len(levels) - 1
         with torch.set_grad_enabled(last):
-            clean = model.denoiser(noisy, level.expand(count), told if last else told.detach())
+            clean = model.denoiser(noisy, level.expand(count), condition if last else condition.detach())
         if not last:
             noisy = lower_noise(noisy, clean, level, levels[i + 1])
     trunks, found = model.decode_trunks(known.member, clean), []
@@ -145,22 +148,22 @@ def _draw_condition(
     config: D2nwgTraining,
     rng: torch.Generator,
 ) -> Tensor:
-    """The condition of these networks, parts of it left away at random."""
+    """The condition of these networks; parts of it are left out at random."""
     draws = torch.rand(2, len(picked), generator=rng)
     summaries = torch.where((draws[0] < config.without_support)[:, None], model.no_support, summaries)
-    told = known.accuracies[picked].tolist()
-    aims = [None if draw < config.without_accuracy else a for draw, a in zip(draws[1], told, strict=True)]
+    accuracies = known.accuracies[picked].tolist()
+    aims = [None if draw < config.without_accuracy else a for draw, a in zip(draws[1], accuracies, strict=True)]
     return model.condition([known.member] * len(picked), summaries, aims)
 
 
 def _encode(model: D2nwg, tasks: Sequence[Episode]) -> tuple[list[Tensor], Tensor]:
-    """Prototypes and summaries of the tasks' support sets."""
+    """Prototypes and summaries of the support sets of some tasks."""
     images, labels = [t.support for t in tasks], [t.support_labels for t in tasks]
     return model.encoder(images, labels, [t.num_classes for t in tasks])
 
 
 def _with_channels(task: Episode, channels: int) -> Episode:
-    """Images of three channels as they are, or their mean."""
+    """The same task with images of three channels, or with their mean as one."""
     if channels == 3:
         return task
     support, query = task.support.mean(1, keepdim=True), task.query.mean(1, keepdim=True)

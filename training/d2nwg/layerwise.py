@@ -4,13 +4,13 @@
     python -m training.d2nwg layerwise codec --zoo runs/zoo/resnet20 --out runs/layerwise       # windows to latents
     python -m training.d2nwg layerwise denoiser --zoo runs/zoo/resnet20 --out runs/layerwise    # latents from noise
 
-As they stand, the options give a codec that is faithful to weights. Samples do better from few latents and much
-behaviour: `codec --latents 4 --base 1` and then `denoiser`, both with `--behaviour-every 1 --learning-rate 2e-3`.
+The default options give a codec that is faithful to weights. Samples are better with few latents and a behaviour loss
+in every step: `codec --latents 4 --base 1` and then `denoiser`, both with `--behaviour-every 1 --learning-rate 2e-3`.
 
-The codec learns to give back the tokens of windows; decoded networks also have to do CIFAR-10 under a solved head, and
-to see its images as a published network does (behaviour). The denoiser learns to tell latents from noise given their
-places and the tail of the window before; its own samples, decoded, have to do the same. Every fifth of our runs and the
-whole published ResNet-56 are held out.
+The codec learns to give back the tokens of windows. Decoded networks also have to do CIFAR-10 under a solved head, and
+their features have to be like those of a published network (behaviour). The denoiser learns to recover latents from
+noise, given their places and the tail of the window before. Its own samples, decoded, have to behave in the same way.
+Every fifth of our runs and the whole published ResNet-56 are held out.
 """
 
 import json
@@ -48,23 +48,23 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__d
 
 @dataclass(frozen=True)
 class D2nwgLayerwiseTraining:
-    """Both stages."""
+    """Settings of both stages."""
 
     model: LayerwiseConfig = field(default_factory=LayerwiseConfig)
     batch_size: int = 16
-    """Windows of a step."""
+    """Windows in a step."""
     learning_rate: float = 1e-3
     published: float = 0.3
-    """Share of windows that come from published networks; the rest are of our own runs."""
+    """Share of windows that come from published networks; the others come from our own runs."""
     kl: float = 1e-5
     latent_noise: float = 0.2
     behaviour_every: int = 4
-    """Steps from one whole network that is run on images to the next; 0 for none at all."""
+    """A whole network is run on images once in so many steps; 0 for never."""
     behaviour: float = 1.0
     similarity: float = 1.0
-    """Weight of the likeness of what a trunk sees to what a published one does."""
+    """Weight of the similarity between the features of a trunk and those of a published one."""
     images: int = 200
-    """Of a behaviour loss: half of them support, half queries."""
+    """Images in a behaviour loss: half of them are the support set, half are queries."""
     without_support: float = 0.15
     without_accuracy: float = 0.5
     without_tail: float = 0.15
@@ -99,7 +99,7 @@ class Tokens:
         )  # fmt: skip
 
     def groups(self, context: int) -> Iterator[Tensor]:
-        """Indices (b, k) of all windows in order: the full ones together, then the shorter last one."""
+        """Indices (b, k) of all windows in order: first the full ones together, then the shorter last one."""
         full = len(self.tokens) // context
         index = torch.arange(len(self.tokens))
         if full:
@@ -109,7 +109,7 @@ class Tokens:
 
 
 class Images:
-    """CIFAR-10's training images, and what a published network makes of each of them."""
+    """The training images of CIFAR-10, with the features that a published network has for each of them."""
 
     def __init__(self, data: LabelledData, teacher: KnownResNet | None) -> None:
         self.inputs, self.labels, self.num_classes = data.x_train, data.y_train, data.num_classes
@@ -121,7 +121,7 @@ class Images:
             self.seen = torch.stack([torch.cat([p[i] for p in both]) for i in range(2)])
 
     def draw(self, count: int, *, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Images, half of them mirrored, labels, and what the published network sees in each; classes balanced."""
+        """Images of all classes alike, half of them mirrored, with labels and the published network's features."""
         order = torch.randperm(len(self.labels), generator=rng)
         order = order[torch.argsort(self.labels[order], stable=True)]
         per_class = count // self.num_classes
@@ -134,7 +134,7 @@ class Images:
 
 
 def see(known: KnownResNet, inputs: Tensor) -> Tensor:
-    """What the head of a known network sees of images, (n, d), with the statistics of its own training."""
+    """The features (n, d) that the head of a known network gets for images, with the statistics of its training."""
     state = known.target.spec.complete({**known.trunk, **_no_head(known.target)})
     return trunk_features(known.target, state, inputs)
 
@@ -142,8 +142,11 @@ def see(known: KnownResNet, inputs: Tensor) -> Tensor:
 def behave(
     target: Target, trunk: State, images: Images, config: D2nwgLayerwiseTraining, *, rng: torch.Generator
 ) -> tuple[Tensor, float]:
-    """Cross-entropy of a trunk under a head solved on half of some images, on the other half, over that of guessing,
-    and how unlike a published network's its view of them is; the accuracy."""
+    """Behaviour loss and accuracy of a trunk on some images.
+
+    The head is solved on one half of them. The loss is the cross-entropy on the other half, divided by that of
+    guessing, plus the distance between the trunk's features and those of the published network.
+    """
     x, y, seen = images.draw(config.images, rng=rng)
     _, features = fit_to_data(target, trunk, x)
     half = len(x) // 2
@@ -171,7 +174,7 @@ def train_codec(
     budget: Span,
     folder: Path,
 ) -> dict[str, Any]:
-    """First stage; ends with latents of mean zero and unit variance, and returns what was spent."""
+    """Train the first stage and scale its latents to mean zero and unit variance; returns what was spent."""
     kinds = torch.cat([n.kinds for n in networks])
     model.codec.set_components(torch.cat([n.tokens for n in networks]), kinds)
     run = train(codec_recipe(model, networks, images, config), config.loop(budget, seed=config.seed), folder)
@@ -183,7 +186,7 @@ def train_codec(
 def codec_recipe(
     model: D2nwgLayerwise, networks: Sequence[Tokens], images: Images, config: D2nwgLayerwiseTraining
 ) -> Recipe:
-    """Windows of one network given back, every step, and a whole network that is run on images, every few."""
+    """In each step windows of one network are given back; every few steps a whole network is run on images."""
 
     def losses(steps: int, _progress: float, rng: torch.Generator) -> Losses:
         picked = _draw_network(networks, config, rng)
@@ -229,7 +232,7 @@ def train_denoiser(
     budget: Span,
     folder: Path,
 ) -> dict[str, Any]:
-    """Second stage; returns what was spent. `start` is the digest of the file that it goes on from."""
+    """Train the second stage and return what was spent; `start` is the digest of the file that it builds on."""
     recipe = denoiser_recipe(model, networks, images, config, start)
     return train(recipe, config.loop(budget, seed=config.seed + 1), folder).summary()
 
@@ -237,9 +240,9 @@ def train_denoiser(
 def denoiser_recipe(
     model: D2nwgLayerwise, networks: Sequence[Tokens], images: Images, config: D2nwgLayerwiseTraining, start: str
 ) -> Recipe:
-    """The denoiser and the encoder of support sets, and the decoder under behaviour.
+    """Training of the denoiser and the encoder of support sets, and of the decoder by its behaviour.
 
-    The encoder of windows stays as it is, so that latents do.
+    The encoder of windows is not trained, so that latents keep their meaning.
     """
     context, length = config.model.context, config.model.tail
     latents = {id(n): encode_all(model, n, context) for n in networks}
@@ -252,10 +255,10 @@ def denoiser_recipe(
         before = (index[:, :1] - length + torch.arange(length)).clamp_min(0)
         has_tail = (index[:, 0] >= length) & (torch.rand(len(index), generator=rng) >= config.without_tail)
         tail = clean[before] + config.tail_noise * torch.randn(*before.shape, clean.shape[1], generator=rng)
-        told = _draw_condition(model, picked.known, images, config, rng)
+        condition = _draw_condition(model, picked.known, images, config, rng)
         level = draw_noise_levels(len(index), rng=rng)
         guess = model.denoiser(
-            add_noise(clean[index], level, rng=rng), level, told.expand(len(index), -1),
+            add_noise(clean[index], level, rng=rng), level, condition.expand(len(index), -1),
             places=picked.places[index], tail=tail, tail_places=picked.places[before], has_tail=has_tail.float(),
         )  # fmt: skip
         weight = (level.exp() + 1).clamp(max=5.0) / 5.0
@@ -277,10 +280,11 @@ def denoiser_recipe(
     )
 
 
-def sample_with_gradient(model: D2nwgLayerwise, like: Tokens, told: Tensor, *, rng: torch.Generator) -> State:
-    """A trunk of the spec that `like` is of, in a few steps from noise, the last of them with gradient.
+def sample_with_gradient(model: D2nwgLayerwise, like: Tokens, condition: Tensor, *, rng: torch.Generator) -> State:
+    """A sampled trunk of the same spec as `like`; only the last step from noise has a gradient.
 
-    Windows are sampled in turn, each given the tail of the one before; then the last step of all is taken at once.
+    Windows are sampled one after another, each with the tail of the one before. The last step is then taken for all
+    windows together.
     """
     config = model.config
     levels = draw_few_levels(rng=rng)
@@ -291,10 +295,10 @@ def sample_with_gradient(model: D2nwgLayerwise, like: Tokens, told: Tensor, *, r
             places = like.places[window.start : window.stop][None]
             noisy = torch.randn(1, len(window), config.latent_dim, generator=rng)
             seen = {"places": places, "tail": tail, "tail_places": tail_places, "has_tail": has_tail}
-            clean = model.denoiser(noisy, levels[:1], told, **seen)
+            clean = model.denoiser(noisy, levels[:1], condition, **seen)
             for level, after in pairwise(levels):
                 noisy = lower_noise(noisy, clean, level, after)
-                clean = model.denoiser(noisy, after[None], told, **seen)
+                clean = model.denoiser(noisy, after[None], condition, **seen)
             rows.append((noisy, tail, tail_places, has_tail))
             tail, tail_places, has_tail = clean[:, -config.tail :], places[:, -config.tail :], torch.ones(1)
     parts = []
@@ -302,7 +306,7 @@ def sample_with_gradient(model: D2nwgLayerwise, like: Tokens, told: Tensor, *, r
         noisy, tail, tail_places, has_tail = (torch.cat(column) for column in zip(*rows[: len(index)], strict=True))
         rows = rows[len(index) :]
         clean = model.denoiser(
-            noisy, levels[-1:].expand(len(index)), told.expand(len(index), -1),
+            noisy, levels[-1:].expand(len(index)), condition.expand(len(index), -1),
             places=like.places[index], tail=tail, tail_places=tail_places, has_tail=has_tail,
         )  # fmt: skip
         parts.append(model.codec.decode(clean, like.kinds[index], like.places[index], like.mask[index]).flatten(0, 1))
@@ -312,7 +316,7 @@ def sample_with_gradient(model: D2nwgLayerwise, like: Tokens, told: Tensor, *, r
 def _through(
     model: D2nwgLayerwise, network: Tokens, index: Tensor, config: D2nwgLayerwiseTraining, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens of windows (b, k) through the codec, with noise on the latents; mean and log variance of those."""
+    """Decoded tokens of windows (b, k) after noise on their latents; mean and log variance of the latents."""
     kinds, places = network.kinds[index], network.places[index]
     mean, log_var = model.codec.encode_distribution(network.tokens[index], kinds, places)
     spread = (log_var.exp() + config.latent_noise**2 * mean.detach().square().mean()).sqrt()
@@ -321,7 +325,7 @@ def _through(
 
 
 def _draw_windows(network: Tokens, config: D2nwgLayerwiseTraining, rng: torch.Generator) -> Tensor:
-    """Indices (b, k) of random windows of a network; one time in four they are shorter than the context."""
+    """Indices (b, k) of random windows of a network; in one of four cases they are shorter than the context."""
     most = min(config.model.context, len(network.tokens))
     length = most if torch.rand((), generator=rng) < 0.75 else int(torch.randint(1, most + 1, (1,), generator=rng))
     first = torch.randint(len(network.tokens) - length + 1, (config.batch_size, 1), generator=rng)
@@ -338,7 +342,7 @@ def _draw_network(networks: Sequence[Tokens], config: D2nwgLayerwiseTraining, rn
 def _draw_condition(
     model: D2nwgLayerwise, known: KnownResNet, images: Images, config: D2nwgLayerwiseTraining, rng: torch.Generator
 ) -> Tensor:
-    """The condition of a network (1, e), parts of it left away at random."""
+    """The condition of a network (1, e); parts of it are left out at random."""
     drawn = torch.rand(2, generator=rng).tolist()
     summary = None if drawn[0] < config.without_support else _summarise(model, images, rng)
     return model.condition(summary, None if drawn[1] < config.without_accuracy else known.accuracy)
@@ -360,9 +364,9 @@ def codec(
     minutes: Annotated[float | None, typer.Option(help="Training time; 6 if not given.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to train, in place of minutes.")] = None,
     latents: Annotated[int, typer.Option(help="Latents of a token of 144 weights.")] = 72,
-    base: Annotated[float, typer.Option(help="Deviation of tokens by their place alone, at first.")] = 0.0,
-    behaviour_every: Annotated[int, typer.Option(help="Steps between networks run on images; 0: none.")] = 4,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW, at its highest.")] = 1e-3,
+    base: Annotated[float, typer.Option(help="How much decoded tokens depend on place alone at first.")] = 0.0,
+    behaviour_every: Annotated[int, typer.Option(help="Run a network on images once in so many steps; 0: never.")] = 4,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate of AdamW.")] = 1e-3,
 ) -> None:
     """First stage: train the codec of windows."""
     torch.set_num_threads(1)
@@ -385,8 +389,8 @@ def denoiser(
     out: Annotated[Path, typer.Option(help="Folder of this run, with its first stage.")],
     minutes: Annotated[float | None, typer.Option(help="Training time; 15 if not given.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to train, in place of minutes.")] = None,
-    behaviour_every: Annotated[int, typer.Option(help="Steps between samples run on images; 0: none.")] = 4,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW, at its highest.")] = 1e-3,
+    behaviour_every: Annotated[int, typer.Option(help="Run a sample on images once in so many steps; 0: never.")] = 4,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate of AdamW.")] = 1e-3,
     start: Annotated[str, typer.Option(help="File of the folder to go on from.")] = "codec.safetensors",
 ) -> None:
     """Second stage: train the denoiser on the latents of the first."""
@@ -414,7 +418,7 @@ def denoiser(
 
 
 def _teacher(known: Sequence[KnownResNet]) -> KnownResNet:
-    """The best of the networks that may be learnt from."""
+    """The network with the highest accuracy, among those that are learnt from."""
     return max(known, key=lambda k: k.accuracy)
 
 

@@ -1,10 +1,10 @@
 """How the generator `d2nwg` is trained: settings, and what both stages have in common.
 
-Codecs (`training.d2nwg.codecs`) learn to give back the tokens of canonical states, and that decoded trunks do their
-run's task under a solved head (behaviour loss). The denoiser (`training.d2nwg.denoiser`) learns to tell a run's latents
-from noise given a support set of its task; its own samples, decoded, also have to do new tasks (`training.episodes`),
-through decoder, refinement and head; decoders go on giving back the zoo's own networks meanwhile. Only runs of the
-zoo's `train` split are learnt from; `val` is watched.
+Codecs (`training.d2nwg.codecs`) learn to give back the tokens of canonical states. Decoded trunks also have to do the
+task of their run under a solved head (behaviour loss). The denoiser (`training.d2nwg.denoiser`) learns to recover the
+latents of a run from noise, given a support set of its task. Its own samples also have to do new tasks
+(`training.episodes`), through decoder, refinement and head, while decoders go on giving back the networks of the zoo.
+Only runs of the zoo's `train` split are learnt from; scores are measured on `val`.
 """
 
 import math
@@ -26,32 +26,32 @@ from weightgen.weightspace.normal_form import fitted_features
 
 @dataclass(frozen=True)
 class D2nwgTraining:
-    """Both stages."""
+    """Settings of both stages."""
 
     model: D2nwgConfig = field(default_factory=lambda: D2nwgConfig(refinements=3))
     held_out: tuple[str, ...] = ()
     """Training sets left out whole, to choose a recipe by; none for a release."""
     batch_size: int = 24
-    """Networks of a step of the first stage."""
+    """Networks in a step of the first stage."""
     latents_size: int = 12
-    """Networks of a step of the second stage, whose latents are to be told from noise."""
+    """Networks in a step of the second stage, whose latents are to be recovered from noise."""
     behaviour_size: int = 4
-    """Networks of a batch that are run on images."""
+    """Networks in a batch that are run on images."""
     sample_size: int = 2
-    """Samples of the denoiser that are run on images, each on its own new task."""
+    """Samples of the denoiser that are run on images, each on a new task of its own."""
     unrefined: float = 0.2
-    """Share of the steps whose samples are not refined."""
+    """Share of steps in which samples are not refined."""
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     weights: float = 4.0
-    """Weight of the error of decoded tokens; at 1 behaviour makes codecs forget what they are to give back."""
+    """Weight of the error of decoded tokens; at 1 the behaviour loss wins, and codecs no longer give tokens back."""
     kl: float = 1e-4
     latent_noise: float = 0.2
     """Standard deviation of the noise on a latent of unit variance while codecs are trained."""
     behaviour: float = 1.0
     """Weight of the behaviour loss."""
     generated_head: float = 0.3
-    """Weight of the loss of generated class rows, from which no trunk learns."""
+    """Weight of the loss of generated class rows; it has no gradient for trunks."""
     alignment: float = 0.05
     """Weight of the contrastive loss between summaries and latents."""
     without_support: float = 0.15
@@ -64,8 +64,10 @@ class D2nwgTraining:
 
 
 def behaviour_loss(model: D2nwg, target: Target, trunk: State, task: Episode) -> tuple[Tensor, float, Tensor]:
-    """Cross-entropy of a trunk under a solved head on the queries, over that of guessing; its accuracy; and what the
-    head saw of the queries."""
+    """Loss and accuracy of a trunk under a solved head on the queries, and the features of the queries.
+
+    The loss is the cross-entropy divided by that of guessing.
+    """
     state, head = model.fit(target, trunk, task.support, task.support_labels, task.num_classes)
     features = fitted_features(target, state, task.query)
     logits = features @ head.weight.T + head.bias
@@ -91,11 +93,11 @@ def own_behaviour(
 
 
 def draw_member(rows: dict[str, list[int]], *, rng: torch.Generator) -> str:
-    """A member, with a chance in proportion to the square root of its number of networks."""
+    """A random member; chances are in proportion to the square root of the number of networks."""
     weights = torch.tensor([len(r) for r in rows.values()]).float().sqrt()
     return list(rows)[int(torch.multinomial(weights, 1, generator=rng))]
 
 
 def draw_rows(rows: list[int], count: int, *, rng: torch.Generator) -> list[int]:
-    """Networks of a member, drawn with repetition."""
+    """Random networks of a member, drawn with repetition."""
     return [rows[i] for i in torch.randint(len(rows), (count,), generator=rng).tolist()]

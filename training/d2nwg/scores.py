@@ -1,4 +1,4 @@
-"""What a d2nwg under training reaches on tasks of the zoo's runs: codec and samples, under a solved head."""
+"""Scores of a `d2nwg` in training on the tasks of the zoo's runs: of its codecs and of its samples."""
 
 from typing import Any
 
@@ -18,17 +18,18 @@ from weightgen.target.predict import accuracy
 def evaluate(
     model: D2nwg, networks: dict[str, Networks], *, tasks_each: int, seed: int, split: str = "val"
 ) -> dict[str, Any]:
-    """On tasks of runs of a split, test images, 20 shots: accuracy under a solved head, mean over tasks.
+    """Mean accuracy under a solved head, over tasks of the runs of a split, on test images, with 20 shots.
 
-    `original` is the run's own trunk, `decoded` that of its latents, `generated` a sample for a support set of the
-    task, `unrefined` the same before refinement, `unconditioned` a sample for none.
+    `original` is the run's own trunk. `decoded` is the trunk that its latents give back. `generated` is a sample for a
+    support set of the task, `unrefined` is the same sample before refinement. `unconditioned` is a sample without a
+    support set.
     """
     images, rng = Images("test"), torch.Generator().manual_seed(seed)
     found: dict[str, dict[str, float]] = {}
     for member, known in networks.items():
         rows = known.rows(split)
         if not rows and split == "val":
-            rows = known.rows("train")  # a zoo of a handful has no others
+            rows = known.rows("train")  # a very small zoo has no `val` runs
         if not rows:
             continue
         rows = rows[:: max(1, len(rows) // tasks_each)][:tasks_each]
@@ -58,7 +59,7 @@ def evaluate(
 
 
 def reconstruction(scores: dict[str, float]) -> dict[str, float]:
-    """What concerns the codec of what `evaluate` found."""
+    """Those scores of `evaluate` that are about the codec."""
     return {key: scores[key] for key in ("original", "decoded", "weight_error")}
 
 

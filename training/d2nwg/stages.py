@@ -40,12 +40,12 @@ def read_stage(path: Path) -> Trained:
         "held_out": tuple(saved["held_out"]),
     })  # fmt: skip
     model = D2nwg({m: StateSpec.from_json(s) for m, s in manifest["specs"]}, config.model)
-    model.load_state_dict(model.state_dict() | load_state(path))  # a first stage knows no refinement
+    model.load_state_dict(model.state_dict() | load_state(path))  # a first stage has no rates of refinement yet
     return model, config, manifest["spent"]
 
 
 def join_stages(stages: Sequence[Trained], *, refinements: int, clip: str | None) -> Trained:
-    """One model with the codecs of several first stages; what their heads learnt is averaged."""
+    """One model with the codecs of several first stages; the learnt settings of their heads are averaged."""
     config = stages[0][1]
     if any(other != config for _, other, _ in stages):
         raise BadOption("the first stages were trained with different settings; train them alike")

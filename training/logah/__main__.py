@@ -3,9 +3,10 @@
     python -m training.logah graphs --preset release --out runs/logah/release   # draw architectures, store their graphs
     python -m training.logah train --out runs/logah/release                     # goes on where it was interrupted
     python -m training.logah release runs/logah/release --out model_zoo/released/logah.safetensors
-    torchrun --nproc-per-node 2 -m training.logah train --out runs/logah/release
+    torchrun --nproc-per-node 2 -m training.logah train --out runs/logah/release    # two processes
 
-Interrupted runs go on to the same bits. `training.logah.recipe` says how it is trained, and what the presets are.
+An interrupted run ends in the same bits as one that was not interrupted. `training.logah.recipe` says how the generator
+is trained, and what the presets are.
 """
 
 import json
@@ -28,7 +29,7 @@ from weightgen.errors import BadOption, UnknownName
 from weightgen.generators.logah.generator import Logah
 
 CHOICE_NETWORKS = ("cnn-tiny", "cnn", "vit-tiny", "cnn 26-34-42")
-"""What refinements are chosen on."""
+"""Networks on which the refinements of a release are chosen."""
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
@@ -36,7 +37,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__d
 def graphs(
     out: Annotated[Path, typer.Option(help="Folder of this run.")],
     preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "spaces",
-    steps: Annotated[int | None, typer.Option(help="Training steps, where not the preset's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps; the preset's if not given.")] = None,
 ) -> None:
     """Draw the architectures to learn from and store their graphs, in OUT/members.json."""
     if preset not in PRESETS:
@@ -61,10 +62,10 @@ def graphs(
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder of this run, with the architectures that `graphs` stored.")],
-    until: Annotated[int | None, typer.Option(help="Stop after this step of all, to go on later.")] = None,
+    until: Annotated[int | None, typer.Option(help="Stop after this step; a later call goes on.")] = None,
     save_every: Annotated[int, typer.Option(help="Steps between two saves of the run.")] = 1000,
 ) -> None:
-    """Train the hypernetwork, or go on; OUT/generator.safetensors is the result."""
+    """Train the hypernetwork, from where an earlier call stopped; OUT/generator.safetensors is the result."""
     torch.set_num_threads(1)
     with join_processes() as (rank, world_size):
         run = train_run(out, until=until, save_every=save_every, rank=rank, world_size=world_size)
@@ -79,7 +80,7 @@ def release(
     out: Annotated[Path, typer.Option(help="The generator file to write.")],
     tasks_each: Annotated[int, typer.Option(help="Held-out tasks on each training set to choose and to score by.")] = 1,
 ) -> None:
-    """Choose the refinements of a trained hypernetwork on held-out tasks, score it on others, write its file."""
+    """Choose the refinements of a trained hypernetwork on held-out tasks, score it on others and write its file."""
     hypernet = Logah.load(generator_file(run))
     if hypernet.training_record["for_evaluation_only"]:
         raise BadOption(f"{run} has learnt from an evaluation set: not for release")

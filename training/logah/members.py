@@ -1,4 +1,4 @@
-"""Architectures to learn from: drawn from spaces, kept with their graphs in a JSON file."""
+"""Architectures to learn from: they are drawn from spaces and stored with their graphs in a JSON file."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -47,9 +47,10 @@ def draw_members(
     max_parameters: int,
     seed: int,
 ) -> list[StoredMember]:
-    """Different architectures, so many of every space, none a held-out one at any number of classes or channels.
+    """Different architectures, as many from each space as `spaces` says; held-out ones are never among them.
 
-    Each has a number of classes from the range `classes`, evenly spread by its logarithm, and one of the `channels`.
+    A held-out architecture is refused at every number of classes and channels. The number of classes of a member is
+    from the range `classes`, with its logarithm evenly spread; its number of channels is one of `channels`.
     """
     rng = torch.Generator().manual_seed(seed)
 
@@ -98,7 +99,7 @@ def save_members(path: Path, members: Iterable[StoredMember], config: Mapping[st
 
 
 def load_members(path: Path) -> tuple[dict[str, Any], list[StoredMember]]:
-    """What `save_members` wrote, settings first; CorruptFile where a graph is not the one that was stored."""
+    """Settings and architectures that `save_members` wrote; CorruptFile if a graph is not the one that was stored."""
     if not path.exists():
         raise NotFound(f"{path}: not there; run `graphs` before `train`")
     content = read_json(path)
@@ -119,7 +120,7 @@ def load_members(path: Path) -> tuple[dict[str, Any], list[StoredMember]]:
 
 
 def graph_of(member: Member) -> ArchGraph:
-    """The graph of a member, traced on an example of what it takes."""
+    """The graph of a member, traced on an example input."""
     if isinstance(member, GptMember):
         return build_graph(make_meta(member.build), torch.zeros(1, 8, dtype=torch.long))
     return build_graph(make_meta(member.build), torch.zeros(1, channels_of(member), IMAGE_SIZE, IMAGE_SIZE))
@@ -131,6 +132,6 @@ def channels_of(member: Any) -> int:
 
 
 def _fitted(member: Any, *, num_classes: int, in_channels: int) -> Member:
-    """The member at a number of classes and channels, as far as it has either."""
+    """The member with this number of classes and channels, where it has such a setting."""
     wanted = {"num_classes": num_classes, "in_channels": in_channels, "in_features": in_channels * IMAGE_SIZE**2}
     return replace(member, **{f.name: wanted[f.name] for f in fields(member) if f.name in wanted})

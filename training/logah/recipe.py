@@ -1,16 +1,21 @@
 """How the generator `logah` is trained: on spaces of architectures (Zhou et al. 2024, arXiv:2405.16287, section 4).
 
-Every step draws architectures from the stored ones, predicts all their parameters, runs them with those on a batch and
-follows the task's loss into the hypernetwork. BatchNorm uses the statistics of the batch. Architectures whose graph is
-that of one in `model_zoo.spaces.HELD_OUT` are never drawn.
+Every step draws architectures from the stored ones, predicts all their parameters, runs them on a batch and follows the
+gradient of the loss into the hypernetwork. BatchNorm uses the statistics of the batch. Architectures with the graph of
+one in `model_zoo.spaces.HELD_OUT` are never drawn.
 
-Class heads are either predicted like everything else, as published: then the generator knows the classes of one data
-set. Or they are solved in closed form on a task's examples, each judged by the head that left it out
-(`weightgen.solve.head`), which needs no queries apart: then the trunk alone is learnt, and any task will do.
+Class heads are made in one of two ways. Predicted, like all other tensors, as published: then the generator knows the
+classes of one data set. Or solved in closed form on the examples of a task, where each example is judged by the head
+that left it out (`weightgen.solve.head`), so that no separate queries are needed: then only the trunk is learnt, and any task
+will do.
 
-Presets: `release`, the released generator, about an hour of one CPU thread; `table`, Fashion-MNIST alone, an evaluation
-set everywhere else, for the comparison of `benchmarks.studies.logah_table` and not for release, 3.5 minutes; `spaces`, the
-paper's own recipe, many hours of a GPU.
+Presets:
+
+    release     the released generator; about an hour of one CPU thread
+    table       Fashion-MNIST, which is an evaluation set elsewhere: only for `benchmarks.studies.logah_table`; 3.5 minutes
+    spaces      the recipe of the paper; many hours of a GPU
+
+See `docs/decisions/0009-heads-solved-in-training.md` for the reasons.
 """
 
 import json
@@ -41,44 +46,44 @@ from weightgen.target.interventions import head_inputs, normalise_by_batch
 
 @dataclass(frozen=True, slots=True)
 class LogahTraining:
-    """What is learnt from, and how."""
+    """Settings of one training run."""
 
     spaces: dict[str, int]
-    """Name of a space -> how many of its architectures are drawn."""
+    """How many architectures are drawn from each space, by its name."""
     data: tuple[str, ...]
-    """Sets of labelled images; one where heads are predicted."""
+    """Sets of labelled images; exactly one if heads are predicted."""
     text: tuple[str, ...] = ()
     """Sets of texts, for language models on bytes."""
     is_head_solved: bool = False
-    """Whether class heads are solved on the batch; else they are predicted."""
+    """Whether class heads are solved on the batch; otherwise they are predicted."""
     is_transformed: bool = False
-    """Whether tasks are turned, inverted, coloured … without end, where heads are solved."""
+    """Whether tasks are changed at random (`training.episodes`); only where heads are solved."""
     classes: tuple[int, int] = (10, 10)
-    """The range of the numbers of classes that architectures are built for."""
+    """Smallest and largest number of classes that architectures are built for."""
     channels: tuple[int, ...] = (1,)
-    """What numbers of channels they are built for."""
+    """Numbers of channels that they are built for; a number that is listed twice is drawn twice as often."""
     unconditioned: float = 0.15
-    """Share of steps that tell the hypernetwork nothing of the data, where it can be told."""
+    """Share of steps in which a hypernetwork that takes support sets gets none."""
     model: LogahConfig = field(default_factory=LogahConfig)
     steps: int = 10_000
     meta_batch: int = 1
-    """Architectures of a step, in each process."""
+    """Architectures in a step of each process."""
     batch_size: int = 64
-    """Images that each of them sees; of a task with a solved head, one a class more."""
+    """Images that each of them is run on; a task with a solved head has one more in each class."""
     texts: int = 64
-    """Pieces of text that a language model sees."""
+    """Pieces of text that a language model is run on."""
     learning_rate: float = 3e-4
     rate_by_fan_in: bool = False
-    """Whether wide layers learn more slowly (`rate_share`)."""
+    """Whether wide layers have a lower learning rate (`rate_share`)."""
     warmup: int = 100
-    """Steps over which the learning rate rises in a line, before one cosine to 0."""
+    """Steps over which the learning rate rises in a line; over the whole run it falls to 0 along half a cosine."""
     weight_decay: float = 1e-2
     clip: float = 5.0
     """Largest norm of a gradient."""
     weight_norm: float = 3e-5
     """Weight of the sum of the norms of all predicted tensors."""
     max_parameters: int = 10_000_000
-    """Larger architectures are drawn anew."""
+    """Architectures with more parameters than this are replaced by others."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -87,7 +92,7 @@ class LogahTraining:
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> "LogahTraining":
-        """What `to_json` gave."""
+        """The settings that `to_json` returned."""
         model = dict(saved["model"])
         model["scale"] = WeightScale(**model["scale"])
         model["refinement_rates"] = tuple(model.get("refinement_rates", ()))
@@ -115,7 +120,7 @@ class LogahTraining:
 
 
 def released() -> LogahTraining:
-    """The released generator: solved heads, told support sets; about an hour of one CPU thread."""
+    """The released generator: solved heads, conditioned on support sets; about an hour of one CPU thread."""
     return LogahTraining(
         spaces={
             **{"registered": 160, "cnns": 120, "narrow_cnns": 60, "wide_cnns": 40, "mlps": 60, "resnets": 30},
@@ -247,7 +252,7 @@ def rate_share(name: str, parameter: Tensor) -> float:
     """The share of the learning rate that a parameter gets: 64 / fan in, at most 1.
 
     Yang et al. 2022 (arXiv:2203.03466): one step of Adam moves an output by rate x fan in. At a rate that suits
-    embeddings, a core read off 512 features would be another one after a few steps.
+    embeddings, a layer with 512 inputs would change completely within a few steps.
     """
     is_table = ".of_op." in name or ".of_role." in name
     return 1.0 if parameter.ndim < 2 or is_table else min(1.0, 64 / parameter.shape[1])

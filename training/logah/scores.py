@@ -1,4 +1,4 @@
-"""How a graph hypernetwork does on held-out tasks of its training sets, and which steps of refinement suit it."""
+"""Scores of a graph hypernetwork on held-out tasks of its training sets, and the choice of its refinements."""
 
 import math
 import statistics
@@ -21,7 +21,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "15 steps": {"refinement_rates": _COSINE},
     "15 steps, augmented": {"refinement_rates": _COSINE, "is_refined_on_augmented": True},
 }
-"""Refinements to choose among, as settings of the generator: shares of a tensor's size, from 0.1 down."""
+"""Refinements to choose from, as settings of the generator. Rates are shares of a tensor's size."""
 NETWORKS: dict[str, Member] = {
     "cnn-tiny": RegisteredMember("cnn-tiny"),
     "cnn": RegisteredMember("cnn"),
@@ -45,7 +45,8 @@ def choose_schedule(hypernet: Logah, tasks: Sequence[Episode], networks: Sequenc
 
 
 def held_out_scores(hypernet: Logah, tasks: Sequence[Episode]) -> dict[str, dict[str, float]]:
-    """Of every network the mean accuracy over tasks, a fraction: as generated, unrefined, told nothing, random."""
+    """Mean accuracy (a fraction) of every network over tasks, in four ways: generated, unrefined, without the support
+    set, and with a random trunk."""
     arms: Mapping[str, WeightGenerator] = {
         "generated": hypernet,
         "unrefined": with_refinement(hypernet, SCHEDULES["none"]),
@@ -59,7 +60,7 @@ def held_out_scores(hypernet: Logah, tasks: Sequence[Episode]) -> dict[str, dict
 
 
 def with_refinement(hypernet: Logah, schedule: Mapping[str, Any]) -> Logah:
-    """The same generator with other refinements."""
+    """A copy of the generator with other refinements."""
     config = replace(hypernet.config, **schedule)
     other = Logah(config, training=hypernet.training_record)
     other.load_state_dict(hypernet.state_dict())
@@ -67,7 +68,7 @@ def with_refinement(hypernet: Logah, schedule: Mapping[str, Any]) -> Logah:
 
 
 def score(generator: WeightGenerator, member: Any, tasks: Sequence[Episode]) -> float:
-    """Mean accuracy on the queries of tasks, in grey, of what is made from their support sets."""
+    """Mean accuracy on the grey queries of tasks, of the networks made from their support sets."""
     found = []
     for task in tasks:
         target = target_of(member, num_classes=task.num_classes)

@@ -1,4 +1,4 @@
-"""What architectures of spaces learn from: tasks of labelled images, the classes of one data set, texts as bytes."""
+"""Data that architectures are run on: few-shot tasks, the classes of one data set, or texts as bytes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,22 +17,23 @@ from weightgen.labelled_data import match_channels
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Examples and what a network should say of them."""
+    """Examples and the right answers."""
 
     inputs: Tensor
     """Images (n, c, h, w) or byte ids (n, t)."""
     answers: Tensor
-    """Labels (n,) or the ids that follow (n, t)."""
+    """Labels (n,) or, for texts, the ids that follow each id (n, t)."""
     num_classes: int
 
 
 class Tasks:
-    """Labelled images of few-shot tasks: every class has two or more, so that each can be judged by the others."""
+    """Labelled images of few-shot tasks. Every class has two or more, so that each image can be left out of a head."""
 
     def __init__(self, data: Sequence[str], *, most: int, is_transformed: bool) -> None:
-        """At most about `most` images a task; transformed ones are turned, inverted, coloured … without end.
+        """Tasks have about `most` images or fewer, and are changed at random if `is_transformed`.
 
-        Untransformed ones have ten classes or more where a set has them, and as many examples of each as fit.
+        Tasks that are not transformed have ten classes or more, if the data set has them, and as many examples of each
+        as fit.
         """
         self.pool: ClassPool = load_pool(list(data), "train")
         ways = min(40, most // 3)
@@ -49,7 +50,7 @@ class Tasks:
 
 
 class Classes:
-    """Labelled images of one data set, its classes always in their order."""
+    """Labelled images of one data set, whose classes keep their order."""
 
     def __init__(self, data: str) -> None:
         loaded = load_data(data)
@@ -62,7 +63,7 @@ class Classes:
 
 
 class Texts:
-    """The training parts of shared text sets as one string of bytes."""
+    """The training parts of text sets as one string of bytes."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.ids = torch.cat([load_text(name) for name in names]) if names else torch.empty(0, dtype=torch.long)
@@ -77,13 +78,16 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Batches for any member."""
+    """The images and texts of a run."""
 
     images: Tasks | Classes
     texts: Texts
 
     def draw(self, member: Member, *, size: int, texts: int, rng: torch.Generator) -> Batch:
-        """`size` labelled images (of tasks, as many as they were made for) or `texts` pieces of text."""
+        """A batch for this member: labelled images, or `texts` pieces of text for a language model.
+
+        There are `size` images of one data set; tasks bring their own number.
+        """
         if isinstance(member, GptMember):
             return self.texts.draw(member.context, texts, rng=rng)
         channels = channels_of(member)

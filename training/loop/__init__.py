@@ -6,7 +6,7 @@
     run_file.py     the file that a run is resumed from
     processes.py    several processes that train one model
 
-A program makes a `Recipe`, `LoopSettings` and a folder, and calls `train`; called again, it goes on.
+A program calls `train` with a `Recipe`, `LoopSettings` and a folder. If it was interrupted, the same call goes on.
 """
 
 from training.loop.processes import average_gradients, gather_states, join_processes

@@ -1,4 +1,4 @@
-"""Several processes that train one model, each on draws of its own: they follow the mean of their gradients."""
+"""Several processes that train one model: each has its own random draws, all follow the mean of their gradients."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @contextlib.contextmanager
 def join_processes() -> Iterator[tuple[int, int]]:
-    """Rank of this process and number of all, joined for the block; 0 and 1 where torchrun has not started it."""
+    """Join the processes that torchrun started, for the block; gives the rank of this one and the number of all."""
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if world_size == 1:
         yield 0, 1
@@ -44,7 +44,7 @@ def gather_states(state: Tensor, world_size: int) -> list[Tensor]:
 
 
 def share_clock(seconds: float, world_size: int) -> float:
-    """The seconds that process 0 has spent: all processes have to stop, save and slow down at the same step."""
+    """The seconds that process 0 has spent. All processes use them, to stop and to save at the same step."""
     if world_size == 1:
         return seconds
     clock = torch.tensor([seconds], dtype=torch.float64)

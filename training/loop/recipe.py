@@ -1,4 +1,4 @@
-"""What a method brings to the loop."""
+"""What a method gives to the loop: a model, its parameters and the losses of a step."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Losses:
-    """What a step is to lower."""
+    """The result of one step."""
 
     terms: Mapping[str, Tensor]
     """Scalars; their sum is followed."""
     seen: Mapping[str, float] = field(default_factory=dict)
-    """Figures that are only logged."""
+    """Figures that are logged and not followed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,17 +36,17 @@ class Recipe:
     """
 
     name: str
-    """What log lines begin with."""
+    """The first word of log lines."""
     module: nn.Module
-    """Holds all that is trained; its state is saved."""
+    """Holds everything that is trained; its whole state is saved."""
     groups: Sequence[Group]
     losses: Callable[[int, float, torch.Generator], Losses]
     """Called with the number of steps taken, the share of the budget that is spent and the source of random numbers."""
     settings: Mapping[str, Any]
-    """What the recipe was made with, as JSON; a saved run is only continued with the same."""
+    """The settings of the recipe, as JSON; a saved run only goes on with the same ones."""
     evaluate: Callable[[], dict[str, Any]] | None = None
-    """Figures on held-out tasks."""
+    """Returns figures on held-out tasks."""
     best_by: str = "loss"
-    """The figure of an evaluation by which the best model is kept: the lower the better."""
+    """Name of the figure by which the best model is kept; the lowest wins."""
     record: dict[str, Any] = field(default_factory=dict)
     """JSON that is saved with the run and restored with it."""

@@ -24,7 +24,7 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 _KEPT = 0.98
 """Share of a running figure that the next step keeps."""
 _FREE = ("log_every", "save_every")
-"""Settings that may change when a run is resumed: they decide nothing about its weights."""
+"""Settings that may change when a run is resumed, because its weights do not depend on them."""
 
 
 def train(
@@ -62,7 +62,7 @@ def train(
 
 
 class Run:
-    """A run under way: the model, its optimiser, its random numbers and what has been spent; one of `world_size`."""
+    """A run in progress, in one of `world_size` processes: model, optimiser, random numbers, and what was spent."""
 
     def __init__(self, recipe: Recipe, settings: LoopSettings, *, rank: int = 0, world_size: int = 1) -> None:
         self.recipe, self.settings, self.rank, self.world_size = recipe, settings, rank, world_size
@@ -71,7 +71,7 @@ class Run:
         assert len(self.parameters) == len(trained), "groups hold parameters that the module does not"
         self.updates_all = settings.updates_unused or world_size > 1
         if self.updates_all:
-            # Processes have to exchange and update the same parameters, whatever each of them has drawn.
+            # All processes have to exchange and update the same parameters, whatever they have drawn.
             for parameter in self.parameters.values():
                 parameter.grad = torch.zeros_like(parameter)
         self.optimizer = torch.optim.AdamW(
@@ -114,7 +114,7 @@ class Run:
         self.cpu_seconds += time.process_time() - cpu_began
 
     def _clip_gradients(self) -> Tensor:
-        """Shorten gradients that are too long; returns their norms, one for each group that is clipped apart."""
+        """Scale down gradients that are too long and return their norms, one for each part that is clipped alone."""
         parts = [group.parameters for group in self.recipe.groups]
         if not self.settings.is_clipped_by_group:
             parts = [list(self.parameters.values())]
@@ -144,7 +144,7 @@ class Run:
         return int(count * min(1.0, self.progress)) > int(count * min(1.0, budget.share(*before)))
 
     def evaluate(self, path: Path) -> dict[str, Any]:
-        """Figures on held-out tasks, of the averaged weights where there are any; the best model goes to `path`."""
+        """Evaluate the averaged weights, or the model's own if there are none; the best model so far goes to `path`."""
         assert self.recipe.evaluate is not None
         with self._averaged(), torch.no_grad():
             found = self.recipe.evaluate()
@@ -157,7 +157,7 @@ class Run:
 
     @torch.no_grad()
     def take_average(self) -> None:
-        """Put the averaged weights, where there are any, in the place of the model's own."""
+        """Replace the model's weights by their averages, if there are any."""
         for name, value in self.average.items():
             self.parameters[name].copy_(value)
 
@@ -173,7 +173,7 @@ class Run:
                     self.parameters[name].copy_(value)
 
     def save(self, path: Path) -> None:
-        """Write all that `load` needs to go on exactly; every process has to call it, and process 0 writes."""
+        """Write everything that `load` needs. Every process has to call this; process 0 writes."""
         states = gather_states(self.rng.get_state(), self.world_size)
         if not self.rank:
             parts: dict[str, State] = {
@@ -186,7 +186,7 @@ class Run:
         wait_for_all(self.world_size)
 
     def load(self, path: Path) -> None:
-        """Go on from a saved run of the same settings and number of processes."""
+        """Take over the state of a saved run; BadOption if it has other settings or another number of processes."""
         manifest, parts = read_run(path)
         other = _differences(manifest["settings"], self._settings())
         if other:
@@ -206,11 +206,11 @@ class Run:
         self.recipe.record.update(manifest["record"])
 
     def describe(self) -> str:
-        """Name, steps and training time, as a log line begins."""
+        """The beginning of a log line: name, steps and training time."""
         return f"{self.recipe.name} step {self.steps} {self.seconds / 60:.1f} min"
 
     def summary(self) -> dict[str, Any]:
-        """What was spent and where the losses stand, for the record of a generator."""
+        """What was spent and the last losses, for the record of a generator."""
         last = {name: round(value, 4) for name, value in self.running.items()}
         return {"steps": self.steps, "minutes": round(self.seconds / 60, 1), "last": last}
 
@@ -232,7 +232,7 @@ class Run:
 
 
 def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:
-    """Dotted names of what two JSON values differ in."""
+    """Dotted names of the entries in which two JSON values differ."""
     if not (isinstance(a, Mapping) and isinstance(b, Mapping)):
         return [] if a == b else [prefix.removesuffix(".")]
     return [found for key in sorted({*a, *b}) for found in _differences(a.get(key), b.get(key), f"{prefix}{key}.")]

@@ -1,7 +1,7 @@
-"""The file that a training run is resumed from, and the file of its best model: one format, written whole.
+"""The file that a training run is resumed from, and the file of its best model, in one format.
 
 Tensors are named `model.<name>`, `average.<name>` (where there is one), `optimizer.<moment>.<name>` and `rng.<rank>`.
-The manifest holds the settings, the counts and the log. A file of the best model has weights and manifest alone.
+The manifest holds the settings, the counts and the log. The file of the best model has only weights and a manifest.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ FORMAT = "weightgen.training-run"
 
 
 def write_run(path: Path, parts: Mapping[str, Mapping[str, Tensor]], manifest: Mapping[str, Any]) -> None:
-    """Replace the file of a run; a killed process leaves the old file or the new one."""
+    """Replace the file of a run. A killed process leaves the whole old file or the whole new one."""
     tensors = {f"{part}.{name}": tensor.detach() for part, named in parts.items() for name, tensor in named.items()}
     save_state(path, tensors, manifest={"format": FORMAT, **manifest})
 
@@ -42,7 +42,7 @@ def read_weights(path: Path) -> tuple[dict[str, Any], State]:
 
 
 def name_moments(optimizer: optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> State:
-    """What an optimiser remembers, as `<moment>.<name of the parameter>`."""
+    """The moments that an optimiser keeps, named `<moment>.<name of the parameter>`."""
     return {
         f"{moment}.{name}": value
         for name, parameter in parameters.items()
@@ -51,7 +51,7 @@ def name_moments(optimizer: optim.Optimizer, parameters: Mapping[str, nn.Paramet
 
 
 def restore_moments(optimizer: optim.Optimizer, parameters: Mapping[str, nn.Parameter], moments: State) -> None:
-    """Give an optimiser back what `name_moments` took from it."""
+    """Put moments that `name_moments` returned back into an optimiser."""
     by_name: dict[str, State] = {}
     for key, value in moments.items():
         moment, _, name = key.partition(".")

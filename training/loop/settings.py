@@ -1,4 +1,4 @@
-"""What a training run is given: its budget, the course of its learning rates, how often it is logged and saved."""
+"""Settings of a training run: its budget, the course of its learning rates, how often it is logged and saved."""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Span:
             raise BadOption(f"a length of training is {got}; expected one of the two, above 0")
 
     def share(self, steps: int, seconds: float) -> float:
-        """The share of this length that is over after so many steps and seconds; 1 and more at its end."""
+        """How much of this length has passed after so many steps and seconds: 0 at its start, 1 at its end."""
         if self.steps is not None:
             return steps / self.steps
         assert self.minutes is not None
@@ -33,34 +33,34 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """Everything that the loop decides, and that recipes differ in."""
+    """Everything about the loop in which recipes differ."""
 
     budget: Span
     seed: int = 0
-    """Decides every random draw of the losses."""
+    """Seed of all random draws in the losses."""
     warmup: int = 100
-    """Steps over which learning rates rise in a line."""
+    """Steps over which learning rates rise in a line, at the start."""
     fall: Literal["half cosine", "quarter cosine"] = "half cosine"
-    """How learning rates fall over the budget: half a cosine is flat at both ends, a quarter only at the start."""
+    """How learning rates fall over the budget. Half a cosine is flat at both ends, a quarter only at the start."""
     floor: float = 0.0
-    """Share of its highest learning rate that a group is left with at the end."""
+    """Learning rate at the end, as a share of the highest one."""
     weight_decay: float = 1e-4
     clip: float = 1.0
-    """Largest norm of a gradient."""
+    """Largest norm of a gradient; longer ones are scaled down to it."""
     is_clipped_by_group: bool = True
-    """Whether each group's gradient has a norm of its own; else all groups have one together."""
+    """Whether the norm is taken over each group alone; otherwise over all groups together."""
     average: float | None = None
-    """Decay of the moving average of the weights, which is what a run ends with; None for no average."""
+    """Decay of the moving average of the weights, with which a run ends; None for no average."""
     average_warmup: int = 10
-    """The decay after n steps is at most n / (n + this), so that the average forgets its start."""
+    """The decay after n steps is at most n / (n + this), so that the average soon forgets its start."""
     accumulate: int = 1
-    """Calls of `losses` in a step; the gradient is their mean."""
+    """Calls of `losses` in a step; the step follows the mean of their gradients."""
     updates_unused: bool = False
-    """Whether parameters that have no part in a step still follow their momentum and weight decay."""
+    """Whether parameters without a gradient in a step still follow their momentum and weight decay."""
     is_fused: bool = False
     """Whether AdamW runs as one kernel; that is faster, and rounds differently."""
     evaluations: int = 0
-    """Evaluations over the whole budget, evenly spread; the last is at its end."""
+    """Number of evaluations, evenly spread over the budget; the last one is at its end."""
     log_every: Span = Span(minutes=1)
     save_every: Span = Span(minutes=2)
 
@@ -69,7 +69,7 @@ class LoopSettings:
             raise BadOption("expected clip and accumulate above 0, warmup and evaluations of 0 or more")
 
     def rate(self, highest: float, *, steps: int, progress: float) -> float:
-        """The learning rate after so many steps of a group whose highest one is given; progress is in [0, 1]."""
+        """The learning rate after so many steps, for a group with this highest rate; progress is in [0, 1]."""
         turn = math.pi * min(1.0, progress)
         fall = 0.5 + 0.5 * math.cos(turn) if self.fall == "half cosine" else math.cos(0.5 * turn)
         rise = min(1.0, (steps + 1) / max(1, self.warmup))

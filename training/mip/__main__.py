@@ -1,6 +1,6 @@
 """Train the generator `mip` and release it.
 
-    python -m training.mip train --arch cnn-tiny --out runs/mip/cnn-tiny     # one architecture; stop and start at will
+    python -m training.mip train --arch cnn-tiny --out runs/mip/cnn-tiny     # one architecture; goes on after a stop
     python -m training.mip release runs/mip/cnn-tiny runs/mip/cnn --out model_zoo/released/mip.safetensors
 
 `training.mip.recipe` says how it is trained.
@@ -29,10 +29,10 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="Training time; the preset's if not given.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to train, in place of minutes.")] = None,
     hold_out: Annotated[list[str] | None, typer.Option(help="A training set to leave out whole; repeatable.")] = None,
-    start: Annotated[Path | None, typer.Option(help="A save of another run to start a new one from.")] = None,
+    start: Annotated[Path | None, typer.Option(help="File of another run whose weights a new run starts from.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
-    """Train one architecture's part of the generator; on a GPU when there is one."""
+    """Train the part of the generator for one architecture, on a GPU if there is one."""
     torch.set_num_threads(threads)
     if arch not in PRESETS:
         raise BadOption(f"no recipe for {arch!r}; there are recipes for {', '.join(PRESETS)}")
@@ -49,7 +49,7 @@ def release(
     out: Annotated[Path, typer.Option(help="The generator file to write.")],
     tasks_each: Annotated[int, typer.Option(help="Held-out tasks on each training set to choose a model by.")] = 6,
 ) -> None:
-    """Put the better of the best and the last model of every run into one generator file."""
+    """Put one model of every run into one generator file: its best or its last, whichever does better."""
     generator = gather_runs(runs, tasks_each=tasks_each)
     generator.save(out)
     typer.echo(json.dumps({"file": str(out), "bytes": out.stat().st_size, "archs": list(generator.archs)}))

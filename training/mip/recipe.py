@@ -1,10 +1,11 @@
 """How the generator `mip` is trained.
 
-Every step draws one episode (`training.episodes`), generates a network from its support set and takes the
-cross-entropy of that network on the queries, through the whole route. The model with the lowest cross-entropy on
-held-out tasks is kept: their images come from the data sets that are held out or, without those, from the test splits
-of the training sets. A release takes that model or the last one, whichever does better on other such tasks.
-Cost: the preset's minutes of one CPU thread; the card of the released generator says what it took.
+Every step draws one episode (`training.episodes`) and generates a network from its support set. The loss is the
+cross-entropy of that network on the queries; its gradient goes through every part of the generator. The model with the
+lowest cross-entropy on held-out tasks is kept. Their images come from the data sets that are held out or, if there are
+none, from the test splits of the training sets. A release takes the best model or the last one, whichever does better
+on other held-out tasks. The cost of a preset is its minutes on one CPU thread; the card of the released generator says
+what it took.
 """
 
 import math
@@ -32,17 +33,17 @@ class MipTraining:
 
     arch: str
     budget: Span
-    """Evaluation is not counted. The learning rate falls to zero over it."""
+    """Training time or steps, without evaluations; the learning rate falls to zero over it."""
     model: MipConfig = field(default_factory=MipConfig)
     episodes: EpisodeConfig = field(default_factory=EpisodeConfig)
     held_out: tuple[str, ...] = ()
-    """Training sets left out whole, to choose a recipe by; none for a release."""
+    """Training sets that are left out whole, to choose a recipe by them; none for a release."""
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     unconditioned: float = 0.1
-    """Share of steps with the condition off, so that the unconditioned route is trained too."""
+    """Share of steps with the condition off, so that weights without a condition are trained too."""
     evaluations: int = 15
-    """Evaluations over the whole run."""
+    """Number of evaluations, evenly spread over the run."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,12 +69,12 @@ def tiny_preset() -> MipTraining:
 
 
 def cnn_preset() -> MipTraining:
-    """cnn: about 75 minutes of one CPU thread; without refinement, which would make a step cost more than double."""
+    """cnn: about 75 minutes of one CPU thread. Without refinement, which would more than double the cost of a step."""
     return MipTraining(arch="cnn", budget=Span(minutes=75), model=MipConfig(refinements=0), evaluations=25)
 
 
 def vit_preset() -> MipTraining:
-    """vit-tiny: about 150 minutes of one CPU thread; without refinement, for the same reason."""
+    """vit-tiny: about 150 minutes of one CPU thread. Without refinement, for the same reason."""
     return MipTraining(arch="vit-tiny", budget=Span(minutes=150), model=MipConfig(refinements=0), evaluations=25)
 
 
@@ -91,7 +92,7 @@ class Learner:
         """`before`: what had been spent on the weights that this run started from."""
 
     def recipe(self, pool: ClassPool, tasks: dict[str, list[Episode]]) -> Recipe:
-        """Training on episodes of a pool; `tasks` are the held-out ones, by data set."""
+        """Training on episodes of a pool, evaluated on held-out tasks by data set."""
 
         def losses(_steps: int, _progress: float, rng: torch.Generator) -> Losses:
             episode = pool.draw(self.config.episodes, rng=rng)
@@ -112,7 +113,7 @@ class Learner:
         )
 
     def answer(self, episode: Episode, *, conditioned: bool) -> tuple[Tensor, Tensor]:
-        """Logits of the network generated from the support set on the queries, and their labels."""
+        """Logits on the queries, of the network generated from the support set, and the labels of the queries."""
         support, query = episode.support.to(self.device), episode.query.to(self.device)
         if bool((support[:, 0] == support[:, 1]).all()):
             support, query = support[:, :1].contiguous(), query[:, :1].contiguous()
@@ -123,7 +124,7 @@ class Learner:
 
     @torch.no_grad()
     def evaluate(self, tasks: dict[str, list[Episode]]) -> dict[str, Any]:
-        """Mean accuracy and cross-entropy over held-out tasks, with and without condition, and by data set."""
+        """Mean accuracy and cross-entropy over held-out tasks, with and without condition, and accuracy by data set."""
         rows = {}
         for name, of_set in tasks.items():
             found = []
@@ -138,14 +139,14 @@ class Learner:
         return {"accuracy": accuracy, "unconditioned": unconditioned, "cross_entropy": loss, "by_set": by_set}
 
     def start_from(self, path: Path) -> None:
-        """Take over the weights of another run of this architecture, whose number of refinements may be another."""
+        """Take over the weights of another run of this architecture; its number of refinements may differ."""
         manifest, state = read_weights(path)
         arch = manifest["settings"]["recipe"]["arch"]
         if arch != self.config.arch:
             raise BadOption(f"{path} trains {arch!r}, not {self.config.arch!r}")
         for name, tensor in self.model.state_dict().items():
             given = state[name]
-            if name.startswith("rates") and len(given):  # (steps, tensors): the last step is repeated as needed
+            if name.startswith("rates") and len(given):  # (steps, tensors): repeat the last step as needed
                 given = torch.cat([given, *[given[-1:]] * len(tensor)])[: len(tensor)]
             if given.shape == tensor.shape:
                 tensor.copy_(given)
@@ -172,7 +173,7 @@ def fit(config: MipTraining, out: Path, *, device: torch.device, start: Path | N
 
 
 def gather_runs(runs: Sequence[Path], *, tasks_each: int) -> Mip:
-    """A generator of the better of the best and the last model of every run, by other held-out tasks."""
+    """A generator from several runs; each gives its best or its last model, whichever does better on held-out tasks."""
     hypernets: dict[str, ArchHypernet] = {}
     records = {}
     tasks = draw_tasks(load_pool(sorted(TRAIN_SETS), "test"), each=tasks_each, seed=20_000)
@@ -185,7 +186,7 @@ def gather_runs(runs: Sequence[Path], *, tasks_each: int) -> Mip:
 
 
 def _load_trained(path: Path, tasks: dict[str, list[Episode]]) -> tuple[ArchHypernet, dict[str, Any]]:
-    """A saved model, what its training was and how it does on held-out tasks."""
+    """A saved model, and a record of its training and its scores on held-out tasks."""
     manifest, state = read_weights(path)
     saved = manifest["settings"]["recipe"]
     if saved["held_out"]:
