@@ -42,11 +42,11 @@ def test_the_picture_is_a_png(tmp_path, with_retrieval):
 
 @pytest.mark.parametrize(("generated", "sentence"), [(0.9, "without a training step"), (0.7, "generated only 70.0%")])
 def test_the_title_says_who_won(generated, sentence):
-    assert sentence in demo._state_finding(make_report(generated=generated))
+    assert sentence in demo.state_finding(make_report(generated=generated))
 
 
 def test_labels_are_moved_apart_in_order():
-    placed = demo._spread([10.0, 10.5, 50.0, 10.2], 2.0)
+    placed = demo.spread_heights([10.0, 10.5, 50.0, 10.2], 2.0)
     assert sorted(range(4), key=lambda i: placed[i]) == [0, 3, 1, 2]
     assert all(b - a >= 2.0 - 1e-3 for a, b in zip(sorted(placed), sorted(placed)[1:], strict=False))
 

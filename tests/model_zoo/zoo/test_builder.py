@@ -179,12 +179,12 @@ def test_a_build_killed_again_and_again_goes_on_to_the_same_bytes(tmp_path, pict
 IDLE_BUILDER = """
 import multiprocessing, os, signal
 from concurrent.futures import ProcessPoolExecutor
-from model_zoo.zoo.builder import _start_worker
+from model_zoo.zoo.builder import start_worker
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
     watched = (context.Event(), os.getpid())
-    pool = ProcessPoolExecutor(1, mp_context=context, initializer=_start_worker, initargs=watched)
+    pool = ProcessPoolExecutor(1, mp_context=context, initializer=start_worker, initargs=watched)
     print(pool.submit(os.getpid).result(), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -131,7 +131,7 @@ def test_a_request_is_timed_from_its_first_byte_to_its_last(serve):
     connect = serve()
 
     def wait_until_timed(is_timed: bool) -> None:
-        while [c for c in connect.server.server_state.connections if (c._timer is not None) != is_timed]:
+        while [c for c in connect.server.server_state.connections if c.is_timed != is_timed]:
             threading.Event().wait(0.01)
 
     connection = connect()

@@ -78,7 +78,7 @@ def test_what_a_job_made_is_written_down_once_the_database_answers_again(store, 
         return finish(*given)
 
     monkeypatch.setattr(store, "finish", finish_late)
-    monkeypatch.setattr("service.jobs.runner._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("service.jobs.runner.RETRY_SECONDS", 0.01)
     runs = []
     job = submit(store, "a")
     with running(store, lambda request, progress: runs.append(request) or {"x": 1}):

@@ -1,9 +1,10 @@
 """Keys are told once, kept hashed, scoped, revoked for good; their requests are drawn from a bucket all share."""
 
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
-import sqlalchemy as sa
 
 from service.keys.key_store import DAY_SECONDS, LAST_USED_SECONDS, Key, KeyStore, parse_key
 from weightgen.errors import BadOption, NotFound
@@ -134,8 +135,8 @@ def test_stores_that_draw_at_once_never_draw_more_than_there_is(tmp_path, clock)
     assert sum(drawn) == 100
 
 
-def test_a_key_of_a_scope_this_version_does_not_know_is_read(store):
+def test_a_key_of_a_scope_this_version_does_not_know_is_read(store, tmp_path):
     _, key = store.make("ci", ["read"])
-    with store._engine.begin() as connection:
-        connection.execute(sa.text('UPDATE api_keys SET scopes = \'["read", "other"]\''))
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite")) as database, database:
+        database.execute('UPDATE api_keys SET scopes = \'["read", "other"]\'')
     assert store.list()[0].scopes == {"read", "other"} and store.list()[0].id == key.id

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.uploads import reader_process
-from service.uploads.reader_process import read_apart
+from service.uploads.reader_process import read_apart, reader_environment
 from service.uploads.reading import Raw, Unusable
 from service.uploads.reading.formats import read_file
 from tests.helpers.upload_samples import (
@@ -75,7 +74,7 @@ def test_what_takes_too_much_time_is_refused(tmp_path, caplog):
 def test_it_knows_nothing_of_the_server(tmp_path, monkeypatch):
     monkeypatch.setenv("WEIGHTGEN_DATABASE_URL", "postgresql://user:secret@host/db")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    environment = reader_process._environment()
+    environment = reader_environment()
     assert not any("secret" in value for value in environment.values())
     assert set(environment) == {
         "PYTHONPATH",

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests.helpers.paths import ROOT
 from tests.helpers.service_standins import ASKED as STRINGS
 from tests.helpers.service_standins import write_safetensors
 from weightgen.client.client import Client
+from weightgen.client.http import Connection
 from weightgen.errors import (
     BadOption,
     NotFound,
@@ -32,10 +34,10 @@ def service(tmp_path):
 
 @pytest.fixture
 def slow_service(tmp_path):
-    """Answers with a job at once; its weights wait for `go_on`."""
+    """Answers with a job at once; its weights wait for `go_on`. What runs them, its URL and a client."""
     with live_service(tmp_path / "data", inline_seconds=0) as (url, run), Client(url) as client:
         run.go_on.clear()
-        yield client, run
+        yield run, url, client
 
 
 def test_importing_it_loads_no_torch():
@@ -63,7 +65,7 @@ def test_an_artifact_is_downloaded_by_its_sha256(service, tmp_path):
 
 
 def test_a_result_that_takes_longer_is_waited_for_with_a_bar(slow_service, capsys):
-    client, run = slow_service
+    run, _, client = slow_service
     threading.Thread(target=lambda: (wait_until(lambda: bool(run.runs)), run.go_on.set())).start()
     assert client.generate(**ASKED, progress=True).report == {"seed": 0}
     told = capsys.readouterr()
@@ -71,7 +73,7 @@ def test_a_result_that_takes_longer_is_waited_for_with_a_bar(slow_service, capsy
 
 
 def test_nothing_is_shown_where_no_progress_is_asked_for(slow_service, capsys):
-    client, run = slow_service
+    run, _, client = slow_service
     run.go_on.set()
     client.generate(**ASKED, progress=False)
     assert capsys.readouterr() == ("", "")
@@ -115,12 +117,12 @@ def test_what_can_be_asked_for_is_listed(service):
 
 
 def test_a_job_is_read_and_cancelled_by_its_id(slow_service):
-    client, run = slow_service
+    run, url, client = slow_service
     ended: list[Exception] = []
 
     def ask() -> None:
         try:
-            with Client(client._connection.url) as another:
+            with Client(url) as another:
                 another.generate(**ASKED, progress=False)
         except WeightgenError as error:
             ended.append(error)
@@ -128,16 +130,17 @@ def test_a_job_is_read_and_cancelled_by_its_id(slow_service):
     thread = threading.Thread(target=ask)
     thread.start()
     wait_until(lambda: bool(run.runs))
-    job = weightgen_job(client)
+    job = ask_for_job(url)
     assert client.job(job)["state"] == "running" and client.cancel(job)["state"] == "cancelled"
     thread.join()
     assert str(ended[0]) == f"job {job} was cancelled; ask again"
     assert client.cancel(job)["state"] == "cancelled"
 
 
-def weightgen_job(client: Client) -> str:
+def ask_for_job(url: str) -> str:
     """The id of the job that the service runs: an equal request is answered with it."""
-    return client._connection.ask("POST", "/v1/generations", json={**ASKED, "seed": 0})["id"]
+    with closing(Connection(url)) as connection:
+        return connection.ask("POST", "/v1/generations", json={**ASKED, "seed": 0})["id"]
 
 
 @pytest.mark.parametrize("name", ["../artifacts", "a/b", "", "x?y", "."])

@@ -4,7 +4,7 @@ import torch
 from model_zoo.architectures import build_target
 from tests.helpers.standins import StandIn, make_data, make_support, make_zoo
 from weightgen.errors import BadData, BadOption
-from weightgen.evaluation.scoreboard import ARMS, ScoreboardConfig, _derange, compare
+from weightgen.evaluation.scoreboard import ARMS, ScoreboardConfig, compare, derange_labels
 from weightgen.evaluation.training import FinetuneConfig, ScratchConfig
 from weightgen.files.storage import write_json
 
@@ -159,7 +159,7 @@ def test_steps_that_are_not_recorded_cannot_judge():
 @pytest.mark.parametrize("num_classes", [2, 3, 9])
 def test_no_class_keeps_its_label_in_a_derangement(num_classes):
     support = make_support(num_classes=num_classes, shots=2)
-    deranged = _derange(support, seed=0)
+    deranged = derange_labels(support, seed=0)
     assert (deranged.labels != support.labels).all()
     assert sorted(deranged.labels.tolist()) == sorted(support.labels.tolist())
     assert torch.equal(deranged.inputs, support.inputs)

@@ -10,7 +10,7 @@ from torch import nn
 from model_zoo.architectures import build_target
 from tests.helpers.graph_zoo import ALL, MODULES, ZOO, Net, assert_whole, ops_of, scaled_residual, sources_of
 from weightgen.graph import arch_graph as graph_module
-from weightgen.graph.arch_graph import ArchGraph, build_graph
+from weightgen.graph.arch_graph import ArchGraph, build_graph, forget_graphs
 
 
 @ALL
@@ -32,7 +32,7 @@ def test_ops_are_those_of_the_forward_pass_in_order(name):
 def test_the_same_module_has_the_same_graph_on_the_meta_device_and_after_training(name):
     module = MODULES[name]()
     graph = build_graph(module)
-    graph_module._KEPT.clear()
+    forget_graphs()
     other = copy.deepcopy(module).train()
     for t in other.state_dict().values():
         t.add_(1)
@@ -134,9 +134,9 @@ def test_a_second_module_of_the_same_structure_takes_the_graph_that_is_kept():
 
 def test_no_more_graphs_are_kept_than_the_limit(monkeypatch):
     monkeypatch.setattr(graph_module, "MAX_KEPT", 3)
-    for width in range(4, 10):
-        build_graph(nn.Linear(width, 2))
-    assert len(graph_module._KEPT) == 3
+    graphs = {width: build_graph(nn.Linear(width, 2)) for width in range(4, 10)}
+    assert all(build_graph(nn.Linear(width, 2)) is graphs[width] for width in (7, 8, 9))
+    assert build_graph(nn.Linear(6, 2)) is not graphs[6]
 
 
 @pytest.mark.parametrize(

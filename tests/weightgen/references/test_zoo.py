@@ -14,8 +14,8 @@ from weightgen.target.predict import predict
 from weightgen.target.trunk import take_trunk, trunk_spec
 
 
-def write_zoo(folder, runs):
-    """A zoo folder: runs are (run_id, target, seed, dataset, test_accuracy, split)."""
+def write_zoo(folder, runs, *, change=lambda state: state):
+    """A zoo folder: runs are (run_id, target, seed, dataset, test_accuracy, split); their states are changed."""
     specs = {}
     for run_id, target, seed, dataset, score, split in runs:
         specs[target.spec.digest()] = target.spec.to_json()
@@ -23,7 +23,7 @@ def write_zoo(folder, runs):
         checkpoints = []
         for step in (0, 10):
             path = folder / "runs" / run_id / f"{step}.safetensors"
-            save_for_spec(path, target.init_state(seed + step), target.spec)
+            save_for_spec(path, change(target.init_state(seed + step)), target.spec)
             checkpoints.append(
                 {"step": step, "file": path.name, "sha256": sha256_file(path), "test_accuracy": score * step / 10}
             )
@@ -122,12 +122,15 @@ def test_saving_and_loading_keeps_everything_and_is_byte_identical(folder, tiny,
 
 def test_values_too_large_for_float16_stay_float32(tmp_path):
     target = build_target("cnn-w4-d1", num_classes=3)
-    zoo = make_zoo(target)
-    zoo.trunks["blocks.0.norm.running_var"][0, 0] = 1e6
-    from weightgen.references.zoo import _store
 
-    assert _store(zoo.trunks["blocks.0.norm.running_var"], torch.float16).dtype == torch.float32
-    assert _store(zoo.trunks["blocks.0.conv.weight"], torch.float16).dtype == torch.float16
+    def enlarge(state):
+        state["blocks.0.norm.running_var"][0] = 1e6
+        return state
+
+    write_zoo(tmp_path, [(name, target, 1, "mnist", 0.9, "train") for name in "ab"], change=enlarge)
+    zoo = build(tmp_path, target, dtype=torch.float16)
+    assert zoo.trunks["blocks.0.norm.running_var"].dtype == torch.float32
+    assert zoo.trunks["blocks.0.conv.weight"].dtype == torch.float16
 
 
 @pytest.mark.parametrize(

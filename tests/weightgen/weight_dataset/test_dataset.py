@@ -31,7 +31,7 @@ from weightgen.files.storage import sha256_file, write_json
 from weightgen.spec import State
 from weightgen.target.network import Target
 from weightgen.weight_dataset.dataset import WeightDataset, build_weight_dataset, verify_weight_dataset
-from weightgen.weight_dataset.sources import SPLITS, _parse_run, split_of
+from weightgen.weight_dataset.sources import SPLITS, parse_run, split_of
 from weightgen.weightspace.scaling import Moments
 from weightgen.weightspace.tokens import unstack_state
 
@@ -273,7 +273,7 @@ def test_checkpoints_of_one_training_run_share_a_split(tmp_path):
     ],
 )
 def test_a_path_tells_its_training_run_and_step(stem, run_and_step):
-    assert _parse_run(stem) == run_and_step
+    assert parse_run(stem) == run_and_step
 
 
 def test_pickled_tied_and_sharded_checkpoints_are_read(tmp_path):

@@ -27,7 +27,8 @@ def test_rows_are_those_of_the_whole_factors_cut():
     decoder, tokens = PublishedDecoder(8, 4), torch.randn(3, 8)
     shapes = [WeightShape.of_kernel(s, rms=0.5) for s in ((5, 7), (3, 2, 3, 3), (20_000, 3))]
     with torch.no_grad():
-        whole = decoder.table(decoder._halves(tokens)).reshape(3, 2 * MAX_ROWS, 4)
+        halves = decoder.square(decoder.trunk(tokens).unflatten(1, (8, 4))).relu()
+        whole = decoder.table(halves).reshape(3, 2 * MAX_ROWS, 4)
         for i, (shape, factors) in enumerate(zip(shapes, decoder(tokens, shapes), strict=True)):
             m, n = shape.rows[0] * shape.rows[1], shape.columns[0] * shape.columns[1]
             product = 0.5 * whole[i, :m] @ whole[i, MAX_ROWS : MAX_ROWS + n].T

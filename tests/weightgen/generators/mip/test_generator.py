@@ -100,7 +100,7 @@ def test_delta_is_zero_at_the_start():
     hypernet = new_hypernet(target, TINY_MIP, seed=3)
     initial = target.init_state(3)
     support = make_support(num_classes=2, channels=3)
-    trunk = hypernet._trunk(support.inputs, support.labels, 2, conditioned=True)
+    trunk = hypernet.make_trunk(support.inputs, support.labels, 2, conditioned=True)
     assert all(torch.equal(tensor, initial[name]) for name, tensor in trunk.items() if name in initial)
 
 
@@ -197,7 +197,7 @@ def test_several_requests_in_one_pass_give_each_the_bytes_that_it_gets_alone(gen
 
 def test_side_by_side_without_refinement_is_the_same_route_as_forward():
     generator = make_mip("cnn-tiny")
-    hypernet = generator._hypernet("cnn-tiny")
+    hypernet = generator.hypernets["cnn-tiny"]
     hypernet.rates.zero_()  # a step is along the sign of what may be a rounding error
     support, target = make_support(num_classes=3, shots=8), build_target("cnn-tiny", num_classes=3)
     expected = hypernet(target.skeleton, support.inputs, support.labels, num_classes=3)
