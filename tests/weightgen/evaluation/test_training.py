@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from model_zoo.architectures import ARCHITECTURES, build_target
 from tests.helpers.standins import make_support
 from weightgen.condition import SupportSet
-from weightgen.errors import BadData, BadOption
+from weightgen.errors import BadOption
 from weightgen.evaluation.training import (
     FinetuneConfig,
     ScratchConfig,
@@ -13,11 +13,9 @@ from weightgen.evaluation.training import (
     sweep_from_scratch,
     train_from_scratch,
 )
-from weightgen.layers.augment import augment_images
 from weightgen.solve.statistics import recalibrate_batchnorm
 from weightgen.target.predict import accuracy, predict
 
-WITH_BATCHNORM = ["cnn-w4-d3", "resnet8"]
 QUICK = ScratchConfig(learning_rates=(1e-3, 1e-2), max_steps=60, max_steps_augmented=6)
 
 
@@ -28,38 +26,6 @@ def make_rng(seed=0):
 def assert_states_equal(a, b):
     assert list(a) == list(b)
     assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-def test_accuracy_is_the_fraction_of_right_answers():
-    target, support = build_target("cnn-tiny", num_classes=3), make_support()
-    state = target.init_state(0)
-    expected = (target.load(state)(support.inputs).argmax(1) == support.labels).float().mean()
-    assert accuracy(target, state, support.inputs, support.labels) == pytest.approx(float(expected))
-    assert predict(target, state, support.inputs).shape == (18, 3)
-
-
-def test_accuracy_refuses_what_cannot_be_scored():
-    target, support = build_target("cnn-tiny", num_classes=3), make_support()
-    with pytest.raises(BadData, match="18 inputs and 17 labels"):
-        accuracy(target, target.init_state(0), support.inputs, support.labels[:17])
-
-
-@pytest.mark.parametrize("arch", WITH_BATCHNORM)
-def test_recalibrated_statistics_are_those_of_the_inputs(arch):
-    target, support = build_target(arch, num_classes=3), make_support()
-    state = recalibrate_batchnorm(target, target.init_state(0), support.inputs)
-    target.spec.check(state)
-    first = next(n.removesuffix(".running_mean") for n in state if n.endswith("running_mean"))
-    conv = next(t for n, t in state.items() if t.ndim == 4)
-    seen = F.conv2d(support.inputs, conv, padding=1)
-    torch.testing.assert_close(state[f"{first}.running_mean"], seen.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(state[f"{first}.running_var"], seen.var((0, 2, 3)), atol=1e-5, rtol=1e-3)
-    assert_states_equal(state, recalibrate_batchnorm(target, state, support.inputs))
-
-
-def test_recalibration_leaves_networks_without_batchnorm_alone():
-    target, state = build_target("cnn-tiny"), build_target("cnn-tiny").init_state(0)
-    assert recalibrate_batchnorm(target, state, make_support().inputs) is state
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -126,22 +92,6 @@ def test_features_are_never_augmented():
     support = SupportSet(torch.randn(10, 4, generator=rng) + 3 * labels[:, None], labels, ("a", "b"))
     target = build_target("mlp", num_classes=2, in_features=4)
     assert {r.augmented for r in sweep_from_scratch(target, support, QUICK, seed=0)} == {False}
-
-
-def test_augmentation_of_nothing_changes_nothing():
-    images = make_support().inputs
-    same = augment_images(images, rng=make_rng(), max_shift=0.0, max_degrees=0.0, max_scaling=0.0)
-    torch.testing.assert_close(same, images, atol=1e-5, rtol=0)
-
-
-def test_augmentation_shifts_by_whole_pixels_up_to_the_bound():
-    image = torch.zeros(200, 1, 28, 28)
-    image[:, :, 14, 14] = 1
-    moved = augment_images(image, rng=make_rng(), max_degrees=0.0, max_scaling=0.0)
-    rows = (moved.sum((1, 3)) * torch.arange(28)).sum(1) / moved.sum((1, 2, 3))
-    assert 2.5 < float((rows - 14).abs().max()) <= 3.001
-    assert moved.min() >= 0
-    assert moved.max() <= 1 + 1e-6
 
 
 def test_impossible_settings_are_refused():

@@ -31,7 +31,7 @@ from weightgen.files.storage import sha256_file, write_json
 from weightgen.spec import State
 from weightgen.target.network import Target
 from weightgen.weight_dataset.dataset import WeightDataset, build_weight_dataset, verify_weight_dataset
-from weightgen.weight_dataset.sources import SPLITS, parse_run, split_of
+from weightgen.weight_dataset.sources import SPLITS, split_of
 from weightgen.weightspace.scaling import Moments
 from weightgen.weightspace.tokens import unstack_state
 
@@ -258,24 +258,6 @@ def test_checkpoints_of_one_training_run_share_a_split(tmp_path):
         assert all(torch.equal(state[n], t) for n, t in trained_state(target, seed).items())
 
 
-@pytest.mark.parametrize(
-    ("stem", "run_and_step"),
-    [
-        ("run7/step_100", ("run7", 100)),
-        ("a/epoch=3-step=500", ("a", 500)),
-        ("out/checkpoint-500/model", ("out/model", 500)),
-        ("out/checkpoint-500/pytorch_model", ("out/pytorch_model", 500)),
-        ("zoo/500", ("zoo", 500)),
-        ("net-epoch10", ("net", 10)),
-        ("resnet32", ("resnet32", 0)),
-        ("model_3", ("model_3", 0)),
-        ("step_5", (".", 5)),
-    ],
-)
-def test_a_path_tells_its_training_run_and_step(stem, run_and_step):
-    assert parse_run(stem) == run_and_step
-
-
 def test_pickled_tied_and_sharded_checkpoints_are_read(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -418,6 +400,7 @@ def test_bad_arguments_are_refused(zoo, tmp_path):
         build_weight_dataset(tmp_path / "empty", tmp_path / "out", canonical=True)
 
 
+@pytest.mark.wrong_types
 def test_states_that_cannot_be_had_are_refused(tmp_path):
     write_zoo(tmp_path / "zoo", ("cnn-tiny", "mlp"), num_runs=1)
     dataset = build_weight_dataset(tmp_path / "zoo", tmp_path / "out")

@@ -45,7 +45,7 @@ def test_guidance_goes_past_the_condition():
         return torch.ones_like(z)
 
     z, level = torch.zeros(1, 1, 1), torch.zeros(1)
-    assert [float(guide(told, plain, g)(z, level)) for g in (0, 1, 2.5)] == [0, 1, 2.5]
+    assert [float(guide(told, plain, g)(z, level)) for g in (0.0, 1.0, 2.5)] == [0, 1, 2.5]
 
 
 def test_noise_levels_cover_the_schedule_and_noise_keeps_the_variance(rng):

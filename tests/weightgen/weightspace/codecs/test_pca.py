@@ -123,10 +123,15 @@ def test_what_cannot_be_fitted_is_refused(rng):
         PcaCodec.fit(tokens[:1], mask, GROUPS, rank=2)
     with pytest.raises(SpecMismatch, match="do not hold each of the 5 tokens once"):
         PcaCodec.fit(tokens, mask, [[0, 1], [1, 2, 3, 4]], rank=2)
-    with pytest.raises(SpecMismatch, match=r"tokens have shape \[40, 4, 6\], the mask \[5, 6\]"):
-        PcaCodec.fit(tokens[:, :4], mask, GROUPS, rank=2)
     with pytest.raises(BadData, match="hold NaN or infinite numbers"):
         PcaCodec.fit(tokens.where(tokens > tokens.amin(), math.nan), mask, GROUPS, rank=2)
+
+
+@pytest.mark.wrong_types
+def test_tokens_of_another_shape_than_their_mask_are_refused(rng):
+    tokens, mask = make_tokens(rng)
+    with pytest.raises(SpecMismatch, match=r"tokens have shape \[40, 4, 6\], the mask \[5, 6\]"):
+        PcaCodec.fit(tokens[:, :4], mask, GROUPS, rank=2)
 
 
 def test_tokens_and_latents_of_another_shape_are_refused(rng):
