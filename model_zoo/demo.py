@@ -117,7 +117,7 @@ def draw_accuracy(report: Mapping[str, Any], path: str | Path) -> None:
         f"{request['arch']} ({request['num_parameters']:,} weights), {request['per_class']} labelled images a class. "
         f"Generated in {1000 * seconds['generate']:.0f} ms, trained from scratch in {seconds['scratch']:.1f} s."
     )
-    figure.text(0.02, 0.955, _state_finding(report), fontsize=13, fontweight="bold", color=_INK, va="top")
+    figure.text(0.02, 0.955, state_finding(report), fontsize=13, fontweight="bold", color=_INK, va="top")
     figure.text(0.02, 0.885, detail, fontsize=10, color=_GREY, va="top")
     with new_file(path) as file:
         figure.savefig(file, format="png")
@@ -154,7 +154,9 @@ def _draw_curves(axes: Any, report: Mapping[str, Any]) -> None:
     lowest = min(min(100 * v for v in curve.values()) for curve in curves.values())
     bottom = max(0.0, math.floor((lowest - 4) / 10) * 10)
     axes.set_ylim(bottom, 100)
-    for height, (value, label, colour) in zip(_spread([e[0] for e in ends], 0.05 * (100 - bottom)), ends, strict=True):
+    for height, (value, label, colour) in zip(
+        spread_heights([e[0] for e in ends], 0.05 * (100 - bottom)), ends, strict=True
+    ):
         axes.annotate(
             f"{label}  {value:.1f}", (1.02, height), xycoords=("axes fraction", "data"), color=colour, fontsize=10,
             va="center", linespacing=1.0, annotation_clip=False,
@@ -171,7 +173,7 @@ def _draw_curves(axes: Any, report: Mapping[str, Any]) -> None:
     axes.spines["bottom"].set_color("#d1d5db")
 
 
-def _spread(heights: Sequence[float], gap: float) -> list[float]:
+def spread_heights(heights: Sequence[float], gap: float) -> list[float]:
     """The heights moved apart, so that labels at them stand at least `gap` from each other, order kept."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     placed = list(heights)
@@ -184,7 +186,8 @@ def _spread(heights: Sequence[float], gap: float) -> list[float]:
     return placed
 
 
-def _state_finding(report: Mapping[str, Any]) -> str:
+def state_finding(report: Mapping[str, Any]) -> str:
+    """The title of the picture: which of the two is more accurate, and by how much."""
     generated, scratch = 100 * report["accuracy"]["generated"], 100 * report["accuracy"]["scratch"]
     name = report["request"]["data"]
     if generated > scratch:

@@ -1,1 +1,1 @@
-"""Tests: one file per source file, and contracts over the registries."""
+"""Tests, in the folders of what they test; what they share is in `helpers`."""

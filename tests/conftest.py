@@ -9,8 +9,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from benchmarks.service.postgres_server import PostgresServer
-from tests.service_standins import Clock
-from tests.standins import STAND_IN
+from tests.helpers.standins import STAND_IN
 from weightgen.files.checkpoint import save_state
 from weightgen.generators import METHODS
 
@@ -33,11 +32,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -68,11 +62,3 @@ def postgres() -> Iterator[PostgresServer]:
         pytest.skip(str(error))
     yield server
     server.remove()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a new, empty database, once of each kind."""
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgres").make_database()
-    return f"sqlite:///{tmp_path}/jobs.sqlite"

@@ -69,7 +69,7 @@ def networks() -> dict[str, Callable[[], nn.Module]]:
 
 
 def build_afresh(module: nn.Module) -> ArchGraph:
-    graphs._KEPT.clear()
+    graphs.forget_graphs()
     return build_graph(module)
 
 

@@ -307,7 +307,7 @@ def _run_groups(
         return
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker, initargs=(stop, os.getpid()))
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=start_worker, initargs=(stop, os.getpid()))
     try:
         waiting = [pool.submit(_work, train, group) for group in groups]
         for future in as_completed(waiting):
@@ -338,7 +338,8 @@ class _Worker:
             raise _Stopped
 
 
-def _start_worker(stop: Any, parent: int) -> None:
+def start_worker(stop: Any, parent: int) -> None:
+    """Make this process a worker: it ends between two steps once `stop` is set, and at once if `parent` is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the builder, which sets `stop`
     _Worker.stop, _Worker.parent = stop, parent
     # An idle worker waits for work without end, also when the builder was killed: each holds the queue open itself.

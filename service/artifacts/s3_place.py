@@ -70,7 +70,7 @@ class S3Place:
         self._url, self._bucket = url, bucket
         self._root = "/".join([bucket, *_parts(prefix)])
         self._tokens: dict[str, str] = {}
-        self._fs = s3fs.S3FileSystem(
+        self.filesystem = s3fs.S3FileSystem(
             endpoint_url=endpoint_url or None,
             config_kwargs={"connect_timeout": CONNECT_SECONDS, "read_timeout": ANSWER_SECONDS, "retries": retries},
             use_listings_cache=False,
@@ -79,15 +79,15 @@ class S3Place:
 
     def check(self) -> None:
         with self._told(missing="the bucket does not exist"):
-            self._fs.call_s3("list_objects_v2", Bucket=self._bucket, MaxKeys=1)
+            self.filesystem.call_s3("list_objects_v2", Bucket=self._bucket, MaxKeys=1)
 
     def put(self, sha: str, listing: bytes, folder: Path, *, admit: Callable[[], None] = lambda: None) -> None:
         admit()
         token = secrets.token_hex(8)
         with self._told(missing="the bucket does not exist"):
             for path in sorted(folder.iterdir()):
-                self._fs.put_file(str(path), self._key(sha, token, path.name))
-            self._fs.pipe_file(self._key(sha, f"{token}.json"), listing)
+                self.filesystem.put_file(str(path), self._key(sha, token, path.name))
+            self.filesystem.pipe_file(self._key(sha, f"{token}.json"), listing)
         self._remember(sha, token)
         shutil.rmtree(folder)
 
@@ -96,11 +96,11 @@ class S3Place:
 
     def read_listing(self, sha: str) -> bytes:
         with self._told():
-            return self._retried(sha, lambda token: self._fs.cat_file(self._key(sha, f"{token}.json")))
+            return self._retried(sha, lambda token: self.filesystem.cat_file(self._key(sha, f"{token}.json")))
 
     def open(self, sha: str, name: str) -> BinaryIO:
         with self._told():
-            opened = self._retried(sha, lambda token: self._fs.open(self._key(sha, token, name), "rb"))
+            opened = self._retried(sha, lambda token: self.filesystem.open(self._key(sha, token, name), "rb"))
             return cast(BinaryIO, opened)
 
     def read(self, sha: str, name: str, start: int, end: int) -> Iterator[bytes]:
@@ -109,7 +109,7 @@ class S3Place:
             with self._told():
                 block = self._retried(
                     sha,
-                    lambda token, first=first, last=last: self._fs.cat_file(
+                    lambda token, first=first, last=last: self.filesystem.cat_file(
                         self._key(sha, token, name), start=first, end=last
                     ),
                 )
@@ -119,7 +119,7 @@ class S3Place:
         if not self.has(sha):
             return False
         with self._told():
-            self._fs.pipe_file(self._key(sha, "used"), b"")
+            self.filesystem.pipe_file(self._key(sha, "used"), b"")
         return self.has(sha)  # it may have been removed in between
 
     def delete(self, sha: str, *, unused_since: float = float("inf")) -> bool:
@@ -153,10 +153,10 @@ class S3Place:
         """Remove the parts of large files whose upload never ended; returns how many uploads."""
         removed = 0
         with self._told():
-            for upload in cast(list[dict[str, Any]], self._fs.list_multipart_uploads(self._bucket)):
+            for upload in cast(list[dict[str, Any]], self.filesystem.list_multipart_uploads(self._bucket)):
                 key = f"{self._bucket}/{upload['Key']}"
                 if key.startswith(self._root + "/") and upload["Initiated"].timestamp() < before:
-                    self._fs.call_s3(
+                    self.filesystem.call_s3(
                         "abort_multipart_upload", Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
                     removed += 1
@@ -169,7 +169,7 @@ class S3Place:
         with self._told():
             for group in (lists, keys + more):
                 if group:
-                    self._fs.rm(group)
+                    self.filesystem.rm(group)
         return len(lists) + len(keys)
 
     def _retried(self, sha: str, read: Any) -> Any:
@@ -199,7 +199,7 @@ class S3Place:
         """The objects below a prefix, by artifact and upload."""
         artifacts: dict[str, _Artifact] = {}
         with self._told(missing="the bucket does not exist"):
-            found = self._fs.find(prefix.rstrip("/"), detail=True)
+            found = self.filesystem.find(prefix.rstrip("/"), detail=True)
         for key, info in cast(dict[str, dict[str, Any]], found).items():
             parts = key.removeprefix(self._root + "/").split("/")
             if info["type"] != "file" or len(parts) < 3 or len(parts) > 4:

@@ -3,8 +3,8 @@
 A request is answered here only if its bytes are one complete, plain GET of a file by its content, without any header
 that could change the answer, and only while no key is needed. Every other request goes the long way, through h11 and
 the application. So does one request for each file every `FRESH_SECONDS`, which checks that the file is still stored.
-Answers from here have the same headers, log lines and measurements as others (tests/test_service_fast_files.py compares
-them).
+Answers from here have the same headers, log lines and measurements as others
+(tests/service/edge/test_fast_files.py compares them).
 """
 
 import asyncio

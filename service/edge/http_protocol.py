@@ -48,6 +48,11 @@ class GuardedHttp(H11Protocol):
         super().data_received(data)
         self._watch()
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether a request is awaited: its first byte, or the rest of it."""
+        return self._timer is not None
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)

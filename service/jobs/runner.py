@@ -65,7 +65,8 @@ BEAT_SECONDS = 0.5
 """Pause between two renewals of a lease, which also store the progress and notice that a job was cancelled."""
 PRUNE_SECONDS = 3600.0
 """Pause between two searches for jobs that ended long ago."""
-_RETRY_SECONDS = 1.0
+RETRY_SECONDS = 1.0
+"""Pause before a database that did not answer is asked again."""
 
 _log = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ class Runner:
                     continue
             except SQLAlchemyError:  # locked or away for a while: jobs in hand are claimed again when their leases end
                 _log.exception("the job database does not answer")
-                self._stopping.wait(_RETRY_SECONDS)
+                self._stopping.wait(RETRY_SECONDS)
             self._work.wait(IDLE_SECONDS)
 
     def _claim(self, runner: str) -> list[Job]:
@@ -299,7 +300,7 @@ class Runner:
             try:
                 return write()
             except (OperationalError, InterfaceError, NoConnection):
-                if self._stopping.wait(_RETRY_SECONDS):
+                if self._stopping.wait(RETRY_SECONDS):
                     raise
                 _log.warning("the job database does not answer; what a job made is kept until it does")
 

@@ -43,7 +43,7 @@ def read_apart(
                 stdin=file,
                 stdout=written,
                 stderr=errors,
-                env=_environment(),
+                env=reader_environment(),
                 start_new_session=True,
                 timeout=MAX_WAIT * limits.max_reading_seconds,
                 check=False,
@@ -62,7 +62,7 @@ def read_apart(
     return _judge(load(content), _read_verdict(content))
 
 
-def _environment() -> dict[str, str]:
+def reader_environment() -> dict[str, str]:
     """Environment variables that say where the code is, and no more: the server's own hold addresses and passwords."""
     return {
         "PYTHONPATH": os.pathsep.join(path for path in (str(Path(__file__).parents[2]), *sys.path) if path),

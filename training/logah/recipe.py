@@ -6,13 +6,13 @@ one in `model_zoo.spaces.HELD_OUT` are never drawn.
 
 Class heads are made in one of two ways. Predicted, like all other tensors, as published: then the generator knows the
 classes of one data set. Or solved in closed form on the examples of a task, where each example is judged by the head
-that left it out (`weightgen.solve.head`), so that no separate queries are needed: then only the trunk is learnt, and any task
-will do.
+that left it out (`weightgen.solve.head`), so that no separate queries are needed: then only the trunk is learnt, and
+any task will do.
 
 Presets:
 
     release     the released generator; about an hour of one CPU thread
-    table       Fashion-MNIST, which is an evaluation set elsewhere: only for `benchmarks.studies.logah_table`; 3.5 minutes
+    table       Fashion-MNIST, an evaluation set elsewhere: only for `benchmarks.studies.logah_table`; 3.5 minutes
     spaces      the recipe of the paper; many hours of a GPU
 
 See `docs/decisions/0009-heads-solved-in-training.md` for the reasons.

@@ -410,10 +410,10 @@ def _other_supports(
     supports = [task.support for task in drawn]
     if len(drawn) > 1 and drawn[0].classes is not None:
         return supports[1:] + supports[:1], "the next task's support set"
-    return [_derange(s, seed=seed) for s in supports], "the same images, every class under another class's label"
+    return [derange_labels(s, seed=seed) for s in supports], "the same images, every class under another class's label"
 
 
-def _derange(support: SupportSet, *, seed: int) -> SupportSet:
+def derange_labels(support: SupportSet, *, seed: int) -> SupportSet:
     """Every class relabelled as another one, by a random cycle through all classes."""
     cycle = torch.randperm(support.num_classes, generator=torch.Generator().manual_seed(seed))
     renamed = torch.empty_like(cycle)

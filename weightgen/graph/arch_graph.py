@@ -259,6 +259,12 @@ _KEPT: OrderedDict[Any, ArchGraph] = OrderedDict()
 _LOCK = threading.Lock()
 
 
+def forget_graphs() -> None:
+    """Forget the graphs that `build_graph` keeps: the next call for each structure traces it again."""
+    with _LOCK:
+        _KEPT.clear()
+
+
 def _recall(key: Any) -> ArchGraph | None:
     with _LOCK:
         if key in _KEPT:

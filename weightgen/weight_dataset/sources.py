@@ -201,7 +201,7 @@ def _find_checkpoints(folder: Path) -> list[Path]:
 
 
 def _plan_stored(stored: StoredState, spec: StateSpec, relative: str, sha256: str) -> PlannedState:
-    run_id, step = _parse_run(_stem(relative)) if stored.key is None else (f"{relative}#{stored.key}", 0)
+    run_id, step = parse_run(_stem(relative)) if stored.key is None else (f"{relative}#{stored.key}", 0)
     row = {
         **{"run_id": run_id, "arch": spec.arch, "spec": spec.digest(), "split": split_of(run_id)},
         **{"task": None, "seed": None, "hyper": None, "step": step},
@@ -216,7 +216,7 @@ def _plan_stored(stored: StoredState, spec: StateSpec, relative: str, sha256: st
 _STEP = re.compile(r"(?:^|[._-])(?:step|epoch|iter|iteration|checkpoint|ckpt)[_=-]?(\d+)$", re.IGNORECASE)
 
 
-def _parse_run(stem: str) -> tuple[str, int]:
+def parse_run(stem: str) -> tuple[str, int]:
     """Training run and step that a path tells: "a/epoch=3-step=50" and "a/checkpoint-50" are step 50 of run "a".
 
     Two checkpoints of one run in two splits would leak; two runs taken for one only make a split uneven.

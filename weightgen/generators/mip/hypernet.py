@@ -147,7 +147,7 @@ class ArchHypernet(nn.Module):
 
         `skeleton` is the target's module on the meta device, owned by this call while it runs.
         """
-        trunk = self._trunk(support, labels, num_classes, conditioned=conditioned)
+        trunk = self.make_trunk(support, labels, num_classes, conditioned=conditioned)
         if conditioned:
             for step in range(self.config.refinements):
                 trunk = self._refine(trunk, step, skeleton, support, labels, num_classes)
@@ -167,7 +167,7 @@ class ArchHypernet(nn.Module):
 
         `skeleton` is that of the target, which can run side by side.
         """
-        trunks = [self._trunk(support, labels, num_classes, conditioned=True) for support in supports]
+        trunks = [self.make_trunk(support, labels, num_classes, conditioned=True) for support in supports]
         padding = max(0, MIN_NETWORKS - len(supports))
         number = len(supports) + padding
         wide = widen(skeleton, number)
@@ -202,7 +202,8 @@ class ArchHypernet(nn.Module):
         steps = (self.log_head_steps + shots_scale(labels, num_classes) * self.log_head_steps_by_shots).exp()
         return ridge, step_to_softmax(ridge, features, labels, steps=steps)
 
-    def _trunk(self, support: Tensor, labels: Tensor, num_classes: int, *, conditioned: bool) -> dict[str, Tensor]:
+    def make_trunk(self, support: Tensor, labels: Tensor, num_classes: int, *, conditioned: bool) -> dict[str, Tensor]:
+        """The trunk before refinement: theta0 and, if `conditioned`, what the support set adds to it."""
         trunk = dict(zip(self.names, self.theta0, strict=True))
         if conditioned:
             encoding = self.encode(support, labels, num_classes)
