@@ -1,10 +1,15 @@
 """How every program here meets its caller: progress on stderr, and a caller's mistake as one sentence and exit code."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from weightgen.errors import WeightgenError
+
+StepsOption = Annotated[int | None, typer.Option(help="Steps to train, in place of minutes.")]
+RunFolder = Annotated[Path, typer.Option(help="Folder of this run.")]
 
 
 def run_command(command: Callable[..., None] | typer.Typer) -> None:

@@ -17,25 +17,27 @@ MAX_SHOTS = 50
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Weights of one architecture for the classes of one data set, from one generator."""
+    """Weights of one architecture for the classes of one data set, from one generator.
+
+    generator            a released generator, or a generator file
+    dataset              a registered data set, an uploaded one, a file or a folder
+    support_per_class    labelled examples of each class, 1 to MAX_SHOTS
+    num_samples          sets of weights to make
+    seed                 decides which examples are drawn, and every other random number
+    fallback             whether a reference that does better is returned in place of the generated weights
+    target_accuracy      the accuracy to ask for, a fraction
+    options              the method's own options by name; the method reads them (`Method.read_options`)
+    """
 
     generator: str
-    """A released generator, or a generator file."""
     architecture: str
     dataset: str
-    """A registered data set, an uploaded one, a file or a folder."""
     support_per_class: int = 20
-    """Labelled examples of each class, 1 to MAX_SHOTS."""
     num_samples: int = 1
-    """Sets of weights to make."""
     seed: int = 0
-    """Decides which examples are drawn, and every other random number."""
     fallback: bool = True
-    """Whether a reference that does better is returned in place of the generated weights."""
     target_accuracy: float | None = None
-    """The accuracy to ask for, a fraction."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """The method's own options by name; the method reads them (`weightgen.method.Method.read_options`)."""
 
     def to_json(self) -> dict[str, Any]:
         """Every field by name, JSON values."""

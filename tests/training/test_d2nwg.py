@@ -9,11 +9,10 @@ import torch
 
 import training.d2nwg.__main__
 from model_zoo.architectures import build_target
-from model_zoo.zoo.builder import build_zoo
-from model_zoo.zoo.config import ZooConfig
 from model_zoo.zoo.networks import load_networks
-from tests.helpers.paths import shared_path
 from tests.helpers.standins import make_request, make_support
+from tests.helpers.tiny_generators import TINY_D2NWG
+from tests.helpers.tiny_zoos import build_tiny_zoo
 from training.d2nwg.__main__ import codec, denoiser, release
 from training.d2nwg.codecs import codec_recipe
 from training.d2nwg.denoiser import denoiser_recipe
@@ -23,27 +22,17 @@ from training.loop import Span, train
 from weightgen.errors import BadOption, NotFound, UnsupportedTask
 from weightgen.generators import load_generator
 from weightgen.generators.d2nwg.diffusion import add_noise
-from weightgen.generators.d2nwg.generator import D2nwg, D2nwgConfig
-
-SMALL = D2nwgConfig(
-    num_latents=2, latent_dim=4, codec_dim=16, codec_depth=1, encoder_dim=16, denoiser_dim=16, denoiser_depth=1
-)
+from weightgen.generators.d2nwg.generator import D2nwg
 
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory):
-    shared_path("images/bccd_cells.npz")
-    folder = tmp_path_factory.mktemp("zoo")
-    config = ZooConfig(
-        arch="cnn-tiny", data=("bccd_cells", "devnum"), num_runs=12, steps=60, ways=3, in_channels=1, eval_examples=100
-    )
-    build_zoo(config, folder / "part")
-    return folder
+    return build_tiny_zoo(tmp_path_factory.mktemp("zoo"), num_runs=12)
 
 
 def test_the_stages_end_in_a_generator_that_loads(zoo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training.d2nwg.__main__, "D2nwgTraining", lambda **given: D2nwgTraining(**{
-        "model": SMALL, "batch_size": 4, "behaviour_size": 1, **given
+        "model": TINY_D2NWG, "batch_size": 4, "behaviour_size": 1, **given
     }))  # fmt: skip
     with pytest.raises(NotFound, match="run the stage before this one"):
         denoiser(zoo=zoo, out=tmp_path)
@@ -66,7 +55,7 @@ def test_the_stages_end_in_a_generator_that_loads(zoo, tmp_path, monkeypatch, ca
 
 def test_a_run_that_left_sets_out_is_not_released(zoo, tmp_path, monkeypatch):
     monkeypatch.setattr(training.d2nwg.__main__, "D2nwgTraining", lambda **given: D2nwgTraining(**{
-        "model": SMALL, "batch_size": 4, "behaviour_size": 1, **given
+        "model": TINY_D2NWG, "batch_size": 4, "behaviour_size": 1, **given
     }))  # fmt: skip
     with pytest.raises(BadOption, match="name one with --hold-out"):
         codec(zoo=zoo, out=tmp_path, report=tmp_path / "left-out.json")
@@ -81,12 +70,12 @@ def test_a_run_that_left_sets_out_is_not_released(zoo, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("stage", ["codec", "denoiser"])
 def test_an_interrupted_stage_ends_in_the_same_bits(zoo, tmp_path, stage):
-    config = D2nwgTraining(model=SMALL, batch_size=4, latents_size=4, behaviour_size=1, sample_size=1)
+    config = D2nwgTraining(model=TINY_D2NWG, batch_size=4, latents_size=4, behaviour_size=1, sample_size=1)
     networks = load_networks(zoo)
 
     def build() -> D2nwg:
         torch.manual_seed(config.seed)
-        model = D2nwg({m: n.target.spec for m, n in networks.items()}, SMALL)
+        model = D2nwg({m: n.target.spec for m, n in networks.items()}, TINY_D2NWG)
         for member, known in networks.items():
             model.codec(member).set_scaling(known.tokens)
         return model
@@ -105,7 +94,7 @@ def test_an_interrupted_stage_ends_in_the_same_bits(zoo, tmp_path, stage):
 
 def test_a_finished_stage_is_not_trained_again(zoo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training.d2nwg.__main__, "D2nwgTraining", lambda **given: D2nwgTraining(**{
-        "model": SMALL, "batch_size": 4, "behaviour_size": 1, **given
+        "model": TINY_D2NWG, "batch_size": 4, "behaviour_size": 1, **given
     }))  # fmt: skip
     codec(zoo=zoo, out=tmp_path, steps=2)
     first = (tmp_path / "codec.safetensors").read_bytes()

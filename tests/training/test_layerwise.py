@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import training.d2nwg.layerwise
-from model_zoo.published.cifar_resnets import KnownResNet, resnet_target
+from model_zoo.published.cifar_resnets import KnownResNet
 from tests.helpers.standins import make_data, make_request, make_support
+from tests.helpers.tiny_zoos import make_known
 from training.d2nwg.layerwise import (
     D2nwgLayerwiseTraining,
     Images,
@@ -28,7 +29,6 @@ from training.loop import Span, train
 from weightgen.errors import BadOption
 from weightgen.generators import load_generator
 from weightgen.generators.d2nwg.layerwise import D2nwgLayerwise, LayerwiseConfig
-from weightgen.target.trunk import take_trunk
 from weightgen.weightspace.windows import measure_statistics
 
 SMALL = LayerwiseConfig(
@@ -38,17 +38,15 @@ CONFIG = D2nwgLayerwiseTraining(model=SMALL, batch_size=2, images=40)
 DATA = make_data(num_classes=10, per_class=12, channels=3)
 
 
-def know(depth: int, seed: int, *, held_out: bool = False) -> KnownResNet:
-    """An untrained network that is said to have been trained."""
-    target = resnet_target(depth)
-    trunk = take_trunk(target.init_state(seed), target.spec)
-    return KnownResNet(f"{depth}-{seed}", target, trunk, 0.1 * seed, held_out, "of the test")
-
-
 @pytest.fixture(scope="module")
 def known() -> list[KnownResNet]:
-    shallow = know(8, 1)
-    return [shallow, replace(know(8, 2), target=shallow.target), know(14, 3), know(8, 4, held_out=True)]
+    shallow = make_known(8, 1)
+    return [
+        shallow,
+        replace(make_known(8, 2), target=shallow.target),
+        make_known(14, 3),
+        make_known(8, 4, held_out=True),
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import typer
 
 from model_zoo.data import TRAIN_SETS, data_licence
 from model_zoo.zoo.networks import Networks, load_networks
-from training.command import run_command, say
+from training.command import RunFolder, StepsOption, run_command, say
 from training.d2nwg import layerwise
 from training.d2nwg.codecs import train_codecs
 from training.d2nwg.denoiser import train_denoiser
@@ -40,9 +40,9 @@ app.add_typer(layerwise.app, name="layerwise")
 @app.command()
 def codec(
     zoo: Annotated[Path, typer.Option(help="Folder of the zoo.")],
-    out: Annotated[Path, typer.Option(help="Folder of this run.")],
+    out: RunFolder,
     minutes: Annotated[float | None, typer.Option(help="Training time, without evaluation; 20 if not given.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps to train, in place of minutes.")] = None,
+    steps: StepsOption = None,
     members: Annotated[list[str] | None, typer.Option(help="Members to train; all if not given.")] = None,
     hold_out: Annotated[list[str] | None, typer.Option(help="A training set to leave out whole; repeatable.")] = None,
     report: Annotated[Path | None, typer.Option(help="JSON file for the scores on sets left out.")] = None,
@@ -70,9 +70,9 @@ def codec(
 @app.command()
 def denoiser(
     zoo: Annotated[Path, typer.Option(help="Folder of the zoo.")],
-    out: Annotated[Path, typer.Option(help="Folder of this run.")],
+    out: RunFolder,
     minutes: Annotated[float | None, typer.Option(help="Training time, without evaluation; 30 if not given.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps to train, in place of minutes.")] = None,
+    steps: StepsOption = None,
     codecs: Annotated[list[Path] | None, typer.Option("--codec", help="First stage; else --out's.")] = None,
     refinements: Annotated[int, typer.Option(help="Steps that refine a sample.")] = 3,
     clip: Annotated[str | None, typer.Option(help="A CLIP that encodes support sets: folder or hub name.")] = None,

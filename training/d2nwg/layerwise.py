@@ -28,6 +28,7 @@ from torch import Tensor
 
 from model_zoo.data import load_data
 from model_zoo.published.cifar_resnets import KnownResNet, load_resnets
+from training.command import RunFolder, StepsOption
 from training.d2nwg.sampling import draw_few_levels, lower_noise
 from training.loop import Group, LoopSettings, Losses, Recipe, Span, budget_of, train
 from weightgen.errors import BadOption
@@ -360,9 +361,9 @@ def _no_head(target: Target) -> State:
 @app.command()
 def codec(
     zoo: Annotated[Path, typer.Option(help="Folder of the ResNet-20s.")],
-    out: Annotated[Path, typer.Option(help="Folder of this run.")],
+    out: RunFolder,
     minutes: Annotated[float | None, typer.Option(help="Training time; 6 if not given.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps to train, in place of minutes.")] = None,
+    steps: StepsOption = None,
     latents: Annotated[int, typer.Option(help="Latents of a token of 144 weights.")] = 72,
     base: Annotated[float, typer.Option(help="How much decoded tokens depend on place alone at first.")] = 0.0,
     behaviour_every: Annotated[int, typer.Option(help="Run a network on images once in so many steps; 0: never.")] = 4,
@@ -388,7 +389,7 @@ def denoiser(
     zoo: Annotated[Path, typer.Option(help="Folder of the ResNet-20s.")],
     out: Annotated[Path, typer.Option(help="Folder of this run, with its first stage.")],
     minutes: Annotated[float | None, typer.Option(help="Training time; 15 if not given.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps to train, in place of minutes.")] = None,
+    steps: StepsOption = None,
     behaviour_every: Annotated[int, typer.Option(help="Run a sample on images once in so many steps; 0: never.")] = 4,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate of AdamW.")] = 1e-3,
     start: Annotated[str, typer.Option(help="File of the folder to go on from.")] = "codec.safetensors",

@@ -19,7 +19,7 @@ import torch
 import typer
 
 from model_zoo.data import load_data
-from training.command import run_command
+from training.command import RunFolder, run_command
 from training.episodes import ClassPool, Episode, draw_tasks, load_pool
 from training.logah.members import draw_members, save_members
 from training.logah.recipe import PRESETS, generator_file, train_run
@@ -35,7 +35,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__d
 
 @app.command()
 def graphs(
-    out: Annotated[Path, typer.Option(help="Folder of this run.")],
+    out: RunFolder,
     preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "spaces",
     steps: Annotated[int | None, typer.Option(help="Training steps; the preset's if not given.")] = None,
 ) -> None:

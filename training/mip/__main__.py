@@ -14,7 +14,7 @@ from typing import Annotated
 import torch
 import typer
 
-from training.command import run_command
+from training.command import StepsOption, run_command
 from training.loop import budget_of
 from training.mip.recipe import PRESETS, fit, gather_runs
 from weightgen.errors import BadOption
@@ -27,7 +27,7 @@ def train(
     arch: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")],
     out: Annotated[Path, typer.Option(help="Folder of this run; an unfinished run in it is resumed.")],
     minutes: Annotated[float | None, typer.Option(help="Training time; the preset's if not given.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps to train, in place of minutes.")] = None,
+    steps: StepsOption = None,
     hold_out: Annotated[list[str] | None, typer.Option(help="A training set to leave out whole; repeatable.")] = None,
     start: Annotated[Path | None, typer.Option(help="File of another run whose weights a new run starts from.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,

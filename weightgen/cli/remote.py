@@ -2,14 +2,16 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weightgen.cli.options import takes_method_options
+from weightgen.cli.options import takes_order
 from weightgen.cli.output import JsonOption, print_json, print_table, say
-from weightgen.cli.weights import AccuracyOption, SeedOption, ShotsOption
+from weightgen.cli.weights import folders_of, show_reports
+from weightgen.order import Order
 
 if TYPE_CHECKING:
     from weightgen.client.client import Client
@@ -27,94 +29,44 @@ KeyOption = Annotated[
     str | None,
     typer.Option(envvar="WEIGHTGEN_KEY", help="A key of the service; the variable keeps it out of lists of processes."),
 ]
-GeneratorOption = Annotated[str, typer.Option(help="A generator of the service (weightgen remote list).")]
-ArchOption = Annotated[str, typer.Option(help="The architecture of the target network.")]
-DataOption = Annotated[
-    str,
-    typer.Option(
+NAMES_THERE = {
+    "generator": typer.Option(help="A generator of the service (weightgen remote list)."),
+    "arch": typer.Option(help="The architecture of the target network."),
+    "data": typer.Option(
         help="A data set of the service, or a file or folder here, which is uploaded first (its path has a / or a .).",
         metavar="NAME_OR_FILE",
     ),
-]
-SamplesOption = Annotated[int, typer.Option(help="How many sets of weights to make.")]
+}
 JobArgument = Annotated[str, typer.Argument(help="The id of a job.", metavar="JOB")]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 @app.command()
-@takes_method_options
+@takes_order("support_per_class", "samples", "seed", "target_accuracy", "no_fallback", names=NAMES_THERE)
 def generate(
-    generator: GeneratorOption,
-    arch: ArchOption,
-    data: DataOption,
+    order: Order,
     out: Annotated[Path, typer.Option(help="The artifact folder to write.")],
-    support_per_class: ShotsOption = 20,
-    samples: SamplesOption = 1,
-    seed: SeedOption = 0,
-    target_accuracy: AccuracyOption = None,
-    no_fallback: Annotated[
-        bool, typer.Option("--no-fallback", help="Fail when a reference beats the generated weights.")
-    ] = False,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
     as_json: JsonOption = False,
-    *,
-    options: dict[str, Any],
 ) -> None:
     """Have the service make weights for labelled data, and download them as `weightgen generate` writes them."""
     with _client(url, key) as client:
-        result = client.generate(
-            generator=generator,
-            architecture=arch,
-            dataset=_dataset(client, data),
-            support_per_class=support_per_class,
-            num_samples=samples,
-            seed=seed,
-            fallback=not no_fallback,
-            target_accuracy=target_accuracy,
-            options=options,
-        )
+        result = client.submit(_with_dataset(client, order))
         client.download(result, out)
-    folders = [out] if samples == 1 else [out / str(i) for i in range(samples)]
     reports = [
         {"artifact": str(folder), "job": result.job, "repository": sample.repository, "report": dict(sample.report)}
-        for folder, sample in zip(folders, result.samples, strict=True)
+        for folder, sample in zip(folders_of(order, out), result.samples, strict=True)
     ]
-    if as_json:
-        print_json(reports[0] if samples == 1 else {"samples": reports})
-        return
-    for report in reports:
-        print_table(_summarise(report))
+    show_reports(reports, _summarise, as_json=as_json)
 
 
 @app.command()
-@takes_method_options
-def estimate(
-    generator: GeneratorOption,
-    arch: ArchOption,
-    data: DataOption,
-    support_per_class: ShotsOption = 20,
-    samples: SamplesOption = 1,
-    seed: SeedOption = 0,
-    target_accuracy: AccuracyOption = None,
-    url: UrlOption = DEFAULT_URL,
-    key: KeyOption = None,
-    as_json: JsonOption = False,
-    *,
-    options: dict[str, Any],
-) -> None:
+@takes_order("support_per_class", "samples", "seed", "target_accuracy", names=NAMES_THERE)
+def estimate(order: Order, url: UrlOption = DEFAULT_URL, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """What `remote generate` would take and bring, without doing it."""
     with _client(url, key) as client:
-        told = client.estimate(
-            generator=generator,
-            architecture=arch,
-            dataset=_dataset(client, data),
-            support_per_class=support_per_class,
-            num_samples=samples,
-            seed=seed,
-            target_accuracy=target_accuracy,
-            options=options,
-        )
+        told = client.estimate(_with_dataset(client, order))
     _show(told, as_json=as_json)
 
 
@@ -172,13 +124,13 @@ def _client(url: str, key: str | None) -> "Iterator[Client]":
         yield client
 
 
-def _dataset(client: "Client", data: str) -> str:
-    """The name of a data set on the service; what looks like a path is uploaded."""
+def _with_dataset(client: "Client", order: Order) -> Order:
+    """The order with the name of a data set on the service; what looks like a path is uploaded."""
     # A name stays a name where a file of that name lies about.
-    if "/" not in data and "." not in data:
-        return data
-    say(f"uploading {data}")
-    return client.upload(data)["name"]
+    if "/" not in order.dataset and "." not in order.dataset:
+        return order
+    say(f"uploading {order.dataset}")
+    return replace(order, dataset=client.upload(order.dataset)["name"])
 
 
 def _summarise(report: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -1,96 +1,46 @@
 """weightgen generate, compare: the main job and its scoreboard."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from weightgen.cli.options import takes_method_options
+from weightgen.cli.options import takes_order
 from weightgen.cli.output import JsonOption, print_json, print_table, say
 from weightgen.order import Order
 
-GeneratorOption = Annotated[str, typer.Option(help="A released generator or a generator file.", metavar="NAME_OR_FILE")]
-ArchOption = Annotated[str, typer.Option(help="The architecture of the target network.")]
-DataOption = Annotated[str, typer.Option(help="A data set, a file or a folder of images.", metavar="NAME_OR_FILE")]
-ShotsOption = Annotated[int, typer.Option("--support-per-class", help="Labelled examples of each class, 1 to 50.")]
-SeedOption = Annotated[int, typer.Option(help="Decides which examples are drawn, and every other random number.")]
 
-AccuracyOption = Annotated[
-    float | None, typer.Option(help="The accuracy to ask for, 0 to 1, of a generator that can use it.")
-]
-
-
-@takes_method_options
+@takes_order("support_per_class", "samples", "seed", "target_accuracy", "no_fallback")
 def generate(
-    generator: GeneratorOption,
-    arch: ArchOption,
-    data: DataOption,
+    order: Order,
     out: Annotated[Path, typer.Option(help="The artifact folder to write.")],
-    support_per_class: ShotsOption = 20,
-    samples: Annotated[int, typer.Option(help="How many sets of weights to make.")] = 1,
-    seed: SeedOption = 0,
-    target_accuracy: AccuracyOption = None,
-    no_fallback: Annotated[
-        bool, typer.Option("--no-fallback", help="Fail when a reference beats the generated weights.")
-    ] = False,
     as_json: JsonOption = False,
-    *,
-    options: dict[str, Any],
 ) -> None:
     """Make weights for labelled data, verify them, and write them as a folder that any Hub client loads."""
     from model_zoo.lookup import look_up
     from weightgen.pipeline import make_weights
 
-    order = Order(
-        generator=generator,
-        architecture=arch,
-        dataset=data,
-        support_per_class=support_per_class,
-        num_samples=samples,
-        seed=seed,
-        fallback=not no_fallback,
-        target_accuracy=target_accuracy,
-        options=options,
-    )
-    say(f"loading {generator} and {data}")
+    say(f"loading {order.generator} and {order.dataset}")
     job = look_up(order)
-    say(f"making {samples} x {arch} for {job.data.num_classes} classes of {job.data.name}")
+    say(f"making {order.num_samples} x {order.architecture} for {job.data.num_classes} classes of {job.data.name}")
     made = make_weights(job, order)
-    folders = [out] if samples == 1 else [out / str(i) for i in range(samples)]
-    reports = [one.save(folder) for one, folder in zip(made, folders, strict=True)]
-    if as_json:
-        print_json(reports[0] if samples == 1 else {"samples": reports})
-        return
-    for report in reports:
-        print_table(_summarise(report))
+    reports = [one.save(folder) for one, folder in zip(made, folders_of(order, out), strict=True)]
+    show_reports(reports, _summarise, as_json=as_json)
 
 
-@takes_method_options
+@takes_order("support_per_class", "seed")
 def compare(
-    generator: GeneratorOption,
-    arch: ArchOption,
-    data: DataOption,
-    support_per_class: ShotsOption = 20,
+    order: Order,
     tasks: Annotated[int, typer.Option(help="Support sets to draw; what is printed is the mean.")] = 1,
     ways: Annotated[int | None, typer.Option(help="Random classes of each task; all of them if not given.")] = None,
-    seed: SeedOption = 0,
     as_json: JsonOption = False,
-    *,
-    options: dict[str, Any],
 ) -> None:
     """Score generated weights beside every reference with equal access to the same examples."""
     from model_zoo.lookup import look_up
     from weightgen.pipeline import compare_job
 
-    order = Order(
-        generator=generator,
-        architecture=arch,
-        dataset=data,
-        support_per_class=support_per_class,
-        seed=seed,
-        options=options,
-    )
-    say(f"loading {generator} and {data}")
+    say(f"loading {order.generator} and {order.dataset}")
     job = look_up(order)
     report = compare_job(job, order, tasks=tasks, ways=ways, say=say)
     if as_json:
@@ -100,7 +50,23 @@ def compare(
     rows = [(name, f"{value:.1%}") for value, name in scores]
     rows += [(f"seconds to {name}", f"{report['seconds'][name]:.3f}") for name in ("generate", "scratch")]
     rows += [("note", note) for note in report["request"]["notes"]]
-    print_table(rows, title=f"{arch} on {job.data.name}, accuracy on its test part")
+    print_table(rows, title=f"{order.architecture} on {job.data.name}, accuracy on its test part")
+
+
+def folders_of(order: Order, out: Path) -> list[Path]:
+    """Where the samples of an order go: `out` itself for one, numbered folders in it for several."""
+    return [out] if order.num_samples == 1 else [out / str(i) for i in range(order.num_samples)]
+
+
+def show_reports(
+    reports: list[dict[str, Any]], summarise: Callable[[dict[str, Any]], list[tuple[str, Any]]], *, as_json: bool
+) -> None:
+    """Reports of samples as JSON, an object for one and a list for several, or as a table each."""
+    if as_json:
+        print_json(reports[0] if len(reports) == 1 else {"samples": reports})
+        return
+    for report in reports:
+        print_table(summarise(report))
 
 
 def _summarise(report: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -115,37 +115,19 @@ class Client:
             target_accuracy=target_accuracy,
             options=options or {},
         )
-        asked = order.to_json()
+        return self.submit(order, progress=progress)
+
+    def submit(self, order: Order, *, progress: bool = True) -> Result:
+        """What an order asks for, waited for; `progress` is a bar on stderr."""
         # One key for all attempts at this request: however often a broken connection makes us post it, it is one job.
         headers = {"Idempotency-Key": secrets.token_hex(16)}
-        job = self._connection.ask("POST", "/v1/generations", json=asked, headers=headers)
+        job = self._connection.ask("POST", "/v1/generations", json=order.to_json(), headers=headers)
         if object_in(job, "state", str) not in FINAL:
             job = self._wait_for(job, progress=progress)
         return _result_of(job)
 
-    def estimate(
-        self,
-        *,
-        generator: str,
-        architecture: str,
-        dataset: str,
-        support_per_class: int = 20,
-        num_samples: int = 1,
-        seed: int = 0,
-        target_accuracy: float | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """What a request would cost and bring: parameters, bytes, seconds, accuracy; null where nobody knows."""
-        order = Order(
-            generator,
-            architecture,
-            dataset,
-            support_per_class=support_per_class,
-            num_samples=num_samples,
-            seed=seed,
-            target_accuracy=target_accuracy,
-            options=options or {},
-        )
+    def estimate(self, order: Order) -> dict[str, Any]:
+        """What an order would cost and bring: parameters, bytes, seconds, accuracy; null where nobody knows."""
         return self._connection.ask("POST", "/v1/estimate", json=order.to_json())
 
     def upload(

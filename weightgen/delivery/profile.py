@@ -12,26 +12,24 @@ from weightgen.spec import State
 
 @dataclass(frozen=True, eq=False)
 class Checks:
-    """What holds of one state."""
+    """What holds of one state.
+
+    `found` is JSON, each property and whether the state has it; `faults` has a sentence for each that it lacks.
+    `outputs` is what the network says of the inputs, if it came to that.
+    """
 
     found: dict[str, Any]
-    """JSON: each property and whether the state has it."""
     faults: tuple[str, ...] = ()
-    """A sentence for every property that it lacks."""
     outputs: Tensor | None = None
-    """What the network says of the inputs, if it came to that."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A request with some of its examples held back, and those examples."""
+    """`partial` is a request without the examples that are held back: `inputs` (m, *input_shape), `answers` (m,)."""
 
     partial: GenerationRequest
-    """The request without the examples that are held back."""
     inputs: Tensor
-    """(m, *input_shape)"""
     answers: Tensor
-    """(m,) what is right for each."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from weightgen.references.retrieval import Retrieval
 from weightgen.references.soup import Soup
 from weightgen.references.zoo import ReferenceZoo
 from weightgen.references.zoo_mean import ZooMean
-from weightgen.request import GenerationRequest, TaskEmbedding, WeightGenerator
+from weightgen.request import GenerationRequest, HasTrunkCondition, TaskEmbedding, WeightGenerator
 from weightgen.spec import State
 from weightgen.target.network import Target
 from weightgen.target.predict import accuracy, predict
@@ -50,21 +50,6 @@ ARMS = (
 )
 CURVES = ("generated", "default_init", "retrieval")
 TIMED_CALLS = 5
-
-
-@runtime_checkable
-class EmbedsTasks(Protocol):
-    """A generator that can say where a task lies, and by what it says so: equal digests, equal embeddings."""
-
-    def digest_of(self, arch: str) -> str: ...
-    def embed(self, support: SupportSet, *, arch: str) -> Tensor: ...
-
-
-@runtime_checkable
-class HasTrunkCondition(Protocol):
-    """A generator whose trunk's condition can be switched off."""
-
-    def without_condition(self) -> WeightGenerator: ...
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,11 @@ from benchmarks.studies.d2nwg import (
     study_steps,
     study_tasks,
 )
-from model_zoo.zoo.builder import build_zoo
-from model_zoo.zoo.config import ZooConfig
 from model_zoo.zoo.networks import draw_task_support, load_networks
-from tests.helpers.paths import shared_path
+from tests.helpers.tiny_generators import TINY_D2NWG
+from tests.helpers.tiny_zoos import build_tiny_zoo
 from weightgen.files.storage import sha256_file
-from weightgen.generators.d2nwg.generator import D2nwg, D2nwgConfig
+from weightgen.generators.d2nwg.generator import D2nwg
 from weightgen.references.zoo import build_reference_zoo
 
 MEMBER = "cnn-tiny/1x28x28"
@@ -30,18 +29,10 @@ MEMBER = "cnn-tiny/1x28x28"
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    shared_path("images/bccd_cells.npz")
-    zoo = tmp_path_factory.mktemp("zoo")
-    config = ZooConfig(
-        arch="cnn-tiny", data=("bccd_cells", "devnum"), num_runs=24, steps=60, ways=3, in_channels=1, eval_examples=50
-    )
-    build_zoo(config, zoo / "part")
+    zoo = build_tiny_zoo(tmp_path_factory.mktemp("zoo"), num_runs=24, eval_examples=50)
     (networks,) = load_networks(zoo).values()
     torch.manual_seed(0)
-    small = D2nwgConfig(
-        num_latents=2, latent_dim=4, codec_dim=16, codec_depth=1, encoder_dim=16, denoiser_dim=16, denoiser_depth=1
-    )
-    generator = D2nwg({MEMBER: networks.target.spec}, small).requires_grad_(False)
+    generator = D2nwg({MEMBER: networks.target.spec}, TINY_D2NWG).requires_grad_(False)
     generator.codec(MEMBER).set_scaling(networks.tokens)
     references = build_reference_zoo(
         zoo / "part",

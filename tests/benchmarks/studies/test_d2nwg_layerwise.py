@@ -15,10 +15,10 @@ from benchmarks.studies.d2nwg_layerwise import (
     peak_memory,
     weight_error,
 )
-from model_zoo.published.cifar_resnets import KnownResNet, resnet_target
+from model_zoo.published.cifar_resnets import KnownResNet
 from tests.helpers.standins import make_data
+from tests.helpers.tiny_zoos import make_known
 from weightgen.generators.d2nwg.layerwise import D2nwgLayerwise, LayerwiseConfig
-from weightgen.target.trunk import take_trunk
 from weightgen.weightspace.windows import measure_statistics
 
 SMALL = LayerwiseConfig(
@@ -26,16 +26,15 @@ SMALL = LayerwiseConfig(
 )
 
 
-def know(depth: int, seed: int, *, held_out: bool = False) -> KnownResNet:
-    """An untrained network that is said to have been trained."""
-    target = resnet_target(depth)
-    trunk = take_trunk(target.init_state(seed), target.spec)
-    return KnownResNet(f"resnet{depth}", target, trunk, 0.1 * seed, held_out, "of the test")
-
-
 @pytest.fixture(scope="module")
 def known() -> list[KnownResNet]:
-    return [know(8, 1), know(8, 2), know(8, 3, held_out=True), know(14, 4), know(20, 5, held_out=True)]
+    return [
+        make_known(8, 1),
+        make_known(8, 2),
+        make_known(8, 3, held_out=True),
+        make_known(14, 4),
+        make_known(20, 5, held_out=True),
+    ]
 
 
 @pytest.fixture(scope="module")

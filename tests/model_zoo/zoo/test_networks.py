@@ -4,22 +4,14 @@ import shutil
 import pytest
 import torch
 
-from model_zoo.zoo.builder import build_zoo
-from model_zoo.zoo.config import ZooConfig
 from model_zoo.zoo.networks import load_networks
-from tests.helpers.paths import shared_path
+from tests.helpers.tiny_zoos import build_tiny_zoo
 from weightgen.errors import BadOption, NotFound
 
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory):
-    shared_path("images/bccd_cells.npz")
-    folder = tmp_path_factory.mktemp("zoo")
-    config = ZooConfig(
-        arch="cnn-tiny", data=("bccd_cells", "devnum"), num_runs=8, steps=60, ways=3, in_channels=1, eval_examples=100
-    )
-    build_zoo(config, folder / "part")
-    return folder
+    return build_tiny_zoo(tmp_path_factory.mktemp("zoo"), num_runs=8)
 
 
 def test_networks_come_in_normal_form_with_their_tasks(zoo):

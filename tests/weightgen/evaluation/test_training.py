@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from model_zoo.architectures import ARCHITECTURES, build_target
 from tests.helpers.standins import make_support
+from tests.helpers.states import assert_states_equal
 from weightgen.condition import SupportSet
 from weightgen.errors import BadOption
 from weightgen.evaluation.training import (
@@ -21,11 +22,6 @@ QUICK = ScratchConfig(learning_rates=(1e-3, 1e-2), max_steps=60, max_steps_augme
 
 def make_rng(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def assert_states_equal(a, b):
-    assert list(a) == list(b)
-    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -5,6 +5,7 @@ import torch
 
 from model_zoo.architectures import ARCHITECTURES, build_target
 from tests.helpers.standins import embed, make_request, make_support, make_zoo
+from tests.helpers.states import assert_states_equal
 from weightgen.errors import BadOption, CorruptFile, UnknownName, UnsupportedTask
 from weightgen.files.checkpoint import save_state
 from weightgen.generators import load_generator
@@ -28,11 +29,6 @@ ALL = {
     **OF_A_ZOO,
 }
 DETERMINISTIC = ["retrieval", "soup", "zoo_mean"]
-
-
-def assert_states_equal(a, b):
-    assert list(a) == list(b)
-    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("name", ALL)

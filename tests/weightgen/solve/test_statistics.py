@@ -4,14 +4,10 @@ import torch.nn.functional as F
 
 from model_zoo.architectures import build_target
 from tests.helpers.standins import make_support
+from tests.helpers.states import assert_states_equal
 from weightgen.solve.statistics import recalibrate_batchnorm
 
 WITH_BATCHNORM = ["cnn-w4-d3", "resnet8"]
-
-
-def assert_states_equal(a, b):
-    assert list(a) == list(b)
-    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("arch", WITH_BATCHNORM)

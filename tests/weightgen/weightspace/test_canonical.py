@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from model_zoo.architectures import ARCHITECTURES, build_target
+from tests.helpers.states import assert_states_equal
 from weightgen.errors import BadOption, SpecMismatch, UnknownName
 from weightgen.spec import State, StateSpec
 from weightgen.target.network import Target
@@ -36,11 +37,6 @@ def random_permutations(spec: StateSpec, seed: int) -> dict[str, Tensor]:
 
 def scalable_words(target: Target) -> tuple[str, ...]:
     return target.skeleton.SCALABLE  # pyright: ignore
-
-
-def assert_states_equal(got: State, expected: State) -> None:
-    assert list(got) == list(expected)
-    assert [name for name in got if not torch.equal(got[name], expected[name])] == []
 
 
 def assert_same_function(target: Target, got: State, expected: State) -> None:

@@ -1,6 +1,6 @@
 """What d2nwg is told: its options, and the declarations of the two modes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from weightgen.method import Method, Options, option
 
@@ -46,11 +46,10 @@ D2NWG = Method(
     uses=frozenset({"target_accuracy"}),
     samples=True,
 )
-D2NWG_LAYERWISE = Method(
+D2NWG_LAYERWISE = replace(
+    D2NWG,
     name="d2nwg-layerwise",
     title="Latent diffusion over weights, window by window, for trunks of any depth.",
     code="weightgen.generators.d2nwg.layerwise:D2nwgLayerwise",
     options=SchedulerOptions,
-    uses=frozenset({"target_accuracy"}),
-    samples=True,
 )
