@@ -12,7 +12,7 @@ from weightgen.errors import BadOption, CorruptFile, UnsupportedTask
 from weightgen.files.checkpoint import encode_state, read_manifest, save_state
 from weightgen.generators import load_generator
 from weightgen.generators.d2nwg.layerwise import D2nwgLayerwise, LayerwiseConfig
-from weightgen.generators.d2nwg.method import SCHEDULERS, D2nwgOptions
+from weightgen.generators.d2nwg.method import SCHEDULERS, D2nwgOptions, SchedulerOptions
 from weightgen.weightspace.windows import Windows, measure_statistics
 
 CONFIG = LayerwiseConfig(
@@ -21,7 +21,7 @@ CONFIG = LayerwiseConfig(
 TARGET = resnet_target(8)
 SUPPORT = make_support(num_classes=10, shots=3, channels=3)
 REQUEST = make_request(TARGET, SUPPORT)
-FAST = D2nwgOptions(steps=2)
+FAST = SchedulerOptions(steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def sample(generator: D2nwgLayerwise, *, seed: int = 0, sees_tail: bool = True, 
 def test_samples_of_any_depth_load_strictly_differ_and_learn_the_support_set(generator, depth, scheduler):
     target = resnet_target(depth)
     request = make_request(target, SUPPORT, num_samples=2)
-    request = replace(request, options=D2nwgOptions(scheduler, steps=2))
+    request = replace(request, options=SchedulerOptions(scheduler, steps=2))
     generator.check(request)
     first, second = generator.generate(request)
     for state in (first, second):
@@ -84,7 +84,7 @@ def test_support_set_accuracy_and_guidance_each_change_the_trunk(generator):
     trunks.append(sample(generator))
     for i, a in enumerate(trunks):
         assert all(not torch.equal(a["conv.weight"], b["conv.weight"]) for b in trunks[i + 1 :])
-    plain = generator.generate(replace(REQUEST, options=D2nwgOptions(steps=2, guidance=0.0)))[0]
+    plain = generator.generate(replace(REQUEST, options=SchedulerOptions(steps=2, guidance=0.0)))[0]
     assert torch.allclose(plain["conv.weight"], trunks[-1]["conv.weight"], atol=1e-5)
 
 
