@@ -12,7 +12,7 @@ from weightgen.method import Option, describe_options
 
 
 def declared_options() -> dict[str, tuple[Option, list[str]]]:
-    """Every option that a method declares, by name, and the methods that take it."""
+    """Every option that a method declares: name -> the option and the names of the methods that take it."""
     found: dict[str, tuple[Option, list[str]]] = {}
     for method in METHODS.values():
         for each in describe_options(method.options):
@@ -23,7 +23,7 @@ def declared_options() -> dict[str, tuple[Option, list[str]]]:
 
 
 def takes_method_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with a flag for every declared option; those that were given reach it as the dict `options`."""
+    """Add a flag for every declared option to a command; the given ones reach it as the dict `options`."""
     declared = declared_options()
 
     @functools.wraps(command)

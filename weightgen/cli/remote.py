@@ -1,4 +1,4 @@
-"""weightgen remote …: the same over HTTP, from a service that runs elsewhere (docs/service.md)."""
+"""weightgen remote …: the same commands over HTTP, answered by a service (docs/service.md)."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="remote",
-    help="Ask a service over HTTP for weights; --url and --key, or WEIGHTGEN_URL and WEIGHTGEN_KEY, say which.",
+    help="Get weights from a service over HTTP; --url and --key, or WEIGHTGEN_URL and WEIGHTGEN_KEY, select it.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -25,14 +25,14 @@ app = typer.Typer(
 UrlOption = Annotated[str, typer.Option(envvar="WEIGHTGEN_URL", help="Where the service listens.")]
 KeyOption = Annotated[
     str | None,
-    typer.Option(envvar="WEIGHTGEN_KEY", help="A key of the service; the variable keeps it out of lists of processes."),
+    typer.Option(envvar="WEIGHTGEN_KEY", help="A key of the service; set the variable to hide it from process lists."),
 ]
 GeneratorOption = Annotated[str, typer.Option(help="A generator of the service (weightgen remote list).")]
 ArchOption = Annotated[str, typer.Option(help="The architecture of the target network.")]
 DataOption = Annotated[
     str,
     typer.Option(
-        help="A data set of the service, or a file or folder here, which is uploaded first (its path has a / or a .).",
+        help="A data set of the service, or a local file or folder (its path has a / or a .), which is uploaded first.",
         metavar="NAME_OR_FILE",
     ),
 ]
@@ -103,9 +103,9 @@ def estimate(
     *,
     options: dict[str, Any],
 ) -> None:
-    """What `remote generate` would take and bring, without doing it."""
+    """Estimate the size, time and accuracy of `remote generate` without running it."""
     with _client(url, key) as client:
-        told = client.estimate(
+        answer = client.estimate(
             generator=generator,
             architecture=arch,
             dataset=_dataset(client, data),
@@ -115,29 +115,29 @@ def estimate(
             target_accuracy=target_accuracy,
             options=options,
         )
-    _show(told, as_json=as_json)
+    _show(answer, as_json=as_json)
 
 
 @app.command()
 def upload(
     data: Annotated[Path, typer.Argument(help="A file or a folder of images.", metavar="FILE_OR_FOLDER")],
-    label: Annotated[str | None, typer.Option(help="Of a table: the column of the classes.")] = None,
+    label: Annotated[str | None, typer.Option(help="For a table: the column of the classes.")] = None,
     shape: Annotated[
-        str | None, typer.Option(help="Of a table: the shape of images in its other columns, such as 28x28.")
+        str | None, typer.Option(help="For a table: the shape of the images in its other columns, such as 28x28.")
     ] = None,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give the service labelled data; the name it prints is what `--data` takes."""
+    """Upload labelled data to the service, and print the name to pass as `--data`."""
     with _client(url, key) as client:
-        told = client.upload(data, label=label, shape=shape)
-    _show(told, as_json=as_json)
+        answer = client.upload(data, label=label, shape=shape)
+    _show(answer, as_json=as_json)
 
 
 @app.command("list")
 def list_names(url: UrlOption = DEFAULT_URL, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """The generators, architectures and data sets of the service."""
+    """List the generators, architectures and data sets of the service."""
     with _client(url, key) as client:
         names = {
             "generators": client.generators(),
@@ -152,7 +152,7 @@ def list_names(url: UrlOption = DEFAULT_URL, key: KeyOption = None, as_json: Jso
 
 @app.command()
 def status(job: JobArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """How far a job is, and what became of it."""
+    """Show the state, progress and result of a job."""
     with _client(url, key) as client:
         _show_job(client.job(job), as_json=as_json)
 
@@ -174,7 +174,7 @@ def _client(url: str, key: str | None) -> "Iterator[Client]":
 
 def _dataset(client: "Client", data: str) -> str:
     """The name of a data set on the service; what looks like a path is uploaded."""
-    # A name stays a name where a file of that name lies about.
+    # A word without / and . is a name on the service, even if a local file has that name.
     if "/" not in data and "." not in data:
         return data
     say(f"uploading {data}")
@@ -183,9 +183,9 @@ def _dataset(client: "Client", data: str) -> str:
 
 def _summarise(report: dict[str, Any]) -> list[tuple[str, Any]]:
     rows = [(name, report[name]) for name in ("artifact", "job", "repository")]
-    told = report["report"]
-    rows += [(name, told[name]) for name in ("source", "seconds") if name in told]
-    if isinstance(found := told.get("accuracy"), float):
+    details = report["report"]
+    rows += [(name, details[name]) for name in ("source", "seconds") if name in details]
+    if isinstance(found := details.get("accuracy"), float):
         rows.append(("test accuracy", f"{found:.1%}"))
     return rows
 
@@ -204,13 +204,13 @@ def _show_job(job: dict[str, Any], *, as_json: bool) -> None:
     print_table(rows)
 
 
-def _show(told: dict[str, Any], *, as_json: bool) -> None:
-    """An answer of the service: objects on one line each, lists by the names of what they hold."""
+def _show(answer: dict[str, Any], *, as_json: bool) -> None:
+    """Print an answer of the service: each object on one line, each list as the names of its items."""
     if as_json:
-        print_json(told)
+        print_json(answer)
         return
     rows = []
-    for name, value in told.items():
+    for name, value in answer.items():
         if isinstance(value, dict):
             value = ", ".join(f"{inner} {part}" for inner, part in value.items())
         elif isinstance(value, list):

@@ -16,7 +16,7 @@ ShotsOption = Annotated[int, typer.Option("--support-per-class", help="Labelled 
 SeedOption = Annotated[int, typer.Option(help="Decides which examples are drawn, and every other random number.")]
 
 AccuracyOption = Annotated[
-    float | None, typer.Option(help="The accuracy to ask for, 0 to 1, of a generator that can use it.")
+    float | None, typer.Option(help="The accuracy to ask for, 0 to 1, if the generator can use it.")
 ]
 
 
@@ -71,14 +71,14 @@ def compare(
     arch: ArchOption,
     data: DataOption,
     support_per_class: ShotsOption = 20,
-    tasks: Annotated[int, typer.Option(help="Support sets to draw; what is printed is the mean.")] = 1,
-    ways: Annotated[int | None, typer.Option(help="Random classes of each task; all of them if not given.")] = None,
+    tasks: Annotated[int, typer.Option(help="Support sets to draw; the mean over them is printed.")] = 1,
+    ways: Annotated[int | None, typer.Option(help="Random classes in each task; all classes if not given.")] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
     *,
     options: dict[str, Any],
 ) -> None:
-    """Score generated weights beside every reference with equal access to the same examples."""
+    """Compare generated weights with every reference; all of them get the same examples."""
     from model_zoo.lookup import look_up
     from weightgen.pipeline import compare_job
 
