@@ -1,4 +1,4 @@
-"""How weights of one kind are verified: a profile for each kind, one gate for all (`weightgen.delivery.gate`)."""
+"""How weights of one kind are verified: each kind has a profile, and all share one gate (`weightgen.delivery.gate`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ from weightgen.spec import State
 
 @dataclass(frozen=True, eq=False)
 class Checks:
-    """What holds of one state."""
+    """The results of the checks of one state."""
 
     found: dict[str, Any]
-    """JSON: each property and whether the state has it."""
+    """JSON: each property, and whether the state has it."""
     faults: tuple[str, ...] = ()
-    """A sentence for every property that it lacks."""
+    """One sentence for every property that the state lacks."""
     outputs: Tensor | None = None
-    """What the network says of the inputs, if it came to that."""
+    """The network's outputs for the inputs; None if an earlier check failed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Trial:
     inputs: Tensor
     """(m, *input_shape)"""
     answers: Tensor
-    """(m,) what is right for each."""
+    """(m,) the right answer for each input."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Comparison:
     """Which held-back examples each candidate gets right, bool (m,) each."""
 
     generated: list[Tensor] = field(default_factory=list)
-    """One for each sample."""
+    """One tensor for each sample."""
     references: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -49,7 +49,7 @@ class Profile(Protocol):
     name: str
 
     def check(self, request: GenerationRequest, state: State) -> Checks:
-        """What holds of a state by itself."""
+        """Checks of one state by itself."""
         ...
 
     def hold_back(self, request: GenerationRequest) -> Trial | None:
@@ -61,5 +61,5 @@ class Profile(Protocol):
         ...
 
     def why_no_trial(self) -> str:
-        """Why `hold_back` gave None, part of a sentence."""
+        """Why `hold_back` returned None, as a part of a sentence."""
         ...
