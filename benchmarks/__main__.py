@@ -1,7 +1,7 @@
-"""Speed, as ratios measured side by side in one run, two to three minutes.
+"""Speed, as ratios measured side by side in one run; takes two to three minutes.
 
-python -m benchmarks                    all of them (make bench)
-python -m benchmarks --only tokens zoo  some of them
+python -m benchmarks                    all parts (make bench)
+python -m benchmarks --only tokens zoo  some parts
 python -m benchmarks --json bench.json  also write them to a file
 """
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{' and '.join(lacking)} measure models of transformers, which is not installed; "
             "install it with pip install 'weightgen[clip]', or choose other parts with --only"
         )
-    torch.set_num_threads(1)  # threads that wait for each other on a busy machine would be what is measured
+    torch.set_num_threads(1)  # else a busy machine would be measured: threads wait for each other
     ratios: list[Ratio] = []
     for part in options.only:
         print(f"measuring {part}", file=sys.stderr, flush=True)

@@ -21,7 +21,7 @@ import typer
 from weightgen.errors import BadOption, UnknownName, WeightgenError
 
 app = typer.Typer(
-    help="Trains the networks whose weights are learnt.",
+    help="Trains the networks whose weights generators learn from.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -36,13 +36,13 @@ def build(
     data: Annotated[list[str] | None, typer.Option(help="Data set name or file; give it again for several.")] = None,
     runs: Annotated[int | None, typer.Option(help="Networks to train.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of each.")] = None,
-    ways: Annotated[int | None, typer.Option(help="Classes of each task, drawn at random; else all.")] = None,
+    ways: Annotated[int | None, typer.Option(help="Classes of each task, drawn at random; all if not given.")] = None,
     in_channels: Annotated[int | None, typer.Option(help="Bring images to 1 or 3 channels.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides every random draw.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples in a step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     preset: Annotated[str | None, typer.Option(help="Start from demo, published-tiny or reference.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")] = "auto",
-    workers: Annotated[int | None, typer.Option(help="Processes on a CPU; else one a core.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Processes on a CPU; one per core if not given.")] = None,
 ) -> None:
     """Train many networks and keep their weights, metrics and provenance; resumes after a kill."""
     from tqdm import tqdm
@@ -82,7 +82,7 @@ def build(
         num_workers = workers if workers is not None else os.cpu_count() or 1
         try:
             summary = build_zoo(config, out, device=device, num_workers=num_workers, report=report)
-        except KeyboardInterrupt:  # here, because typer would leave without a word
+        except KeyboardInterrupt:  # here, because typer would exit without a message
             _fail("interrupted; run the same command to go on", 130)
     print(json.dumps(summary, indent=2))
 
@@ -91,8 +91,8 @@ def build(
 def training_zoo(
     out: Annotated[Path, typer.Option(help="Folder of the zoo; an unfinished one is continued.")],
     index: Annotated[Path | None, typer.Option(help="File of its index, JSON lines, to write at the end.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")] = "auto",
-    workers: Annotated[int | None, typer.Option(help="Processes on a CPU; else one a core.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Processes on a CPU; one per core if not given.")] = None,
 ) -> None:
     """Train the networks that generators of weight distributions learn from; resumes after a kill."""
     from model_zoo.zoo.training_zoo import build_training_zoo, write_index

@@ -1,8 +1,8 @@
-"""The main job from end to end, on data that no generator was trained on: scikit-learn's handwritten digits.
+"""The main job from end to end, on data that no generator has learnt from: scikit-learn's handwritten digits.
 
     python -m model_zoo.demo --out out/demo     (make demo)
 
-Prints the generated weights beside every reference and writes
+Prints the accuracy of the generated weights and of every reference, and writes
 
     report.json     what `weightgen compare --json` prints, plus the artifact's report
     artifact/       the weights as a folder that any Hub client loads
@@ -34,7 +34,7 @@ NAMES = {
     "default_init": "default initialisation",
     "shuffled_condition": "generated for another task",
 }
-"""Key of the accuracy in the report -> what it is called on screen."""
+"""Key of the accuracy in the report -> its name on screen."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_demo(options: argparse.Namespace) -> dict[str, Any]:
-    """The report that is also written to `options.out`/report.json."""
+    """Run the demo; returns the report that is also written to `options.out`/report.json."""
     from model_zoo.lookup import look_up
     from weightgen.order import Order
     from weightgen.pipeline import compare_job, make_weights
@@ -78,7 +78,7 @@ def run_demo(options: argparse.Namespace) -> dict[str, Any]:
     made = make_weights(job, order)[0]
     artifact = options.out / "artifact"
     if (artifact / "manifest.json").is_file():
-        shutil.rmtree(artifact)  # of an earlier demo; any other folder is refused
+        shutil.rmtree(artifact)  # from an earlier demo; any other folder is refused
     saved = made.save(artifact)
     print(f"made by    {made.source}; training the references takes a little longer", flush=True)
     report = {**compare_job(job, order), "artifact": saved}
@@ -90,7 +90,7 @@ def run_demo(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def print_scores(report: Mapping[str, Any]) -> None:
-    """The references as bars, best first."""
+    """Print the accuracies as bars, best first."""
     request = report["request"]
     print(f"\naccuracy on {request['test_examples']} test images")
     scores = [(value, key) for key, value in report["accuracy"].items() if value is not None]
@@ -104,7 +104,7 @@ def print_scores(report: Mapping[str, Any]) -> None:
 
 
 def draw_accuracy(report: Mapping[str, Any], path: str | Path) -> None:
-    """Accuracy against fine-tuning steps as a PNG: generated weights against two other starts, and against scratch."""
+    """Write a PNG of accuracy against fine-tuning steps: generated weights, two other starts, and from scratch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -135,7 +135,7 @@ _STARTS = {
 def _draw_curves(axes: Any, report: Mapping[str, Any]) -> None:
     curves = {arm: curve for arm, curve in report["curve"].items() if curve is not None and arm in _STARTS}
     steps = [int(step) for step in curves["generated"]]
-    # Logarithmic in 1 + step, so that step 0 has its place.
+    # Logarithmic in 1 + step, so that step 0 can be shown.
     places = [math.log1p(step) for step in steps]
     ends = []
     for arm, curve in curves.items():

@@ -1,4 +1,4 @@
-"""What a user names, looked up: an order becomes a job."""
+"""Loads the things that a user names: turns an order into a job."""
 
 from functools import partial
 
@@ -15,10 +15,10 @@ from weightgen.target.network import Target
 
 
 def look_up(order: Order, data: LabelledData | None = None) -> Job:
-    """What an order names, loaded: each name is a registered one, or a file or folder; `data` saves loading them.
+    """The job of an order: each name is a registered one, or a file or folder; given `data` are not loaded again.
 
-    Raises UnknownName or NotFound for what does not exist, cheapest first; then what the options of another method
-    raise, and what the loaders raise for bad files.
+    Raises UnknownName or NotFound for names that do not exist, cheapest checks first; then the errors of `check_terms`
+    and of the loaders.
     """
     path, arch = generator_file(order.generator), order.architecture
     build_target(arch)  # an unknown architecture is refused before anything is read
@@ -36,7 +36,7 @@ def look_up(order: Order, data: LabelledData | None = None) -> Job:
 
 
 def target_for(arch: str, data: LabelledData) -> Target:
-    """The target network of `arch` that takes the examples of `data` and has its classes."""
+    """The target network of `arch` for the examples and classes of `data`."""
     if data.in_features is not None:
         return build_target(arch, num_classes=data.num_classes, in_features=data.in_features)
     return build_target(arch, num_classes=data.num_classes, in_channels=data.in_channels or 1)

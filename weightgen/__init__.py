@@ -21,7 +21,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: `import weightgen` must not import torch, nor a client of HTTP.
+    # Imported on demand: `import weightgen` must load neither torch nor an HTTP client.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

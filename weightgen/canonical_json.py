@@ -1,4 +1,4 @@
-"""JSON with one spelling: what is written, hashed and compared."""
+"""Canonical JSON: every value has one spelling, so that it can be hashed and compared."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from weightgen.errors import CorruptFile, StorageFailed
 
 
 def encode_json(value: Any, *, name: str, indent: int | None = None) -> bytes:
-    """The one spelling of a JSON value; NaN and what JSON has no words for are refused, in the name of `name`."""
+    """UTF-8 bytes of a value as JSON; raises StorageFailed, which begins with `name`, for NaN and what is no JSON."""
     separators = (",", ":") if indent is None else (",", ": ")
     try:
         return json.dumps(

@@ -66,12 +66,12 @@ class SupportSet:
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What a generator is told about the task. Each generator declares which parts it needs and which it can use."""
+    """What a generator knows about the task. Each generator declares which parts it needs and which it can use."""
 
     support: SupportSet | None = None
     text: str | None = None
     target_accuracy: float | None = None
-    """The accuracy asked for, a fraction."""
+    """The accuracy to aim for, a fraction."""
 
     def __post_init__(self) -> None:
         if self.target_accuracy is not None and not 0 <= self.target_accuracy <= 1:  # False for NaN too

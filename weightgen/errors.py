@@ -6,14 +6,14 @@
     ├── CorruptFile           1  a file is truncated, tampered with, too large or of another format
     ├── SpecMismatch          1  tensors do not match what a spec asks for
     ├── StorageFailed         1  a file could not be written (disk full, no permission)
-    ├── ServiceFailed         1  a service over HTTP does not answer, or not as it should
+    ├── ServiceFailed         1  a service over HTTP gives no answer, or a wrong one
     ├── VerificationFailed    3  generated weights did not pass the gate
     ├── UnsupportedTask       4  a generator cannot honour this request
     └── NotFound              5  a file or folder does not exist
         └── UnknownName       5  no registered thing has this name
 
-A message is one sentence: what is wrong, what was expected, what was got, and the way out. Our own broken
-promises are asserts, not these.
+A message is one sentence: what is wrong, what was expected, what was got, and the way out. A bug of our
+own is an assert, not one of these.
 """
 
 import difflib
@@ -49,7 +49,7 @@ class StorageFailed(WeightgenError):
 
 
 class ServiceFailed(WeightgenError):
-    """A service over HTTP does not answer, or not as it should."""
+    """A service over HTTP gives no answer, or a wrong one."""
 
 
 class VerificationFailed(WeightgenError):

@@ -1,4 +1,4 @@
-"""Labelled data: what a data source gives, ready for a target network; support sets are drawn from it.
+"""Labelled data from a data source, ready for a target network; support sets are drawn from it.
 
 Shapes: images (n, c, h, w), features (n, d), labels (n,).
 """
@@ -18,7 +18,7 @@ from weightgen.condition import SupportSet
 from weightgen.errors import BadData, BadOption
 
 MAX_SHOTS = 50
-"""Most support examples a class may have."""
+"""Most support examples of one class."""
 _RESIZE_BATCH = 2048
 
 
@@ -36,7 +36,7 @@ class LabelledData:
     """int64; a class may be absent."""
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    """What was done to the data on the way in, a sentence each."""
+    """One sentence for each change that was made to the data when they were loaded."""
 
     def __post_init__(self) -> None:
         for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
@@ -63,7 +63,7 @@ class LabelledData:
 
     @property
     def in_features(self) -> int | None:
-        """Numbers of an example; None for images."""
+        """Numbers in one example; None for images."""
         return self.x_train.shape[1] if self.x_train.ndim == 2 else None
 
     def with_notes(self, notes: Sequence[str]) -> "LabelledData":
@@ -71,7 +71,7 @@ class LabelledData:
         return replace(self, notes=(*notes, *self.notes))
 
     def digest(self) -> str:
-        """sha256 over shapes, class names and every example and label, hex; notes and name do not count."""
+        """sha256 over shapes, class names and every example and label, hex; without notes and name."""
         return self._digest
 
     @cached_property
@@ -88,7 +88,7 @@ def draw_support(
 ) -> SupportSet:
     """`per_class` train examples of each class, without replacement, in class order.
 
-    With `classes`, only those, and label i is classes[i].
+    With `classes`, only examples of those are drawn, and label i is classes[i].
     """
     if not 1 <= per_class <= MAX_SHOTS:
         raise BadOption(f"{per_class} support examples a class: expected 1 to {MAX_SHOTS}")
@@ -113,7 +113,7 @@ def draw_support(
 
 
 def select_classes(data: LabelledData, classes: Sequence[int]) -> LabelledData:
-    """Only these classes of the data; class classes[i] becomes label i."""
+    """The data of these classes only; class classes[i] becomes label i."""
     chosen = _check_classes(data, classes)
     label_of = torch.full((data.num_classes,), -1)
     label_of[torch.tensor(chosen)] = torch.arange(len(chosen))
@@ -142,7 +142,7 @@ def match_channels(data: LabelledData, in_channels: int) -> LabelledData:
     if in_channels == 3:
         parts, note = [x.expand(-1, 3, -1, -1) for x in (data.x_train, data.x_test)], "grey repeated to 3 channels"
     else:
-        # ITU-R BT.601, as Pillow's "L".
+        # ITU-R BT.601, like Pillow's "L".
         luma = torch.tensor([0.299, 0.587, 0.114])[None, :, None, None]
         parts = [(x * luma).sum(1, keepdim=True).clamp(0, 1) for x in (data.x_train, data.x_test)]
         note = "colour reduced to 1 grey channel"

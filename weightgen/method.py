@@ -1,4 +1,4 @@
-"""A method of making weights, declared once: its name, what it has to be told, what it can use, and its own options.
+"""A method of making weights, declared once: its name, what it needs, what it can use, and its own options.
 
 The command line, the HTTP interface, the page and the client offer exactly what is declared here. Nothing in this
 file or in a method's `method.py` imports torch, so that a wrong name or option is refused at once.
@@ -22,7 +22,7 @@ PARTS = {
     "text": "a description in words",
     "target_accuracy": "an accuracy to aim for",
 }
-"""The parts of a condition (`weightgen.condition.Condition`), and what each is in words."""
+"""The parts of a condition (`weightgen.condition.Condition`), each with a phrase that describes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Options:
             each.check(getattr(self, each.name))
 
     def to_json(self) -> dict[str, Any]:
-        """Every option by name; those without a value are left out."""
+        """Every option by name, without those that have no value."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -47,7 +47,7 @@ class Option:
     kind: type
     """int, float, str or bool."""
     default: Any
-    """None where leaving it out means something that no value says."""
+    """None if leaving the option out has a meaning of its own, which no value has."""
     help: str
     low: float | None = None
     high: float | None = None
@@ -71,7 +71,7 @@ class Option:
         return {**asdict(self), "kind": self.kind.__name__, "choices": list(self.choices)}
 
     def describe_range(self) -> str:
-        """The limits in words."""
+        """The limits as a phrase."""
         if self.low is None and self.high is None:
             return _KINDS[self.kind]
         if self.high is None:
@@ -111,19 +111,19 @@ class Method:
     """Where its class is, "package.module:Class"; imported when a file of the method is loaded."""
     options: type[Options] = Options
     needs: frozenset[str] = frozenset({"support"})
-    """Parts of a condition without which it makes nothing."""
+    """Parts of a condition that it needs."""
     uses: frozenset[str] = frozenset()
-    """Parts of a condition that it can use besides."""
+    """Other parts of a condition that it can use."""
     samples: bool = False
     """Whether another seed gives other weights, so that several samples can be asked for."""
 
     @property
     def takes(self) -> frozenset[str]:
-        """All parts of a condition that it can be given."""
+        """All parts of a condition that it accepts."""
         return self.needs | self.uses
 
     def to_json(self) -> dict[str, Any]:
-        """The declaration, for those who ask from afar; `code` is left out."""
+        """The declaration for remote clients, JSON values; without `code`."""
         return {
             "name": self.name,
             "title": self.title,
@@ -143,7 +143,7 @@ class Method:
         return self.options(**values)
 
     def check_parts(self, given: frozenset[str]) -> None:
-        """Raise UnsupportedTask unless a condition with these parts is enough for this method, and not too much."""
+        """Raise UnsupportedTask if this method needs a part that is not given, or does not accept a given one."""
         missing, extra = sorted(self.needs - given), sorted(given - self.takes)
         if missing:
             raise UnsupportedTask(f"{self.name!r} needs {_name_parts(missing)}")

@@ -1,7 +1,7 @@
-"""The order: what came in, from a command line, an HTTP body, a Hub name or a line of a file, with names unresolved.
+"""The order: what a command line, an HTTP body, a Hub name or a line of a file asks for, with names not yet loaded.
 
-An order says what is wanted in names and numbers. `weightgen.pipeline` turns it into a request, once the names are
-loaded. Nothing here imports torch.
+An order holds names and numbers. `weightgen.pipeline` loads the names and turns it into a request. Nothing here imports
+torch.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from weightgen.errors import BadOption
 from weightgen.method import Method
 
 MAX_SHOTS = 50
-"""Most support examples a class may have."""
+"""Most support examples of one class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Order:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Order":
-        """The order that `to_json` gave; fields that an older version did not know have their defaults."""
+        """The order from the value of `to_json`; fields that are missing, as in older versions, get their defaults."""
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(value) - known)
         if unknown:
@@ -54,7 +54,7 @@ class Order:
 
 
 def check_terms(order: Order, method: Method) -> None:
-    """Raise BadOption or UnsupportedTask, with the reason, for terms that a method cannot honour; loads nothing."""
+    """Raise BadOption, UnknownName or UnsupportedTask for terms that a method cannot serve; loads nothing."""
     for check in TERM_CHECKS.values():
         check(order, method)
 
@@ -71,4 +71,4 @@ TERM_CHECKS: dict[str, Callable[[Order, Method], object]] = {
     "num_samples": lambda order, method: method.check_samples(order.num_samples),
     "options": lambda order, method: method.read_options(order.options),
 }
-"""Field of an order -> what raises BadOption, UnknownName or UnsupportedTask if the method cannot honour it."""
+"""Field of an order -> its check: raises BadOption, UnknownName or UnsupportedTask if the method cannot serve it."""

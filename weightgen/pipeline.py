@@ -1,7 +1,7 @@
 """One order from end to end: labelled data in, verified weights with their report out.
 
-An order (`weightgen.order`) names things. A job holds them, loaded. Job and order together make the request, the
-generator answers it, the gate verifies the answer. Where names come from is not the business of this file.
+An order (`weightgen.order`) names things, and a job holds them loaded. Job and order make the request, the generator
+answers it, and the gate verifies the answer. Looking names up is done elsewhere (`find_look_up`).
 """
 
 import importlib.metadata
@@ -43,7 +43,7 @@ class HasMethod(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What an order names, loaded: a generator, a data set, the network that takes its examples, a reference zoo."""
+    """The loaded parts that an order names: generator, data set, target network for its examples, reference zoo."""
 
     generator: WeightGenerator
     generator_sha256: str
@@ -76,7 +76,7 @@ class Job:
         )
 
     def read_options(self, order: Order) -> Options | None:
-        """The order's options as its method declares them; None if it has none."""
+        """The order's options as the method's options class; None if it has none."""
         if not order.options:
             return None
         if not isinstance(self.generator, HasMethod):
@@ -86,7 +86,7 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """Weights that passed the gate, and how they came about."""
+    """Weights that passed the gate, with their job and the time they took."""
 
     job: Job
     weights: VerifiedWeights
@@ -99,7 +99,7 @@ class Made:
 
     @cached_property
     def accuracy(self) -> float:
-        """The fraction of the data's test part that the network gets right."""
+        """Accuracy on the data's test part, a fraction."""
         return accuracy(self.job.target, self.state, self.job.data.x_test, self.job.data.y_test)
 
     def module(self) -> nn.Module:
@@ -154,7 +154,7 @@ class Made:
 def make_weights(job: Job, order: Order) -> list[Made]:
     """The verified weights of an order, `order.num_samples` sets.
 
-    Where a reference does better, it is returned; without `order.fallback`, VerificationFailed is raised.
+    If a reference does better, its weights are returned; without `order.fallback`, VerificationFailed is raised.
     """
     (made,) = make_weights_many([(job, order)])
     if isinstance(made, WeightgenError):
@@ -165,10 +165,10 @@ def make_weights(job: Job, order: Order) -> list[Made]:
 def make_weights_many(
     asked: Sequence[tuple[Job, Order]], *, on_generated: Callable[[Sequence[int]], None] = lambda places: None
 ) -> list[list[Made] | WeightgenError]:
-    """For each of several orders of one generator what `make_weights` gives, or raises, for it alone.
+    """For each of several orders of one generator, what `make_weights` would return or raise for it alone.
 
     Only the seconds differ: they are those of all orders together. `on_generated` is called between generation and the
-    gate, with the places of the orders that were not refused.
+    gate, with the indices of the orders that were not refused.
     """
     outcomes: dict[int, list[Made] | WeightgenError] = {}
     requests: dict[int, GenerationRequest] = {}
@@ -212,8 +212,8 @@ def generate(
     """Verified weights of an architecture for the classes of labelled data.
 
     `data` is the name of a data set, a file, a folder of images, or LabelledData; `arch` and `generator` are names
-    (`generator` may be a file). `options` are those of the generator's method. Another seed draws other examples. Where
-    a reference does better, it is returned; without `fallback`, VerificationFailed is raised.
+    (`generator` may be a file). `options` are those of the generator's method. Another seed draws other examples. If a
+    reference does better, its weights are returned; without `fallback`, VerificationFailed is raised.
     """
     order = Order(
         generator=generator,
@@ -230,11 +230,11 @@ def generate(
 
 
 def find_look_up() -> Callable[[Order, LabelledData | None], Job]:
-    """What turns names into a job: an entry point of the group LOOK_UP_GROUP (docs/decisions/0008)."""
+    """The function that turns names into a job: an entry point of the group LOOK_UP_GROUP (docs/decisions/0008)."""
     for entry in importlib.metadata.entry_points(group=LOOK_UP_GROUP):
         return entry.load()
     raise NotFound(
-        "no installed package says where generators and architectures are; install weightgen anew "
+        "no installed package says where generators and architectures are; install weightgen again "
         "(pip install -e . in a checkout)"
     )
 

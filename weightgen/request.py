@@ -1,4 +1,4 @@
-"""The request for weights, and the protocol that generators and references speak alike."""
+"""The request for weights, and the protocol that generators and references share."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ MAX_SAMPLES = 1024
 
 @dataclass(frozen=True, eq=False)
 class GenerationRequest:
-    """Weights for this target under this condition. The same request to the same generator gives the same bytes."""
+    """A request for weights: target and condition. The same request to the same generator gives the same bytes."""
 
     target: Target
     condition: Condition
     num_samples: int = 1
     seed: int = 0
     options: Options | None = None
-    """The method's own options; None: its defaults."""
+    """The method's own options; None means its defaults."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_samples <= MAX_SAMPLES:
@@ -35,7 +35,7 @@ class GenerationRequest:
             raise BadOption(f"seed is {self.seed}, expected 0 to 2^63 - 1")
 
     def digest(self) -> str:
-        """sha256 of everything that decides the answer, hex: cache key, job identity and provenance."""
+        """sha256, hex, of all that determines the answer: used as cache key, job identity and provenance."""
         return digest_json(
             {
                 "spec": self.target.spec.digest(),
@@ -52,8 +52,8 @@ def check_request(
 ) -> None:
     """Raise UnsupportedTask, with the reason, unless a generator of this method can serve the request.
 
-    It checks what the method declares, and the support set if the method needs one. `max_classes` and `max_shots` are
-    the most that the generator takes. Touches no tensor.
+    Checks the method's declaration, and the support set if the method needs one. `max_classes` and `max_shots` are the
+    generator's limits. Reads no values of tensors.
     """
     method.check_options(request.options)
     method.check_samples(request.num_samples)
@@ -70,7 +70,7 @@ def check_request(
 
 
 def require_support(request: GenerationRequest) -> SupportSet:
-    """The request's support set, which fits its target; UnsupportedTask, with the reason, if it does not."""
+    """The request's support set; UnsupportedTask, with the reason, if it is missing or does not fit the target."""
     support, target = request.condition.support, request.target
     if support is None:
         raise UnsupportedTask("the request has no support set; expected labelled examples of every class")
@@ -94,7 +94,7 @@ class WeightGenerator(Protocol):
     name: str
 
     def check(self, request: GenerationRequest) -> None:
-        """Raise UnsupportedTask, with the reason, if the request cannot be honoured; touches no tensor."""
+        """Raise UnsupportedTask, with the reason, if the request cannot be served; reads no values of tensors."""
         ...
 
     def generate(self, request: GenerationRequest) -> list[State]:
@@ -107,17 +107,17 @@ class MakesMany(Protocol):
     """A generator that serves several requests in one pass."""
 
     def group_of(self, request: GenerationRequest) -> Hashable:
-        """Requests of equal groups can be made in one pass; those of None cannot."""
+        """A key: requests with equal keys can be made in one pass; None means that it must be made alone."""
         ...
 
     def generate_many(self, requests: Sequence[GenerationRequest]) -> list[list[State]]:
-        """For each of several requests of one group what `generate` gives for it alone, to the bit."""
+        """For each of several requests of one group, exactly what `generate` gives for it alone, bit for bit."""
         ...
 
 
 @runtime_checkable
 class TaskEmbedding(Protocol):
-    """Where a task lies, unit norm (e,): the `embed` of a generator, which may depend on the architecture it is for."""
+    """The `embed` of a generator: a unit-norm vector (e,) for a task; it may depend on the architecture."""
 
     def __call__(self, support: SupportSet, *, arch: str) -> Tensor: ...
 
@@ -139,8 +139,8 @@ class HasTrunkCondition(Protocol):
 
 @runtime_checkable
 class RefitsTrunks(Protocol):
-    """A reference that takes trunks from somewhere and refits them on the support set."""
+    """A reference that takes trunks and refits them on the support set."""
 
     def trunks(self, request: GenerationRequest) -> list[State]:
-        """Those of `num_samples` states, before they are refitted."""
+        """The trunks of `num_samples` states, before they are refitted."""
         ...

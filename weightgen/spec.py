@@ -1,12 +1,12 @@
-"""StateSpec: which tensors a target network has, in which order, and what every axis of them means.
+"""StateSpec: the tensors of a target network, in order, and the meaning of each of their axes.
 
-Axes are written beside the module they describe, in einops-like words:
+Axes are written beside the module that they describe, in einops-like words:
 
     AXES = {
-        "conv2.weight": "c2 c1 3 3",       # lowercase: hidden; units may be permuted, together wherever the word stands
-        "conv1.weight": "c1 RGB 3 3",      # UPPERCASE or a number: fixed by the outside
+        "conv2.weight": "c2 c1 3 3",       # lowercase: hidden; units may be permuted, together in all its places
+        "conv1.weight": "c1 RGB 3 3",      # UPPERCASE or a number: fixed from outside
         "fc.weight": "CLASSES (c2 4 4)",   # (..): flattened into one axis, first word slowest
-        "qkv.weight": "(3 h=4 k) d",       # name=size where no tensor alone gives the size
+        "qkv.weight": "(3 h=4 k) d",       # name=size if no tensor alone gives the size
         "bn.num_batches_tracked": "",      # a scalar
     }
 
@@ -44,7 +44,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What one tensor of a state must look like."""
+    """Name, shape, dtype and axes of one tensor of a state."""
 
     name: str
     shape: tuple[int, ...]
@@ -53,7 +53,7 @@ class TensorSpec:
     tied_to: str | None = None
     """Name of the earlier tensor this one shares its storage with."""
     carried: tuple[int, ...] | None = None
-    """Values, flattened, of an integer or boolean tensor: carried along, never generated."""
+    """Flattened values of an integer or boolean tensor, which are carried along and never generated."""
 
     @property
     def is_generated(self) -> bool:
@@ -81,9 +81,9 @@ class StateSpec:
     def from_module(
         cls, module: nn.Module, axes: Mapping[str, str], *, arch: str, config: Mapping[str, Any] | None = None
     ) -> "StateSpec":
-        """The spec of a module's state_dict. Tensors that `axes` does not name are held fixed on every axis.
+        """The spec of a module's state_dict. Tensors that `axes` does not name are fixed on every axis.
 
-        Raises SpecMismatch if `axes` names tensors that are not there, or disagrees with a shape.
+        Raises SpecMismatch if `axes` names tensors that do not exist, or does not fit a shape.
         """
         tensors = module.state_dict(keep_vars=True)
         unknown = sorted(axes.keys() - tensors.keys())
@@ -124,7 +124,7 @@ class StateSpec:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers a generator has to make."""
+        """Number of values that a generator has to make."""
         return sum(t.numel for t in self.generated)
 
     def check(self, state: Mapping[str, Tensor]) -> None:
@@ -159,11 +159,11 @@ class StateSpec:
         return full
 
     def share_ties(self, state: Mapping[str, Tensor]) -> State:
-        """A full state in the spec's order, from the stored tensors: a tied tensor is the very one it is tied to."""
+        """A full state in the spec's order, from the stored tensors; a tied tensor is the same object as its owner."""
         return {t.name: state[t.tied_to or t.name] for t in self.tensors}
 
     def restore_ties(self, state: Mapping[str, Tensor]) -> State:
-        """The state, and every tied tensor that it leaves out."""
+        """The state plus every tied tensor that it lacks."""
         ties = {t.name: state[t.tied_to] for t in self.tensors if t.tied_to in state}
         return {**ties, **state}
 
@@ -177,7 +177,7 @@ class StateSpec:
                 raise SpecMismatch(f"the permutation of {word!r} is not an order of its {sizes[word]} units")
         permuted: State = {}
         for t in self.tensors:
-            # A tied tensor stays one with its owner: torch refuses to run two values for one parameter.
+            # A tied tensor stays the same object as its owner: torch refuses two values for one parameter.
             permuted[t.name] = permuted[t.tied_to] if t.tied_to else _permute_tensor(state[t.name], t, permutations)
         return permuted
 
@@ -225,7 +225,7 @@ class StateSpec:
 
 
 def format_axes(axes: tuple[tuple[Word, ...], ...]) -> str:
-    """The notation of parsed axes, with every named size written out, so that it stands alone."""
+    """The notation of parsed axes, with every named size written out, so that it can be read alone."""
 
     def word(w: Word) -> str:
         return f"{w.name}={w.size}" if w.name else str(w.size)
@@ -259,7 +259,7 @@ def _parse_axes(name: str, notation: str | None, shape: tuple[int, ...]) -> _Par
 
 
 def _infer_sizes(parsed: dict[str, _Parsed], shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
-    """Size of every named word, by division wherever one word of an axis is still unknown."""
+    """Size of every named word; if one word of an axis is unknown, its size follows by division."""
     sizes: dict[str, int] = {w: n for axes in parsed.values() for axis in axes for w, n in axis if w and n >= 0}
     pending = [(t, axis, n) for t, axes in parsed.items() for axis, n in zip(axes, shapes[t], strict=True)]
     while pending:
@@ -286,11 +286,10 @@ def _infer_sizes(parsed: dict[str, _Parsed], shapes: dict[str, tuple[int, ...]])
 def describe_tensors(
     tensors: Mapping[str, Tensor], axes: Mapping[str, tuple[tuple[Word, ...], ...]] | None = None
 ) -> tuple[TensorSpec, ...]:
-    """What a spec says of tensors, in their order; without `axes`, every axis is fixed.
+    """The spec entries of tensors, in their order; without `axes`, every axis is fixed.
 
-    This is where ties and carried values are decided. A tensor with the same memory, shape and strides as an earlier
-    one is tied to it; on the meta device, only if it is the same object. Integers and booleans are carried with the
-    values they have.
+    This function decides ties and carried values. A tensor with the same memory, shape and strides as an earlier one is
+    tied to it; on the meta device, only if it is the same object. Integers and booleans are carried with their values.
     """
     described: list[TensorSpec] = []
     first_with: dict[object, str] = {}

@@ -1,4 +1,4 @@
-"""The study of d2nwg (docs/results/d2nwg/SECTION.json) in Markdown: what was aimed at and found, then the figures.
+"""The study of d2nwg (docs/results/d2nwg/SECTION.json) in Markdown: aims and findings, then the figures.
 
 `benchmarks.reports.report` puts it into the generator's card. A section that has not been measured is left out.
 """
@@ -27,7 +27,7 @@ def read_study(folder: Path) -> dict[str, Section]:
 
 
 def render_study(study: Study) -> str:
-    """A table of the aims, and one of each section's figures."""
+    """A table of the aims, and a table for each section."""
     if not study:
         return "Not measured yet."
     aims = list_aims(study)
@@ -36,7 +36,7 @@ def render_study(study: Study) -> str:
 
 
 def list_aims(study: Study) -> list[tuple[str, str, str]]:
-    """What was aimed at, what was found, and whether that meets it: rows of a table."""
+    """Rows of (aim, finding, verdict) for a table."""
     return [row for section, judge in AIMS.items() if section in study for row in judge(study[section])]
 
 
@@ -70,7 +70,7 @@ def _aims_of_published(sets: Section) -> list[tuple[str, str, str]]:
 
 
 def _known_tasks(sets: Section) -> list[tuple[str, Section]]:
-    """What was reached from twenty examples a class on tasks that the zoo's training runs know."""
+    """Results from twenty examples per class on tasks of the zoo's training runs, by data set."""
     return [(name, arms[SHOTS[1]]) for name, arms in sorted(sets.items())]
 
 
@@ -98,7 +98,7 @@ def _aims_of_speed(speed: Section) -> list[tuple[str, str, str]]:
 def _judge(
     aim: str, found: Mapping[str, float], show: Callable[[float], str], is_met: Callable[[float], bool]
 ) -> tuple[str, str, str]:
-    """A row of the table of aims: met if it is for all that was found."""
+    """A row of the table of aims; "met" if all findings meet the aim."""
     verdicts = [is_met(value) for value in found.values()]
     verdict = "met" if all(verdicts) else f"{sum(verdicts)} of {len(verdicts)}" if any(verdicts) else "missed"
     return aim, ", ".join(f"{name} {show(value)}" for name, value in found.items()), verdict
@@ -112,7 +112,7 @@ AIMS = {
     "steps": _aims_of_steps,
     "speed": _aims_of_speed,
 }
-"""Section -> what holds its results against what was aimed at."""
+"""Section -> function that compares its results with the aims."""
 
 
 def _render_tasks(members: Section) -> str:
@@ -243,7 +243,7 @@ RENDERED = {
     "steps": _render_steps,
     "speed": _render_speed,
 }
-"""Section -> what puts its results into Markdown, in the order of the card."""
+"""Section -> function that renders its results in Markdown, in the order of the card."""
 
 
 def _codec(reconstruction: Section, name: str) -> float:

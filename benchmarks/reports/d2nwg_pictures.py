@@ -1,4 +1,4 @@
-"""Draws what the study of d2nwg found: docs/images/d2nwg-{steps,novelty,map}.png.
+"""Draws the results of the study of d2nwg: docs/images/d2nwg-{steps,novelty,map}.png.
 
     python -m benchmarks.reports.d2nwg_pictures --zoo runs/zoo/training
 
@@ -33,7 +33,7 @@ IMAGES = ROOT / "docs" / "images"
 
 
 def draw_steps(axes: Axes, scores: dict[str, Any]) -> None:
-    """Mean accuracy over the evaluation sets against fine-tuning steps, and that of training from scratch."""
+    """Draw mean accuracy over the evaluation sets against fine-tuning steps, and that of training from scratch."""
     boards = list(scores["data"].values())
     for arm, colour in ARMS.items():
         steps = sorted(int(step) for step in boards[0]["curve"][arm])
@@ -51,7 +51,7 @@ def draw_steps(axes: Axes, scores: dict[str, Any]) -> None:
 
 
 def draw_novelty(axes: Axes, study: dict[str, Any]) -> None:
-    """Each sample's distance to the nearest trunk of the zoo, and how much more accurate than retrieval it is."""
+    """Draw each sample's gain in accuracy over retrieval against its distance to the nearest trunk of the zoo."""
     points = study["points"]
     distance = [p["distance"] / study["leave_one_out_median"] for p in points]
     gain = [100 * (p["accuracy"] - p["retrieval"]) for p in points]
@@ -72,7 +72,7 @@ def draw_novelty(axes: Axes, study: dict[str, Any]) -> None:
 
 
 def draw_map(axes: Axes, bench: Bench, member: str) -> None:
-    """Latents of the zoo's train runs on their two principal axes, coloured by data set; samples as crosses."""
+    """Draw latents of the zoo's train runs on their two principal axes, coloured by data set; samples as crosses."""
     networks, generator = bench.networks[member], bench.generator
     rows = networks.rows("train")
     with torch.no_grad():

@@ -1,9 +1,9 @@
-"""What ships of a generator's figures and card for programs to read: model_zoo/released/<name>.json.
+"""A generator's figures and card as JSON for programs: model_zoo/released/<name>.json.
 
     {about, architectures, scoreboards: [{architecture, support_per_class, seconds, accuracy, mean}]}
 
-`about` is the first sentence of the card; `architectures` is null for a generator that takes any; accuracies are
-fractions, by data set and by what was scored there.
+`about` is the first sentence of the card. `architectures` is null for a generator that takes any. Accuracies are
+fractions, by data set and by arm.
 """
 
 import re
@@ -23,7 +23,7 @@ ARMS = (
 
 
 def describe_generator(card: str, manifest: dict[str, Any], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The facts of one generator, JSON values: from its card, its file's manifest and its files of docs/results."""
+    """The facts of one generator, JSON values, from its card, its file's manifest and its files in docs/results."""
     archs = manifest.get("archs")
     return {
         "about": first_sentence(card),
@@ -33,7 +33,7 @@ def describe_generator(card: str, manifest: dict[str, Any], results: Sequence[di
 
 
 def first_sentence(card: str) -> str:
-    """The first sentence below the card's title, without Markdown's marks of code."""
+    """The first sentence below the card's title, without backticks."""
     paragraph = next(block for block in card.split("\n\n") if not block.startswith("#"))
     sentence = re.split(r"(?<=[a-z)`])\.\s+(?=[A-Z`])", paragraph, maxsplit=1)[0]
     return " ".join(sentence.replace("`", "").split()).rstrip(".") + "."

@@ -1,4 +1,4 @@
-"""The figures of logah (docs/results/logah/SECTION.json) in Markdown: what was aimed at and found, then the tables.
+"""The figures of logah (docs/results/logah/SECTION.json) in Markdown: aims and findings, then the tables.
 
 `benchmarks.reports.report` puts it into the generator's card. A section that has not been measured is left out.
 """
@@ -26,7 +26,7 @@ def read_figures(folder: Path) -> dict[str, Section]:
 
 
 def render_figures(figures: Mapping[str, Section]) -> str:
-    """A table of the aims, and one of each section's figures."""
+    """A table of the aims, and a table for each section."""
     if not figures:
         return "Not measured yet."
     aims = [row for section, judge in AIMS.items() if section in figures for row in judge(figures[section])]
@@ -172,4 +172,4 @@ RENDERED: dict[str, Callable[[Section], str]] = {
     "curves": _render_curves,
     "coverage": _render_coverage,
 }
-"""Section -> what puts its results into Markdown, in the order of the card."""
+"""Section -> function that renders its results in Markdown, in the order of the card."""

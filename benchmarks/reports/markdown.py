@@ -1,4 +1,4 @@
-"""Tables in Markdown, as the reports of `benchmarks` have them."""
+"""Tables in Markdown for the reports of `benchmarks`."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,5 +9,5 @@ def render_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def render_titled(title: str, legend: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table under a line of its title and what its columns are."""
+    """A table below a line with its title and a legend of its columns."""
     return f"**{title}**: {legend}.\n\n{render_table(heads, rows)}"

@@ -1,10 +1,10 @@
-"""Copies the figures of docs/results/*.json into the README, docs/results.md, the cards and the generators' JSON.
+"""Copies the figures in docs/results/*.json into the README, docs/results.md, the cards and the generators' JSON.
 
     python -m benchmarks.reports.report            write them   (make report)
     python -m benchmarks.reports.report --check    only compare; exit 1 if one differs
 
-Each JSON file is what `python -m benchmarks.studies.scores` wrote: one generator and architecture, scored on several
-data sets. A folder named like a generator holds a study of it (`benchmarks.studies.d2nwg`), for its card alone.
+Each JSON file was written by `python -m benchmarks.studies.scores`: scores of one generator and architecture on several
+data sets. A folder with the name of a generator holds a study of it (`benchmarks.studies.d2nwg`), only for its card.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def written() -> dict[Path, str]:
-    """Every file with figures in it, and its text with the figures of now."""
+    """Every file with figures -> its text with the current figures."""
     results = read_results(ROOT / "docs" / "results")
     few_way = read_results(ROOT / "docs" / "results" / "few_way")
     service = service_report.render_figures(service_report.read_figures(ROOT / "docs" / "results" / "service"))
@@ -89,7 +89,7 @@ def written() -> dict[Path, str]:
 
 
 def _written_facts(results: Sequence[dict[str, Any]]) -> dict[Path, str]:
-    """The JSON that ships beside every released generator."""
+    """The JSON file of every released generator -> its text."""
     texts = {}
     for name, file in RELEASED.items():
         if (FOLDER / file).is_file():
@@ -100,7 +100,7 @@ def _written_facts(results: Sequence[dict[str, Any]]) -> dict[Path, str]:
 
 
 def render_study_of(name: str) -> str | None:
-    """The study of a generator, of the kind that its method has; None where it has none."""
+    """The study of a generator in Markdown; None if it has none."""
     folder = ROOT / "docs" / "results" / name
     if name == "logah":
         return render_figures(read_figures(folder))
@@ -109,7 +109,7 @@ def render_study_of(name: str) -> str | None:
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """The result files in order of their names."""
+    """The contents of the result files, in the order of their names."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
@@ -121,7 +121,7 @@ def render(results: list[dict[str, Any]], few_way: Sequence[dict[str, Any]] = ()
 
 
 def render_summary(results: Sequence[dict[str, Any]]) -> str:
-    """One row for each generator and architecture: means of what is generated, scratch and the best cheap reference."""
+    """One row for each generator and architecture: mean accuracies of generated, scratch and best cheap reference."""
     rows = []
     for result in results:
         means = {arm: mean_accuracy(result, arm) for arm in ("generated", "scratch", *CHEAP)}
@@ -142,7 +142,7 @@ def render_summary(results: Sequence[dict[str, Any]]) -> str:
 
 
 def render_training(training: dict[str, Any]) -> str:
-    """How long each architecture was trained, how it does on held-out tasks of its training sets, and those sets."""
+    """Training times, scores on held-out tasks of the training sets, and those sets, in Markdown."""
     kinds = {"runs": _render_runs, "spent": _render_stages, "members": _render_members}
     lines = next(render for key, render in kinds.items() if key in training)(training)
     lines += ["| training set | licence, as stated |", "|---|---|"]
@@ -201,7 +201,7 @@ def _render_members(training: dict[str, Any]) -> list[str]:
 
 
 def render_zoo(summary: dict[str, Any]) -> str:
-    """What is in a zoo, in two tables."""
+    """The contents of a zoo in two tables."""
     lines = [
         f"{summary['runs']:,} runs, {summary['tasks']:,} tasks, {summary['checkpoints']:,} checkpoints.",
         "",
@@ -218,7 +218,7 @@ def render_zoo(summary: dict[str, Any]) -> str:
 
 
 def replace_block(text: str, block: str, *, marker: str = "results") -> str:
-    """`text` with what stands between the markers replaced."""
+    """`text` with `block` between the markers."""
     begin, end = BEGIN.format(marker), END.format(marker)
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
@@ -227,7 +227,7 @@ def replace_block(text: str, block: str, *, marker: str = "results") -> str:
 
 
 def mean_accuracy(result: dict[str, Any], column: str) -> float:
-    """Mean over the data sets of one result file, a fraction."""
+    """Mean accuracy over the data sets of one result file, a fraction."""
     values = [_accuracy(scores, column) for scores in result["data"].values()]
     return sum(values) / len(values)
 
@@ -251,7 +251,7 @@ def _table(result: dict[str, Any]) -> str:
 
 
 def _standing(result: dict[str, Any]) -> str:
-    """How the generated weights stand to training from scratch, in a sentence."""
+    """A sentence that compares the generated weights with training from scratch."""
     scores = result["data"].values()
     above = sum(_accuracy(s, "generated") > _accuracy(s, "scratch") for s in scores)
     margin = 100 * (mean_accuracy(result, "generated") - mean_accuracy(result, "scratch"))

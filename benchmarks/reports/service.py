@@ -1,4 +1,4 @@
-"""The figures of the service in Markdown: docs/results/service/*.json, which the benchmarks `service_*` wrote."""
+"""The figures of the service (docs/results/service/*.json, written by `benchmarks.service`) in Markdown."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,16 +10,16 @@ from benchmarks.reports.markdown import render_table
 
 Figures = dict[str, Any]
 Row = tuple[str, str, str]
-"""What was asked, what was found, what wrote it."""
+"""(aim, finding, benchmark that measured it)"""
 
 
 def read_figures(folder: Path) -> dict[str, Figures]:
-    """The figures by name of their file; {} where nothing was measured."""
+    """Name of a file -> its figures; {} if nothing was measured."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
 def render_figures(figures: dict[str, Figures]) -> str:
-    """A table of what was asked and what was found."""
+    """A table of aims and findings."""
     rows = [row for name, render in RENDER.items() if name in figures for row in render(figures[name])]
     if not rows:
         return "Nothing was measured yet."
@@ -115,4 +115,4 @@ RENDER: dict[str, Callable[[Figures], Iterator[Row]]] = {
     "chaos": _chaos,
     "chaos-postgresql": _chaos,
 }
-"""Name of the file -> what it says."""
+"""Name of a file -> function that makes its rows."""

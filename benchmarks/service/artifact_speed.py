@@ -1,12 +1,12 @@
-"""A cached artifact from the service and the same file from nginx, asked for in turn by wrk.
+"""Speed of a cached artifact from the service and of the same file from nginx, measured in turn by wrk.
 
-    python -m benchmarks.service.artifact_speed     5 rounds of 4 s a cell; docs/results/service/artifact_speed.json
+    python -m benchmarks.service.artifact_speed     5 rounds of 4 s per cell; docs/results/service/artifact_speed.json
     python -m benchmarks.service.artifact_speed --rounds 1 --seconds 1 --json /tmp/speed.json
 
-Both serve with two worker processes, on the same machine as wrk, which has one thread and keeps its connections. nginx
-has sendfile on and no log; the service logs and measures every request, as it always does. The files: config.json and
-model.safetensors of a real `cnn-tiny` that the server generates, one of 4 MiB, and one of 32 MiB, which is not kept
-in memory. The aim: at least half of nginx's requests a second. Needs Debian's nginx and wrk.
+Both serve with two worker processes, on the same machine as wrk, which has one thread and keeps its connections open.
+nginx uses sendfile and writes no log; the service logs and measures every request, as always. The files are config.json
+and model.safetensors of a real `cnn-tiny` that the server generates, one file of 4 MiB, and one of 32 MiB, which is not
+kept in memory. The aim is at least half of nginx's requests per second. Needs Debian's nginx and wrk.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from weightgen.files.storage import write_json
 
 AIM = 0.5
 LARGE_BYTES = 4 * 2**20
-"""As large as a file may be that the service keeps in memory."""
+"""Size of the largest file that the service keeps in memory."""
 STREAMED_BYTES = 32 * 2**20
 CONNECTIONS = (1, 16, 64)
 ASKED = {"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits"}
@@ -55,13 +55,13 @@ http {{
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4, help="of one cell, one side, one round")
+    parser.add_argument("--seconds", type=int, default=4, help="seconds for one cell, one side, one round")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path, default=ROOT / "docs" / "results" / "service" / "artifact_speed.json")
     options = parser.parse_args(argv)
     for program in ("nginx", "wrk"):
         if shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin") is None:
-            print(f"{program} is not here; apt-get install nginx wrk", file=sys.stderr)
+            print(f"{program} is not installed; apt-get install nginx wrk", file=sys.stderr)
             return 1
     with serving(workers=options.workers) as server:
         artifact = generate(server)
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             cells = [
                 measure(server, port, sha, name, connections, rounds=options.rounds, seconds=options.seconds)
                 for sha, name in files
-                for connections in (CONNECTIONS if sha != added[-1] else CONNECTIONS[:2])  # 64 get none within seconds
+                for connections in (CONNECTIONS if sha != added[-1] else CONNECTIONS[:2])  # 64 get none in time
             ]
     settings = {"rounds": options.rounds, "seconds": options.seconds, "workers": options.workers, "wrk_threads": 1}
     machine = {"cores": os.cpu_count(), "system": platform.platform()}
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(
     server: Server, nginx_port: int, sha: str, name: str, connections: int, *, rounds: int, seconds: int
 ) -> dict[str, Any]:
-    """Requests a second of both sides, in turn, and the median of their ratio."""
+    """Requests per second of both sides, measured in turn, and the median of their ratio."""
     size = (server.folder / "data" / "artifacts" / sha[:2] / sha / name).stat().st_size
     ours = f"http://127.0.0.1:{server.port}/v1/artifacts/{sha}/files/{name}"
     theirs = f"http://127.0.0.1:{nginx_port}/{sha[:2]}/{sha}/{name}"
@@ -102,7 +102,7 @@ def measure(
 
 
 def load(url: str, connections: int, seconds: int) -> float:
-    """Requests a second that wrk sees answered; RuntimeError for any error."""
+    """Answered requests per second by wrk; raises RuntimeError for any error."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", url]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60).stdout
     if "Non-2xx" in said or "Socket errors" in said:
@@ -128,7 +128,7 @@ def generate(server: Server) -> str:
 
 
 def add_artifact(root: Path, size: int) -> str:
-    """Put an artifact of one file into the store, in the form of service/artifacts/local_place.py; its sha256."""
+    """Put an artifact of one file into the store of service/artifacts/local_place.py; returns its sha256."""
     data = os.urandom(size)
     listing = [{"name": "model.safetensors", "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}]
     text = encode_json(listing, name="the list")
@@ -141,7 +141,7 @@ def add_artifact(root: Path, size: int) -> str:
 
 @contextmanager
 def nginx(root: Path) -> Iterator[int]:
-    """The port of an nginx that serves a folder."""
+    """Run an nginx that serves a folder; gives its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="weightgen-nginx-") as name:

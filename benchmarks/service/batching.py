@@ -1,12 +1,12 @@
-"""Small requests that wait together: made in one pass, and one by one (`max_batch_jobs=1`), by two servers in turn.
+"""Throughput of small requests made in one pass, and one by one (`max_batch_jobs=1`), by two servers in turn.
 
     python -m benchmarks.service.batching                         docs/results/service/batching.json, five minutes
     python -m benchmarks.service.batching --requests 16 --rounds 2 --json /tmp/batching.json
 
-A round posts so many requests with new seeds at once and waits until all are made; the order of the servers turns round
-every time. Beside it the same by `make_weights_many` and `make_weights` in this process: with time of the processor, as
-others may be at work on the machine. Each with several numbers of examples a class: the fewer, the less a pass does by
-itself. The aim: twice the throughput.
+A round posts many requests with new seeds at once and waits until all are done. The order of the servers alternates.
+The same is measured with `make_weights_many` and `make_weights` in this process, by processor time, because other
+programs may run on the machine. Each is measured with several numbers of examples per class: the fewer, the smaller a
+pass. The aim is twice the throughput.
 """
 
 import argparse
@@ -44,21 +44,21 @@ async def make_one(port: int, asked: dict[str, Any]) -> None:
     answer = await connection.ask("POST", "/v1/generations", body=asked)
     while answer.json()["state"] in ("queued", "running"):
         assert time.monotonic() < end, "the job has not ended"
-        await asyncio.sleep(0.25)  # rarely: what asks often takes the time that is measured
+        await asyncio.sleep(0.25)  # rarely: frequent requests would take processor time from the server
         answer = await connection.ask("GET", f"/v1/jobs/{answer.json()['id']}")
     assert answer.json()["state"] == "succeeded", answer.body[:300]
     await connection.close()
 
 
 async def run_round(server: Server, asked: dict[str, Any], seeds: Sequence[int]) -> tuple[float, float]:
-    """Seconds until all are made, and of the server's processors."""
+    """Seconds until all are done, and processor seconds of the server."""
     began, processor = time.perf_counter(), server.processor_seconds()
     await asyncio.gather(*(make_one(server.port, {**asked, "seed": seed}) for seed in seeds))
     return time.perf_counter() - began, server.processor_seconds() - processor
 
 
 async def measure_servers(together: Server, alone: Server, *, shots: int, requests: int, rounds: int) -> dict[str, Any]:
-    """Requests a second of both servers, round by round after one to warm up."""
+    """Requests per second of both servers, over rounds after one that warms up."""
     asked = {**NAMES, "support_per_class": shots}
     found: dict[str, list[tuple[float, float]]] = {"together": [], "one_by_one": []}
     for number in range(rounds + 1):
@@ -71,7 +71,7 @@ async def measure_servers(together: Server, alone: Server, *, shots: int, reques
 
 
 def measure_here(job: Job, *, shots: int, rounds: int) -> dict[str, Any]:
-    """Requests a second of `BATCH` orders made together, and one by one, by time of the processor."""
+    """Requests per second of `BATCH` orders made together, and one by one, in wall clock and processor time."""
     found: dict[str, list[tuple[float, float]]] = {"together": [], "one_by_one": []}
     for number in range(rounds + 1):
         seeds = range(number * BATCH, (number + 1) * BATCH)
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     keep_freed_memory()  # as the servers do
-    os.environ["OMP_NUM_THREADS"] = "1"  # the servers'
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the servers
     job = look_up(Order.from_json(NAMES))
     results = asyncio.run(measure_all(options, job))
     met = {f"service, {shots}: at least twice": found["ratio"] >= AIM for shots, found in results["service"].items()}

@@ -1,14 +1,13 @@
-"""SIGKILL at random moments under load: whatever was accepted is done once, and nothing is left lying about.
+"""SIGKILL at random moments under load: every accepted job is done exactly once, and no files are left behind.
 
     python -m benchmarks.service.chaos                             100 kills; docs/results/service/chaos.json
     python -m benchmarks.service.chaos --database postgresql       docs/results/service/chaos-postgresql.json
     python -m benchmarks.service.chaos --kills 3 --json /tmp/chaos.json
 
-Clients post requests as fast as they are answered: new ones, some again, some under an Idempotency-Key. Meanwhile the
-server is killed: all its processes, its parent, or one worker; in a fifth of the cases while it is still starting.
-Afterwards every request that was ever sent is posted once more, and what the server then says is compared with every
-answer that any client has had, with what lies in its folders, and with what a server that nobody killed makes of some
-of the same requests.
+Clients post requests as fast as they are answered: new ones, repeated ones, and some with an Idempotency-Key. Meanwhile
+the server is killed: all its processes, its parent, or one worker; in a fifth of the cases while it is still starting.
+Afterwards every request is posted once more. These answers are compared with every earlier answer, with the files in
+the server's folders, and, for some requests, with the answers of a server that was not killed.
 """
 
 import argparse
@@ -43,32 +42,32 @@ SETTINGS = {
     "lease_seconds": 3,
     "inline_seconds": 0.5,
     "max_queued_jobs": 64,
-    "max_job_attempts": 100,  # or a job whose processes are killed three times on end fails, as it should elsewhere
+    "max_job_attempts": 100,  # high, or a job whose processes are killed three times in a row fails
 }
 END_SECONDS = 300.0
-"""How long the server may take in the end for all that it accepted."""
+"""How long the server may take at the end for all accepted jobs."""
 NUM_COMPARED = 10
-"""Requests that a server that nobody killed is asked too."""
+"""Number of requests that are also sent to a server that is not killed."""
 BROKEN = (OSError, EOFError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
 
 
 @dataclass
 class Ledger:
-    """What clients sent and were told."""
+    """Requests that clients sent, and their answers."""
 
     seeds: "itertools.count[int]" = field(default_factory=itertools.count)
     sent: list[int] = field(default_factory=list)
-    """Seeds that were posted, whether an answer came or not."""
+    """Seeds that were posted, with or without an answer."""
     accepted: dict[int, set[str]] = field(default_factory=dict)
-    """Seed -> ids of the jobs it was answered with."""
+    """Seed -> ids of the jobs in the answers."""
     keys: dict[str, set[str]] = field(default_factory=dict)
-    """Idempotency key -> ids of the jobs that were answered under it."""
+    """Idempotency key -> ids of the jobs in the answers."""
     results: dict[int, set[str]] = field(default_factory=dict)
-    """Seed -> artifacts it was answered with."""
+    """Seed -> artifacts in the answers."""
     statuses: Counter[str] = field(default_factory=Counter)
     posts: int = 0
     unexpected: list[str] = field(default_factory=list)
-    """Answers that nobody should get."""
+    """Answers that should never occur."""
 
     def write_down(self, seed: int, key: str, answer: Answer) -> None:
         self.statuses[str(answer.status)] += 1
@@ -84,7 +83,7 @@ class Ledger:
 
 
 async def post(connection: Connection, ledger: Ledger, seed: int, key: str) -> Answer | None:
-    """Post a request and write down what is answered; None if nothing is."""
+    """Post a request and record the answer; None if there is none."""
     ledger.posts += 1
     try:
         headers = {"Idempotency-Key": key} if key else {}
@@ -97,7 +96,7 @@ async def post(connection: Connection, ledger: Ledger, seed: int, key: str) -> A
 
 
 async def act(port: int, ledger: Ledger, is_over: asyncio.Event, *, seed: int) -> None:
-    """One client: a request is posted until it is accepted, then the next one."""
+    """One client: posts each request until it is accepted, then the next one."""
     rng, connection = random.Random(seed), Connection(port)
     while not is_over.is_set():
         if ledger.sent and rng.random() < 0.3:
@@ -115,7 +114,7 @@ async def act(port: int, ledger: Ledger, is_over: asyncio.Event, *, seed: int) -
 
 
 async def kill_often(server: KillableServer, kills: int, rng: random.Random) -> Counter[str]:
-    """Kill the server so many times at random moments; how often in which way."""
+    """Kill the server `kills` times at random moments; returns how often in each way."""
     killed: Counter[str] = Counter()
     for number in range(kills):
         if rng.random() < 0.8:
@@ -128,7 +127,7 @@ async def kill_often(server: KillableServer, kills: int, rng: random.Random) -> 
 
 
 async def be_chaotic(server: KillableServer, *, kills: int, clients: int, seed: int) -> tuple[Ledger, Counter[str]]:
-    """Load and kills, together; what the clients were told, and what was killed."""
+    """Run load and kills together; returns the clients' ledger and the kills by way."""
     ledger, is_over, rng = Ledger(), asyncio.Event(), random.Random(seed)
     await asyncio.to_thread(server.wait_until_ready)
     acting = [asyncio.create_task(act(server.port, ledger, is_over, seed=rng.randrange(2**32))) for _ in range(clients)]
@@ -141,7 +140,7 @@ async def be_chaotic(server: KillableServer, *, kills: int, clients: int, seed: 
 
 
 async def settle(port: int, seeds: Sequence[int], *, seconds: float = END_SECONDS) -> dict[int, dict[str, Any]]:
-    """Every request posted once more, and its job once it has ended; what has not after `seconds` as it is."""
+    """Post every request once more; returns its job after it has ended, or as it is after `seconds`."""
     ledger, connection, jobs = Ledger(), Connection(port), {}
     end = time.monotonic() + seconds
     for seed in seeds:
@@ -160,7 +159,7 @@ async def settle(port: int, seeds: Sequence[int], *, seconds: float = END_SECOND
 
 
 async def read_artifact(port: int, result: dict[str, Any]) -> bool:
-    """Whether every file of a result has the bytes that its sha256 tells."""
+    """Whether every file of a result matches its sha256."""
     connection = Connection(port)
     for file in result["files"]:
         answer = await connection.ask("GET", f"/v1/artifacts/{result['artifact']}/files/{file['name']}")
@@ -178,7 +177,7 @@ async def count_jobs(port: int) -> dict[str, int]:
 
 
 def find_orphans(data: Path, artifacts: set[str]) -> list[str]:
-    """Files and folders in the data folder of a stopped server that nothing known accounts for."""
+    """Unexpected files and folders in the data folder of a stopped server."""
     found = []
     for path in data.rglob("*"):
         parts = list(path.relative_to(data).parts)
@@ -191,11 +190,11 @@ def find_orphans(data: Path, artifacts: set[str]) -> list[str]:
 
 
 def judge(ledger: Ledger, jobs: dict[int, dict[str, Any]], counts: dict[str, int]) -> dict[str, Any]:
-    """What was accepted against what there is in the end."""
+    """Compare accepted requests with the jobs at the end."""
     states = Counter(job["state"] for job in jobs.values())
     answered = {seed: ids | {jobs[seed]["id"]} for seed, ids in ledger.accepted.items() if seed in jobs}
     artifacts = {seed: {job["result"]["artifact"]} for seed, job in jobs.items() if job["result"]}
-    told = {seed: shas | artifacts.get(seed, set()) for seed, shas in ledger.results.items()}
+    answers = {seed: shas | artifacts.get(seed, set()) for seed, shas in ledger.results.items()}
     attempts = Counter(job["attempt"] for job in jobs.values())
     return {
         "requests": len(jobs),
@@ -207,7 +206,7 @@ def judge(ledger: Ledger, jobs: dict[int, dict[str, Any]], counts: dict[str, int
         "lost": sum(seed not in jobs or jobs[seed]["state"] != "succeeded" for seed in ledger.accepted),
         "doubled": sum(len(ids) > 1 for ids in answered.values()) + counts.get("succeeded", 0) - states["succeeded"],
         "keys_with_two_jobs": sum(len(ids) > 1 for ids in ledger.keys.values()),
-        "requests_with_two_results": sum(len(shas) > 1 for shas in told.values()),
+        "requests_with_two_results": sum(len(shas) > 1 for shas in answers.values()),
         "artifacts": len(set().union(*artifacts.values())) if artifacts else 0,
         "unexpected": ledger.unexpected[:10],
         "problems": [job["said"] for job in jobs.values() if "said" in job][:10],
@@ -215,7 +214,7 @@ def judge(ledger: Ledger, jobs: dict[int, dict[str, Any]], counts: dict[str, int
 
 
 def run(options: argparse.Namespace, folder: Path, database: dict[str, str]) -> dict[str, Any]:
-    """All of it; counts, times, and what was found."""
+    """Run the whole benchmark; returns counts, times and findings."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = KillableServer(folder, port, **SETTINGS, **database)
@@ -233,8 +232,8 @@ def run(options: argparse.Namespace, folder: Path, database: dict[str, str]) -> 
         intact = [asyncio.run(read_artifact(port, result)) for result in results]
         report = judge(ledger, jobs, asyncio.run(count_jobs(port)))
         server.stop()
-        is_gone = server.wait_until_gone()  # Python's resource tracker, and orphans, take a moment
-        server.start()  # what the last ones that were killed left is removed at the next start
+        is_gone = server.wait_until_gone()  # Python's resource tracker and orphans take a moment
+        server.start()  # the next start removes what the last killed processes left
         server.wait_until_ready(workers=SETTINGS["workers"])
         server.stop()
         is_gone = server.wait_until_gone() and is_gone
@@ -254,7 +253,7 @@ def run(options: argparse.Namespace, folder: Path, database: dict[str, str]) -> 
 
 
 def compare_with_calm_server(jobs: dict[int, dict[str, Any]], *, seed: int) -> int:
-    """How many of some requests a server that nobody kills answers with another artifact."""
+    """How many of some requests get another artifact from a server that is not killed."""
     done = [asked for asked, job in jobs.items() if job["result"]]
     chosen = random.Random(seed).sample(done, min(NUM_COMPARED, len(done)))
     with serving(workers=1) as calm:
@@ -263,7 +262,7 @@ def compare_with_calm_server(jobs: dict[int, dict[str, Any]], *, seed: int) -> i
 
 
 def check_aims(report: dict[str, Any], *, kills: int) -> dict[str, bool]:
-    """Each aim, and whether it is met."""
+    """Aim -> whether it is met."""
     counts = report["jobs"]
     return {
         "every kill was dealt": sum(report["killed"].values()) == kills,

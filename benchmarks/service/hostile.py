@@ -1,12 +1,12 @@
-"""Thousands of hostile requests and files against a real server: what came back, and what is left of the server.
+"""Thousands of hostile requests and files against a real server: its answers, and its state afterwards.
 
-    python -m benchmarks.service.hostile                     10,000 of them; docs/results/service/hostile.json
+    python -m benchmarks.service.hostile                     10,000 attacks; docs/results/service/hostile.json
     python -m benchmarks.service.hostile --number 500 --json /tmp/hostile.json
 
-The server runs in processes of its own and asks for keys; most attacks come with a valid one. The aims: no status but
-4xx (a range that may be ignored is answered with the file; a request that never ends, or is none, may be answered with
-the end of the connection), nothing of the server's inside in any answer, no key in its log, no job made, no file left,
-and a server that works as before in the memory it had.
+The server runs in its own processes and requires keys; most attacks have a valid one. The aims: only 4xx as status (but
+a range that may be ignored is answered with the file, and the connection may just end if a request never ends or is not
+a request), no internals of the server in any answer, no key in its log, no job made, no file left, and a server that
+works as before without using more memory.
 """
 
 import argparse
@@ -32,9 +32,9 @@ from weightgen.files.storage import write_json
 
 AT_ONCE, ANSWER_SECONDS, HALF_CLOSE_SECONDS = 16, 60.0, 1.0
 MAX_GROWTH_MIB = 100
-"""Over all processes, from after a warm-up of a tenth of the attacks; reading uploads loads libraries once."""
+"""Limit over all processes, after a warm-up of a tenth of the attacks: reading uploads loads libraries once."""
 SETTINGS = {"workers": 2, "max_request_seconds": 3, "max_requests_per_key_per_minute": 1_000_000}
-NEVER_TOLD = (
+NEVER_SENT = (
     "Traceback", "site-packages", 'File "', "sqlalchemy", "SQLite format 3", "root:x:0", "/proc/", "object at 0x",
     "-----BEGIN", "X-Injected", "x-injected",
 )  # fmt: skip
@@ -42,15 +42,15 @@ NEVER_TOLD = (
 
 @dataclass
 class Seen:
-    """What came back."""
+    """The answers."""
 
     statuses: dict[str, Counter[str]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
-    """What should never have come back, the first few."""
+    """The first answers that should never occur."""
     num_faults: int = 0
 
     def add(self, attack: Attack, answer: bytes, *, secrets: Sequence[str]) -> None:
-        """Count an answer, and look for what it must not say."""
+        """Count an answer, and look for text that it must not contain."""
         head, _, body = answer.partition(b"\r\n\r\n")
         words = head.split(b" ", 2)
         status = words[1].decode("latin-1") if answer.startswith(b"HTTP/1.1 ") and len(words) > 1 else "none"
@@ -58,9 +58,9 @@ class Seen:
         if not is_expected(attack, status):
             self._fault(f"{attack.kind}: {status} for {attack.sent[:300]!r}: {body[:200]!r}")
         text = answer.decode("latin-1")
-        for told in (*NEVER_TOLD, *secrets):
-            if told in text:
-                self._fault(f"{attack.kind}: an answer of status {status} tells {told[:20]!r}: {attack.sent[:300]!r}")
+        for secret in (*NEVER_SENT, *secrets):
+            if secret in text:
+                self._fault(f"{attack.kind}: an answer of status {status} has {secret[:20]!r}: {attack.sent[:300]!r}")
 
     def _fault(self, fault: str) -> None:
         self.num_faults += 1
@@ -69,14 +69,14 @@ class Seen:
 
 
 def is_expected(attack: Attack, status: str) -> bool:
-    """Whether an attack may be answered so; "none" where the connection ended without an answer."""
+    """Whether an attack may get this status; "none" means that the connection ended without an answer."""
     if status == "none":
         return attack.may_be_silent
     return status.startswith("4") or (attack.may_succeed and status in ("200", "206"))
 
 
 async def send_all(port: int, found: Iterable[Attack], seen: Seen, *, secrets: Sequence[str]) -> None:
-    """Send every attack on a connection of its own, `AT_ONCE` at a time."""
+    """Send every attack on its own connection, `AT_ONCE` at a time."""
     waiting = iter(found)
 
     async def send_some() -> None:
@@ -87,7 +87,7 @@ async def send_all(port: int, found: Iterable[Attack], seen: Seen, *, secrets: S
 
 
 async def send(port: int, sent: bytes, *, is_half_closed: bool = False) -> bytes:
-    """What is answered until the connection ends; if asked to, the client says after a while that it has sent all."""
+    """The answer until the connection ends; with `is_half_closed` the client closes its side after a while."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     answer = b""
     try:
@@ -97,7 +97,7 @@ async def send(port: int, sent: bytes, *, is_half_closed: bool = False) -> bytes
                 while part := await reader.read(65536):
                     answer += part
             except OSError:
-                pass  # the server closed before it had read all
+                pass  # the server closed the connection before it had read everything
             finally:
                 write.cancel()
     except TimeoutError:
@@ -112,14 +112,14 @@ async def _write(writer: asyncio.StreamWriter, sent: bytes, *, is_half_closed: b
         writer.write(sent)
         await writer.drain()
         if is_half_closed:
-            await asyncio.sleep(HALF_CLOSE_SECONDS)  # the server drops what it has not answered by then
+            await asyncio.sleep(HALF_CLOSE_SECONDS)  # the server drops requests that it has not answered by then
             writer.write_eof()
     except OSError:
         pass
 
 
 def make_key(server: Server) -> str:
-    """A key of every scope, as an operator makes one."""
+    """A key with every scope, made by the operator's command."""
     command = [sys.executable, "-m", "service", "keys", "make", "--name", "attacker"]
     scopes = [word for scope in ("read", "generate", "upload") for word in ("--scope", scope)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WEIGHTGEN_")}
@@ -129,7 +129,7 @@ def make_key(server: Server) -> str:
 
 
 def generate(server: Server, token: str, *, seed: int) -> dict[str, Any]:
-    """The job of weights that the server makes, as it should."""
+    """A finished job of the server; raises RuntimeError if it does not make weights."""
     known = Known(token, "")
     sent = request(known, "POST", "/v1/generations", to_json({**VALID, "seed": seed, "support_per_class": 5}))
     body = asyncio.run(send(server.port, sent)).partition(b"\r\n\r\n")[2]
@@ -144,14 +144,14 @@ def generate(server: Server, token: str, *, seed: int) -> dict[str, Any]:
 
 
 def count_jobs(server: Server) -> int:
-    """How many jobs the server has, by its metrics."""
+    """Number of jobs of the server, from its metrics."""
     with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     return sum(int(float(line.split()[-1])) for line in lines if line.startswith("weightgen_jobs{"))
 
 
 def attack_server(server: Server, *, number: int, seed: int) -> dict[str, Any]:
-    """Everything that came back, and the state of the server before and after."""
+    """Attack a server; returns its answers, and its state before and after."""
     token = make_key(server)
     job = generate(server, token, seed=0)
     known = Known(token, job["result"]["artifact"])

@@ -1,6 +1,6 @@
-"""Files that nobody should open, posted as data sets: bombs, pickles, traversals, lies about sizes, and rubbish.
+"""Hostile files posted as data sets: bombs, pickles, traversals, wrong sizes, and random bytes.
 
-None of them holds usable data, so that every answer is a refusal. The same for the same seed.
+None of them holds usable data, so every answer is a refusal. Equal seeds give equal files.
 """
 
 import io
@@ -29,7 +29,7 @@ class _Evil:
 
 
 def npy(shape: str, dtype: str, data: bytes) -> bytes:
-    """An .npy file whose header says anything."""
+    """An .npy file with any text as shape and dtype in its header."""
     header = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}, }}".encode()
     header += b" " * (-(len(header) + 11) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
@@ -38,10 +38,10 @@ def npy(shape: str, dtype: str, data: bytes) -> bytes:
 def zipped(
     members: Sequence[tuple[str, bytes]], *, mode: int = 0o100644, compress: int = zipfile.ZIP_DEFLATED
 ) -> bytes:
-    """A zip of these members, of whatever names; `mode` is what they say they are."""
+    """A zip of these members, with any names; `mode` is their declared file mode."""
     file = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(file, "w") as archive:
-        warnings.simplefilter("ignore")  # a name that is there already
+        warnings.simplefilter("ignore")  # about repeated names
         for name, data in members:
             info = zipfile.ZipInfo("x")
             info.filename, info.external_attr, info.compress_type = name, mode << 16, compress
@@ -50,7 +50,7 @@ def zipped(
 
 
 def png(width: int, height: int, data: bytes = b"") -> bytes:
-    """A PNG that says it is so large."""
+    """A PNG with this width and height in its header."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -103,7 +103,7 @@ def zip_bombs(rng: random.Random, known: Known) -> Attack:
 
 
 def _lie_about_sizes(body: bytes) -> bytes:
-    """The same zip, each of whose members says in the directory that it has one byte."""
+    """The same zip, whose directory says that every member has one byte."""
     parts = body.split(b"PK\x01\x02")
     return b"PK\x01\x02".join([parts[0], *(part[:20] + struct.pack("<I", 1) + part[24:] for part in parts[1:])])
 
@@ -210,4 +210,4 @@ FILE_KINDS: dict[str, tuple[int, Make]] = {
     "other files": (2, other_files),
     "bad forms": (2, bad_forms),
 }
-"""Name -> its share beside those of KINDS, and what makes one."""
+"""Name -> its share, relative to those in KINDS, and the function that makes one."""

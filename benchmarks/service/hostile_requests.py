@@ -1,7 +1,7 @@
-"""Requests that nobody means well with, as the bytes that go over the wire; the same for the same seed.
+"""Hostile requests, as the bytes that go over the wire; equal seeds give equal requests.
 
-None of them asks for anything that there is, so that every answer is a refusal. A kind is a function of a
-random.Random and of what the attacker knows of the service (a valid key, the address of an artifact).
+Except for some ranges, none of them asks for something that exists, so every answer is a refusal. A kind is a function
+of a random.Random and of the attacker's knowledge of the service (a valid key, the address of an artifact).
 """
 
 import json
@@ -43,31 +43,31 @@ FIELDS = ("generator", "architecture", "dataset", "seed", "support_per_class", "
 
 @dataclass(frozen=True)
 class Known:
-    """What the attacker knows."""
+    """The attacker's knowledge."""
 
     token: str
-    """A valid key with every scope; most attacks come from inside the door."""
+    """A valid key with every scope; most attacks use it."""
     artifact: str
-    """sha256 of an artifact that there is."""
+    """sha256 of an existing artifact."""
 
 
 @dataclass(frozen=True)
 class Attack:
-    """One connection's worth of bytes."""
+    """The bytes that are sent on one connection."""
 
     kind: str
     sent: bytes
     may_be_silent: bool = False
-    """Whether the connection may end without an answer: the request never ends, or what is sent is no request."""
+    """Whether the connection may end without an answer: the request never ends, or the bytes are no request."""
     may_succeed: bool = False
-    """Whether 2xx is an answer: what is asked for is there, and the attack is on how much of it comes back."""
+    """Whether 2xx is allowed: the file exists, and the attack is on the amount that is sent."""
 
 
 Make = Callable[[random.Random, Known], Attack]
 
 
 def attacks(number: int, known: Known, *, seed: int = 0, kinds: dict[str, tuple[int, Make]]) -> Iterator[Attack]:
-    """`number` attacks of the kinds, each as often as its share says."""
+    """`number` random attacks; each kind is as frequent as its share."""
     rng = random.Random(seed)
     names, shares = list(kinds), [share for share, _ in kinds.values()]
     for name in rng.choices(names, shares, k=number):
@@ -75,7 +75,7 @@ def attacks(number: int, known: Known, *, seed: int = 0, kinds: dict[str, tuple[
 
 
 def request(known: Known | None, method: str, path: str, body: bytes | None = None, *headers: tuple[str, str]) -> bytes:
-    """A request as it goes over the wire; `headers` come after the usual ones, and Content-Length with the body."""
+    """The bytes of a request; `headers` come after the usual ones, and a body adds Content-Length."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", "Connection: close"]
     lines += [f"Authorization: Bearer {known.token}"] if known else []
     lines += [f"{name}: {value}" for name, value in headers]
@@ -291,4 +291,4 @@ KINDS: dict[str, tuple[int, Make]] = {
     "range bombs": (1, range_bombs),
     "odd headers": (4, odd_headers),
 }
-"""Name -> its share, and what makes one."""
+"""Name -> its share, and the function that makes one."""

@@ -1,4 +1,4 @@
-"""A kept-alive HTTP/1.1 connection in as little Python as will do, so that a benchmark measures the server."""
+"""A kept-alive HTTP/1.1 connection with little Python code, so that a benchmark measures the server."""
 
 import asyncio
 import json
@@ -10,11 +10,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was answered, and when its first and its last byte were there."""
+    """An answer, and the times until its first and last byte."""
 
     status: int
     headers: Mapping[str, str]
-    """By names in lower case."""
+    """Name in lower case -> value."""
     body: bytes
     first_byte_seconds: float
     seconds: float
@@ -24,7 +24,7 @@ class Answer:
 
 
 class Connection:
-    """A client's one connection, opened when it is first needed and again after the server closed it."""
+    """A client's only connection, opened when it is first needed and again after the server closed it."""
 
     def __init__(self, port: int, *, host: str = "127.0.0.1", token: str = "") -> None:
         self._host, self._port = host, port
@@ -34,7 +34,7 @@ class Connection:
     async def ask(
         self, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """The answer; OSError or EOFError for a connection that breaks."""
+        """The answer; raises OSError or EOFError if the connection breaks."""
         try:
             return await self._ask(method, path, body, headers or {})
         except BaseException:

@@ -1,4 +1,4 @@
-"""A server that is killed in every way a machine has, and started again on the same port and folder."""
+"""A server that is killed in several ways, and started again on the same port and folder."""
 
 import os
 import random
@@ -15,11 +15,11 @@ from benchmarks import ROOT
 
 START_SECONDS = 120.0
 WAYS = ("group", "parent", "worker")
-"""What is killed: all processes at once, the parent alone (its workers are to leave), one worker (it is replaced)."""
+"""What is killed: all processes, only the parent (its workers must then end), or one worker (it is replaced)."""
 
 
 class KillableServer:
-    """`python -m service` in a session of its own."""
+    """`python -m service` in its own session."""
 
     def __init__(self, folder: Path, port: int, **settings: Any) -> None:
         self.folder, self.port = folder, port
@@ -34,7 +34,7 @@ class KillableServer:
         return self.folder / "server.log"
 
     def start(self) -> None:
-        """Start it, without waiting for anything."""
+        """Start it without waiting."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("WEIGHTGEN_") or k == "WEIGHTGEN_SHARED"}
         environment |= {f"WEIGHTGEN_{key.upper()}": str(value) for key, value in self._settings.items()}
         self._log_begins = self.log.stat().st_size if self.log.exists() else 0
@@ -45,7 +45,7 @@ class KillableServer:
         self.sessions.append(self._process.pid)
 
     def is_ready(self) -> bool:
-        """Whether it answers. RuntimeError with the end of its log if it has ended by itself."""
+        """Whether it answers; raises RuntimeError with the end of its log if it has ended by itself."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=10):
                 return True
@@ -55,7 +55,7 @@ class KillableServer:
             return False
 
     def wait_until_ready(self, *, workers: int = 1) -> None:
-        """Return once it answers and so many of its workers have begun to serve."""
+        """Wait until it answers and `workers` of its workers have begun to serve."""
         end = time.monotonic() + START_SECONDS
         while not (self.is_ready() and self._num_begun() >= workers):
             if time.monotonic() > end:
@@ -63,7 +63,7 @@ class KillableServer:
             time.sleep(0.05)
 
     def kill(self, way: str, rng: random.Random) -> str:
-        """Kill it in one of WAYS, and start it again unless its parent lives; what was killed in the end."""
+        """Kill it in one of WAYS, and start it again unless its parent lives; returns what was really killed."""
         assert self._process is not None
         workers = self._workers() if way == "worker" else []
         if workers:
@@ -71,34 +71,34 @@ class KillableServer:
             return "worker"
         if way == "group":
             os.killpg(self._process.pid, signal.SIGKILL)
-        else:  # there is no worker yet, or the parent is asked for
+        else:  # the parent is requested, or there is no worker yet
             self._process.kill()
         self._process.wait()
         self.start()
         return "group" if way == "group" else "parent"
 
     def stop(self) -> None:
-        """End it in good order."""
+        """End it with SIGTERM."""
         assert self._process is not None
         self._process.terminate()
         self._process.wait()
 
     def wait_until_gone(self, *, seconds: float = 30.0) -> bool:
-        """Whether everything that was ever started has ended by then."""
+        """Whether all started processes have ended within `seconds`."""
         end = time.monotonic() + seconds
         while self.living_sessions() and time.monotonic() < end:
             time.sleep(0.1)
         return not self.living_sessions()
 
     def remove(self) -> None:
-        """End whatever is left of it."""
+        """Kill all processes that are left."""
         for session in self.living_sessions():
             os.killpg(session, signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
 
     def living_sessions(self) -> list[int]:
-        """Process groups of which something still runs."""
+        """Process groups that still have running processes."""
         return [session for session in self.sessions if _has_processes(session)]
 
     def _workers(self) -> list[int]:
@@ -121,7 +121,7 @@ def _command_line(pid: int) -> bytes:
 
 
 def _has_processes(session: int) -> bool:
-    """Whether anything of a process group lives; what has ended and nobody has asked about does not."""
+    """Whether a process group has a running process; zombies do not count."""
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, group = status.read_text().rpartition(")")[2].split()[:3]

@@ -1,12 +1,12 @@
-"""Many clients at once: what is answered how soon, and whether the server's memory stays where it was.
+"""Many clients at once: the server's answers, their times, and whether its memory grows.
 
     python -m benchmarks.service.load                              200 clients, 60 s; docs/results/service/load.json
     python -m benchmarks.service.load --clients 20 --seconds 10 --json /tmp/load.json
 
-The server runs in processes of its own, with its default settings. Each client keeps one connection and asks again as
-soon as it is answered, of everything there is: new weights, weights made before, jobs, events, files (whole, in part,
-unchanged), listings, estimates, the Hub's side. The aims: no status but 2xx, 304 and 429 (the queue is bounded), no
-broken connection, and after a warm-up of a third of the time, at most 20 s, memory grows by less than 5%.
+The server runs in its own processes, with its default settings. Each client keeps one connection and sends the next
+request as soon as it has an answer. It asks for everything: new weights, weights made before, jobs, events, files
+(whole, in part, unchanged), listings, estimates, Hub files. The aims: no status but 2xx, 304 and 429 (the queue is
+bounded), no broken connection, and memory grows by less than 5% after a warm-up of a third of the time, at most 20 s.
 """
 
 import argparse
@@ -32,25 +32,25 @@ from weightgen.files.storage import write_json
 WARM_SECONDS, MAX_GROWTH = 20.0, 0.05
 ASKED = {"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits", "support_per_class": 10}
 NUM_READY = 8
-"""Sets of weights that are there before the clients begin."""
+"""Sets of weights that are made before the clients start."""
 SAMPLE_SECONDS, FOLLOW_SECONDS = 0.5, 3.0
 GOOD = (200, 201, 202, 206, 304, 429)
 
 
 @dataclass
 class Known:
-    """What the clients know of the server in common."""
+    """Knowledge about the server that all clients share."""
 
     jobs: list[str] = field(default_factory=list)
     files: list[tuple[str, str]] = field(default_factory=list)
-    """(path, ETag)."""
+    """(path, ETag) of each."""
     hub_files: list[str] = field(default_factory=list)
     seeds: "itertools.count[int]" = field(default_factory=lambda: itertools.count(NUM_READY))
 
 
 @dataclass
 class Seen:
-    """What the clients saw."""
+    """Answers that the clients got."""
 
     statuses: dict[str, Counter[str]] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
@@ -79,7 +79,7 @@ async def poll(connection: Connection, known: Known, rng: random.Random) -> Answ
 
 
 async def follow(connection: Connection, known: Known, rng: random.Random) -> Answer:
-    """Events until the job ends, or until the client has seen enough and breaks off."""
+    """Read events until the job ends, or for FOLLOW_SECONDS; then the client breaks off."""
     started = time.perf_counter()
     try:
         async with asyncio.timeout(FOLLOW_SECONDS):
@@ -126,11 +126,11 @@ MIX: dict[Act, int] = {
     estimate: 4,
     read_hub: 10,
 }
-"""What a client asks for -> how often in a hundred."""
+"""A client's action -> its share in percent."""
 
 
 async def prepare(port: int) -> Known:
-    """Have a few sets of weights made, and learn where their files are."""
+    """Let the server make a few sets of weights; returns their jobs and files."""
     known, connection = Known(), Connection(port)
     for seed in range(NUM_READY):
         answer = await connection.ask("POST", "/v1/generations", body={**ASKED, "seed": seed})
@@ -150,7 +150,7 @@ async def prepare(port: int) -> Known:
 
 
 async def act_until(end: float, port: int, known: Known, seen: Seen, *, seed: int) -> None:
-    """One client."""
+    """Run one client."""
     rng, connection = random.Random(seed), Connection(port)
     acts, weights = list(MIX), list(MIX.values())
     while time.monotonic() < end:
@@ -173,7 +173,7 @@ async def watch(end: float, server: Server, samples: list[tuple[float, int, int]
 
 
 async def load(server: Server, *, clients: int, seconds: float) -> tuple[Seen, list[tuple[float, int, int]]]:
-    """What `clients` at once saw in so many seconds, and what the server held meanwhile."""
+    """Run `clients` at once for `seconds`; returns their answers and samples of the server's memory."""
     known, seen, samples = await prepare(server.port), Seen(), []
     end = time.monotonic() + seconds
     acting = (act_until(end, server.port, known, seen, seed=i) for i in range(clients))
@@ -200,9 +200,9 @@ def summarize(seen: Seen, samples: Sequence[tuple[float, int, int]], *, seconds:
 
 
 def describe_memory(samples: Sequence[tuple[float, int, int]], *, warm: float) -> dict[str, Any]:
-    """Resident memory after the warm-up and at the end, each the median of a third of that time, and in between."""
+    """Resident memory after the warm-up and at the end (medians over a third of that time), and in between."""
     last = samples[-1][0]
-    window = (last - warm) / 3  # long, for a batch of jobs takes some tens of MiB while it is made
+    window = (last - warm) / 3  # long, because a batch of jobs takes some tens of MiB while it runs
     early = statistics.median(size for at, size, _ in samples if warm <= at <= warm + window)
     late = statistics.median(size for at, size, _ in samples if at >= last - window)
     step = max(1, len(samples) // 30)

@@ -1,10 +1,10 @@
-"""What the HTTP layer adds to an inline generation: the same requests over HTTP and in this process, in turn.
+"""Time that the HTTP layer adds to an inline generation: the same requests over HTTP and in this process, in turn.
 
     python -m benchmarks.service.overhead                            docs/results/service/overhead.json, a minute
     python -m benchmarks.service.overhead --pairs 20 --json /tmp/overhead.json
 
-A round asks for weights with a new seed, once over HTTP on one kept-alive connection, once by `make_weights` and `save`
-here, whichever was second before comes first. Server and this process use one thread each and are warm. The aim: the
+A round makes weights with a new seed once over HTTP on a kept-alive connection, and once by `make_weights` and `save`
+in this process; the order alternates. Server and this process use one thread each and are warm. The aim is that the
 median over HTTP is less than 10 ms above the other.
 """
 
@@ -38,14 +38,14 @@ WARM_PAIRS = 3
 
 
 async def ask(connection: Connection, asked: dict[str, Any]) -> float:
-    """Seconds until the result is there."""
+    """Seconds until the result arrives; inf if it is not inline."""
     answer = await connection.ask("POST", "/v1/generations", body=asked)
     assert answer.status in (201, 202), f"status {answer.status}: {answer.body[:200]!r}"
     return answer.seconds if answer.status == 201 else float("inf")  # not inline
 
 
 def make(job: Job, asked: dict[str, Any], folder: Path) -> tuple[float, float]:
-    """Seconds, of the clock and of the processor, that the same takes here."""
+    """Wall clock and processor seconds of the same request in this process."""
     started, began = time.perf_counter(), time.thread_time()
     made = make_weights(job, Order.from_json(asked))
     made[0].save(folder / str(asked["seed"]))
@@ -54,19 +54,19 @@ def make(job: Job, asked: dict[str, Any], folder: Path) -> tuple[float, float]:
 
 @dataclass
 class Found:
-    """What was measured."""
+    """The measured times."""
 
     seconds: list[tuple[float, float]] = field(default_factory=list)
-    """Over HTTP and here, pair by pair."""
+    """(over HTTP, in this process) for each pair."""
     processor_seconds: tuple[float, float] = (0.0, 0.0)
-    """Time of a processor that all pairs took, of the server and here."""
+    """Processor time of all pairs: (the server, this process)."""
 
 
 async def measure(server: Server, job: Job, asked: dict[str, Any], *, pairs: int) -> Found:
-    """The time of every pair after a few to warm up."""
+    """The times of every pair, after a few pairs that warm up."""
     connection, found = Connection(server.port), Found()
     server_began, here_took = 0.0, 0.0
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:  # memory of a thread, as the server's
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:  # a thread, as in the server
         for number in range(-WARM_PAIRS, pairs):
             if number == 0:
                 server_began, here_took = server.processor_seconds(), 0.0
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     keep_freed_memory()  # as the servers do
-    os.environ["OMP_NUM_THREADS"] = "1"  # the server's
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the server
     asked = {"generator": "mip", "architecture": "cnn-tiny", "dataset": "digits"}
     job = look_up(Order.from_json(asked))
     asked |= {"support_per_class": options.support_per_class}

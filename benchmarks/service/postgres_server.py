@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own for tests and benchmarks: a temporary folder, a Unix socket in it, no port."""
+"""A private PostgreSQL server for tests and benchmarks: a temporary folder with a Unix socket, no port."""
 
 import os
 import pwd
@@ -16,10 +16,10 @@ _START_SECONDS = 60.0
 
 
 class PostgresServer:
-    """A server that runs, of Debian's package or of the PATH, as an ordinary user even when root asks for it."""
+    """A running server, from Debian's package or the PATH; it runs as an ordinary user, also if root starts it."""
 
     def __init__(self) -> None:
-        """Raises FileNotFoundError, saying why, where PostgreSQL is not installed."""
+        """Raises FileNotFoundError if PostgreSQL is not installed."""
         self._programs = _find_programs()
         self._user = _ordinary_user()
         self.folder = Path(tempfile.mkdtemp(prefix="weightgen-postgres-"))
@@ -33,7 +33,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        # fsync is for power cuts: what is committed survives the death of the server's processes without it.
+        # fsync is for power cuts: without it, committed data still survive a kill of the server's processes.
         self._server = subprocess.Popen(
             [self._programs / "postgres", "-D", f"{self.folder}/data", "-k", self.folder, "-c", "listen_addresses=",
              "-c", "fsync=off"],
@@ -49,7 +49,7 @@ class PostgresServer:
                 time.sleep(0.05)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Stop it: SIGINT ends what its clients do, SIGQUIT is as good as a crash."""
+        """Stop it: SIGINT ends its clients' work in order, SIGQUIT acts like a crash."""
         assert self._server is not None
         self._server.send_signal(how)
         self._server.wait()
@@ -76,7 +76,7 @@ class PostgresServer:
 
 
 def _find_programs() -> Path:
-    """The folder of initdb and postgres, of the newest version."""
+    """The folder of initdb and postgres in the newest version."""
     versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")
     found = sorted(versions, key=lambda path: [int(part) for part in path.parts[4].split(".")])
     on_path = shutil.which("initdb")
@@ -86,7 +86,7 @@ def _find_programs() -> Path:
 
 
 def _ordinary_user() -> str | None:
-    """The user to run as; None for the one who asks. PostgreSQL refuses to run as root."""
+    """The user to run as; None for the current user. PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
     names = {user.pw_name for user in pwd.getpwall()}

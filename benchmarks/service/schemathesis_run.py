@@ -1,11 +1,11 @@
-"""What the service answers against what its OpenAPI description says it answers, by schemathesis.
+"""Compares the service's answers with its OpenAPI description, by schemathesis.
 
     python -m benchmarks.service.schemathesis_run                a few minutes; docs/results/service/schemathesis.json
     python -m benchmarks.service.schemathesis_run --examples 20 --json /tmp/schemathesis.json
 
-Every operation is asked with examples, with the edges of its schema, with random requests that the schema allows or
-does not, and in chains; the server runs in processes of its own and asks for keys. The aim: no 5xx but those described,
-no status, header or body that is not described, and nothing answered without a key that asks for one.
+Every operation gets examples, edge cases of its schema, random requests that the schema allows or forbids, and chains
+of requests. The server runs in its own processes and requires keys. The aims: no 5xx but the described ones, no status,
+header or body that is not described, and no answer without a key where a key is required.
 """
 
 import argparse
@@ -28,14 +28,14 @@ CHECKS = (
     "response_schema_conformance", "negative_data_rejection", "missing_required_header", "unsupported_method",
     "allow_header_conformance", "ignored_auth",
 )  # fmt: skip
-"""Not those that ask whether everything the schema allows is accepted: a name has the right form, and nobody has it."""
+"""Without checks that everything the schema allows is accepted: a name of the right form may not exist."""
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 SETTINGS = {"workers": 2, "inline_seconds": 1, "max_requests_per_key_per_minute": 1_000_000}
 LIMIT_SECONDS = 1800
 
 
 def run_schemathesis(server: Server, token: str, *, examples: int, seed: int) -> dict[str, Any]:
-    """The report of schemathesis on the server."""
+    """Run schemathesis on the server; returns its report."""
     report = server.folder / "report.json"
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{server.port}/openapi.json",
@@ -51,7 +51,7 @@ def run_schemathesis(server: Server, token: str, *, examples: int, seed: int) ->
 
 
 def summarize(report: dict[str, Any]) -> dict[str, Any]:
-    """What of the report is worth keeping."""
+    """The part of the report that is kept."""
     failures = [{name: found[name] for name in ("title", "count", "operations")} for found in report["failures"]]
     cases = report["test_cases"]
     return {
@@ -71,7 +71,7 @@ def summarize(report: dict[str, Any]) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--examples", type=int, default=200, help="random requests of an operation, at most")
+    parser.add_argument("--examples", type=int, default=200, help="most random requests of an operation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=ROOT / "docs" / "results" / "service" / "schemathesis.json")
     options = parser.parse_args(argv)

@@ -1,7 +1,7 @@
 """Pictures of the page: python -m benchmarks.service.screenshot writes docs/images/service_page*.png.
 
-A server of its own is asked for weights through a headless Chromium, and what the page shows then is kept: all of it in
-a wide light window, and the result in a narrow dark one.
+A headless Chromium asks a new server for weights on its page. The pictures show the page afterwards: all of it in a
+wide light window, and the result in a narrow dark one.
 """
 
 import argparse
@@ -28,7 +28,7 @@ NUM_COLOURS = 256
 
 @dataclass(frozen=True)
 class Picture:
-    """One window."""
+    """One picture and its window."""
 
     file: str
     width: int
@@ -36,7 +36,7 @@ class Picture:
     scheme: str
     scale: float
     is_whole: bool
-    """Whether all of the page is in the picture, and not only the window from the result on."""
+    """Whether the picture shows the whole page, not only the window from the result on."""
 
 
 PICTURES = (
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     chromium = shutil.which("chromium")
     if chromium is None:
-        print("there is no chromium; apt-get install chromium", file=sys.stderr)
+        print("chromium is not installed; apt-get install chromium", file=sys.stderr)
         return 1
     with serving(workers=1) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
@@ -84,7 +84,7 @@ def take(browser: Any, address: str, picture: Picture, *, data: str) -> bytes:
 
 
 def shrink(png: bytes) -> bytes:
-    """The same picture in a palette, which a page of few colours does not miss; refused if it is still too large."""
+    """The same PNG with a palette, which is enough for a page of few colours; at most MAX_BYTES."""
     picture = Image.open(io.BytesIO(png)).convert("RGB").quantize(NUM_COLOURS, dither=Image.Dither.NONE)
     out = io.BytesIO()
     picture.save(out, "PNG", optimize=True)

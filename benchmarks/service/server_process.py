@@ -1,6 +1,6 @@
-"""The service in processes of its own, for benchmarks that ask it over HTTP, and what those processes hold.
+"""The service in its own processes, for benchmarks over HTTP, and the memory, time and files of those processes.
 
-Loopback only, in a temporary folder, with the settings that the caller gives over the defaults.
+It listens on loopback only, in a temporary folder. The caller's settings replace the defaults.
 """
 
 import os
@@ -24,22 +24,22 @@ START_SECONDS = 120
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers."""
+    """A running server."""
 
     port: int
     pid: int
     folder: Path
-    """Its data and its log `server.log`; gone afterwards."""
+    """Its data and its log `server.log`; removed at the end."""
 
     def processes(self) -> list[int]:
-        """The server's process and all below it that serve; Python's own resource tracker is none."""
+        """The server's process and its descendants, without Python's resource tracker."""
         found, left = [], [self.pid]
         while left:
             pid = left.pop()
             try:
                 children = [Path(f"/proc/{pid}/task/{t}/children").read_text() for t in os.listdir(f"/proc/{pid}/task")]
                 line = Path(f"/proc/{pid}/cmdline").read_bytes()
-            except OSError:  # it has ended
+            except OSError:  # the process has ended
                 continue
             left += [int(child) for text in children for child in text.split()]
             if b"resource_tracker" not in line:
@@ -47,21 +47,21 @@ class Server:
         return sorted(found)
 
     def resident_bytes(self) -> int:
-        """Memory in use by all its processes; what they share counts in each."""
+        """Resident memory of all its processes, in bytes; shared memory counts in each."""
         return sum(_read_pages(pid) for pid in self.processes()) * os.sysconf("SC_PAGE_SIZE")
 
     def processor_seconds(self) -> float:
-        """Time that its processes have had of a processor."""
+        """Processor time of all its processes, in seconds."""
         return sum(_read_ticks(pid) for pid in self.processes()) / os.sysconf("SC_CLK_TCK")
 
     def open_files(self) -> int:
-        """File descriptors of all its processes."""
+        """Number of file descriptors of all its processes."""
         return sum(_count_files(pid) for pid in self.processes())
 
 
 @contextmanager
 def serving(**settings: Any) -> Iterator[Server]:
-    """A server with these settings (`workers=2`), once it is ready; it is told to end afterwards."""
+    """Run a server with these settings (such as `workers=2`), ready to answer; it is stopped afterwards."""
     with tempfile.TemporaryDirectory(prefix="weightgen-bench-") as name:
         folder = Path(name)
         with socket.create_server(("127.0.0.1", 0)) as free:

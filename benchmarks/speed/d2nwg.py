@@ -1,4 +1,4 @@
-"""What every section of the study of d2nwg stands on: the generator, its zoo, and tasks nobody has seen."""
+"""The common base of the sections of the study of d2nwg: the generator, its zoo, and held-out tasks."""
 
 import statistics
 from pathlib import Path
@@ -25,7 +25,7 @@ SHOTS = 20
 
 
 class Bench:
-    """The generator, the zoo it learnt from, and tasks nobody has seen."""
+    """A generator, the zoo it learnt from, and held-out tasks."""
 
     def __init__(self, generator: D2nwg, zoo: Path, *, num_tasks: int, seeds: int) -> None:
         self.generator, self.zoo, self.num_tasks, self.seeds = generator, zoo, num_tasks, seeds
@@ -41,7 +41,7 @@ class Bench:
         return self._data[name, channels]
 
     def held_out(self, networks: Networks) -> list[tuple[int, Task]]:
-        """Last checkpoints of `test` runs whose task no `train` run has, one for each task: (row, task)."""
+        """(row, task) of the last checkpoint for each task of the `test` runs that no `train` run has."""
         known = {(networks.datasets[i], networks.classes[i]) for i in networks.rows("train")}
         last = {(networks.datasets[i], networks.classes[i]): i for i in networks.rows("test")}
         rows = sorted(i for task, i in last.items() if task not in known)
@@ -68,13 +68,13 @@ class Bench:
         *,
         options: D2nwgOptions | None = None,
     ) -> float:
-        """Mean test accuracy over the seeds, of generators that sample."""
+        """Test accuracy of a source; for generators that sample, the mean over the seeds."""
         many = self.seeds if source.name.startswith(self.generator.name) else 1
         request = GenerationRequest(target, Condition(support=support), num_samples=many, options=options)
         return statistics.fmean(accuracy(target, s, part.x_test, part.y_test) for s in source.generate(request))
 
     def score_trunk(self, target: Target, trunk: State, support: SupportSet, part: LabelledData) -> dict[str, float]:
-        """Test accuracy of a trunk in normal form that is finished as samples are, and without refinement."""
+        """Test accuracy of a trunk in normal form, finished like a sample, with and without refinement."""
         states = {
             "refined": self.generator.finish(target, trunk, support, refinements=None),
             "unrefined": self.generator.finish(target, trunk, support),

@@ -1,4 +1,4 @@
-"""The weight dataset: fetching 64 states at random, against np.memmap of one matrix of the same numbers."""
+"""The weight dataset: reading 64 random states, against np.memmap of one matrix with the same numbers."""
 
 import tempfile
 from pathlib import Path

@@ -2,8 +2,8 @@
 
 python -m benchmarks.speed.graph            prints the ratios and writes docs/results/bench/graph_speed.json
 
-`build` has nothing kept; `kept` finds the graph of the structure that was built before. Both sides of a ratio are run
-in turn: ViT-S against drawing random numbers for every tensor of it, which is what a default initialisation costs.
+`build` has an empty cache; `kept` finds the cached graph of the same structure. Both sides of a ratio are run in turn:
+building ViT-S against drawing random numbers for all its tensors, which is the cost of a default initialisation.
 """
 
 import sys
@@ -20,12 +20,12 @@ from weightgen.graph.arch_graph import ArchGraph, build_graph
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "results" / "bench" / "graph_speed.json"
 AIMS = {"vit-s": 0.1, "gpt2-96": 0.5}
-"""Seconds to build."""
+"""Model -> most seconds to build its graph."""
 NUM_ROUNDS = 7
 
 
 def measure_graphs() -> list[Ratio]:
-    """Needs transformers; ResNet-50 is measured where torchvision is installed."""
+    """Needs transformers; ResNet-50 is measured only if torchvision is installed."""
     ratios = []
     for name, make in networks().items():
         with torch.device("meta"):
@@ -37,7 +37,7 @@ def measure_graphs() -> list[Ratio]:
         if name == "vit-s":
             tensors = [torch.empty(t.shape) for t in module.state_dict().values()]
             sides["normal_"] = lambda tensors=tensors: draw(tensors)
-        build_afresh(module)  # torch imports some of its meta kernels when they are first used
+        build_afresh(module)  # torch imports some meta kernels at their first use
         graph = build_graph(module)
         sides["distances"] = lambda graph=graph: graph._find_distances(50)
         seconds = time_in_turn(sides, num_rounds=NUM_ROUNDS)

@@ -1,10 +1,10 @@
-"""LoGAH: predicting every weight of a model against drawing it (`normal_` of every tensor), and what memory it takes.
+"""LoGAH: time to predict all weights of a model against drawing them (`normal_` of every tensor), and memory.
 
 python -m benchmarks.speed.logah                                             five minutes
-python -m benchmarks.speed.logah --json docs/results/bench/logah_speed.json  also written to a file
+python -m benchmarks.speed.logah --json docs/results/bench/logah_speed.json  also write a file
 
-Both sides fill the same model in place; the graph is known beforehand, as it is after the first call. Random weights of
-the hypernetwork; transformers' model classes at their default configurations, without pretrained weights.
+Both sides fill the same model in place. The graph is known, as after a first call. The hypernetwork has random weights;
+the models are transformers' classes at their default configurations, without pretrained weights.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from weightgen.graph.arch_graph import build_graph
 from weightgen.init.fill import fill_module
 
 PAIRS = (("T", "ViT-S", 1.2), ("T", "ResNet-50", 1.2), ("T", "GPT-2-small", 0.4), ("S", "ViT-S", 4.0))
-"""Size of the hypernetwork, model, the ratio aimed at."""
+"""(size of the hypernetwork, model, largest ratio)"""
 MAX_PEAK = 1.2
 NUM_ROUNDS = 15
 
@@ -89,12 +89,12 @@ def make_model(name: str) -> nn.Module:
 
 
 def measure_logah() -> list[Ratio]:
-    """Construction, and every pair in fewer rounds, in less than a minute; memory takes minutes."""
+    """Construction and all pairs in fewer rounds, in less than a minute; memory is left out, it takes minutes."""
     return [*measure_construction(), *measure_pairs(num_rounds=5)]
 
 
 def measure_pairs(*, num_rounds: int = NUM_ROUNDS) -> list[Ratio]:
-    """Predict / normal_ for each pair, one thread, median over rounds that take turns."""
+    """Predict / normal_ for each pair, on one thread, median over interleaved rounds."""
     return [_measure_pair(size, name, aim, num_rounds) for size, name, aim in PAIRS]
 
 
@@ -114,9 +114,9 @@ def _measure_pair(size: str, name: str, aim: float, num_rounds: int) -> Ratio:
 
 
 def measure_memory() -> list[Ratio]:
-    """Peak memory of filling GPT-2-large (774M) over the size of the model.
+    """Peak memory for filling GPT-2-large (774M), divided by the size of the model.
 
-    Streamed to files: of the whole process, libraries included. In place: the model and what filling it adds.
+    Streamed to files: memory of the whole process, with libraries. In place: the model and what filling it adds.
     """
     with tempfile.TemporaryDirectory() as folder:
         whole, _, size = _run(_FILL, "streamed", folder)
@@ -130,7 +130,7 @@ def measure_memory() -> list[Ratio]:
 
 
 def measure_construction() -> list[Ratio]:
-    """Seconds to construct T, and megabytes it adds to the peak of the process."""
+    """Seconds to construct T, and megabytes that it adds to the peak of the process."""
     seconds, size = _run(_CONSTRUCT)
     return [
         Ratio("logah: seconds to construct T", seconds, "< 1", seconds < 1, {}),

@@ -14,10 +14,10 @@ class Ratio:
     name: str
     value: float
     aim: str
-    """What the value should be, in words; empty where it is only reported."""
+    """The aim for the value, as a phrase; empty if the value is only reported."""
     is_met: bool | None
     seconds: Mapping[str, float]
-    """Median of each side."""
+    """Median seconds of each side."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -29,9 +29,9 @@ class Ratio:
 
 
 def time_in_turn(sides: Mapping[str, Callable[[], object]], *, num_rounds: int) -> dict[str, list[float]]:
-    """Seconds of every side in every round, after one round that is not counted; the order turns round each time.
+    """Seconds of every side in every round, after one round that is not counted; the order alternates.
 
-    What a side returns is let go of before the next one starts, outside the time that is measured.
+    The result of a side is freed before the next one starts, outside the measured time.
     """
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(num_rounds + 1):
@@ -47,7 +47,7 @@ def time_in_turn(sides: Mapping[str, Callable[[], object]], *, num_rounds: int) 
 
 
 def median_ratio(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> float:
-    """Median over the rounds of how many times the seconds of `theirs` go into those of `ours`."""
+    """Median over the rounds of the seconds of `ours` divided by those of `theirs`."""
     return statistics.median(a / b for a, b in zip(seconds[ours], seconds[theirs], strict=True))
 
 

@@ -1,8 +1,8 @@
 """Tokens: bandwidth of encode and decode against torch.clone of the same state of 100M parameters.
 
-encode + decode move the state twice, so that 0.5 would be the speed of two clones. Two cases: into a token buffer
-that is used again (`out=`), as a loop over states does, and into fresh memory, where finding 400 MB of it costs more
-than the copy. torch.clone gets fresh memory in both.
+encode + decode move the state twice, so 0.5 would be the speed of two clones. There are two cases: into a token buffer
+that is used again (`out=`), as in a loop over states, and into new memory, where allocating 400 MB takes longer than
+the copy. torch.clone allocates new memory in both.
 """
 
 import torch

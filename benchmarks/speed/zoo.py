@@ -1,4 +1,4 @@
-"""The zoo: networks trained per second by the zoo builder's workers, against a plain PyTorch loop, one by one."""
+"""The zoo: networks trained per second by the zoo builder's workers, against a plain PyTorch loop over networks."""
 
 import multiprocessing
 import os
@@ -36,7 +36,7 @@ def measure_zoo() -> list[Ratio]:
 
 
 def train_by_builder(seeds: list[int]) -> int:
-    """What one worker of the zoo builder does with its share, without reading data and writing files."""
+    """Train a worker's share like the zoo builder, without reading data or writing files; returns its size."""
     torch.set_num_threads(1)
     x, y = _examples()
     rows = Rows(pool=x, rows=torch.arange(len(x)), labels=y)
@@ -65,7 +65,7 @@ def _train_all(num_threads: int) -> list[float]:
 
 
 def train_plainly(seed: int) -> float:
-    """One network as a PyTorch tutorial trains it; its accuracy on a hundred examples."""
+    """Train one network like a PyTorch tutorial; returns its accuracy on a hundred examples."""
     x, y = _examples()
     target = build_target(ARCH, num_classes=NUM_CLASSES)
     module = target.load(target.init_state(seed)).train()

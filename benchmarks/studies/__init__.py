@@ -1,1 +1,1 @@
-"""Studies: what generators are worth, written as JSON in docs/results."""
+"""Studies of generators, written as JSON to docs/results."""

@@ -1,9 +1,9 @@
-"""What latent diffusion over weights is worth: writes docs/results/d2nwg/SECTION.json, each in its own run.
+"""Study of latent diffusion over weights: writes docs/results/d2nwg/SECTION.json.
 
     python -m benchmarks.studies.d2nwg all --zoo runs/zoo/training
-    python -m benchmarks.studies.d2nwg tasks novelty --tasks 2        some of them
+    python -m benchmarks.studies.d2nwg tasks novelty --tasks 2        some sections
 
-Held-out tasks are those of the zoo's `test` runs, which neither training nor the choice of a recipe has seen; their
+Held-out tasks are those of the zoo's `test` runs, which were used neither in training nor for choosing a recipe. Their
 support sets come from the train part of the data, scores from the test part. Every accuracy is a mean over samples.
 """
 
@@ -49,7 +49,7 @@ GUIDANCE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 
 
 def study_tasks(bench: Bench) -> dict[str, Any]:
-    """Held-out tasks of the zoo's data sets: what is generated beside the references."""
+    """Held-out tasks of the zoo's data sets: accuracy of generated weights and of references."""
     result = {}
     for member, networks in bench.networks.items():
         zoo = bench.references(networks)
@@ -120,7 +120,7 @@ def study_reconstruction(bench: Bench) -> dict[str, Any]:
 
 
 def study_published(bench: Bench) -> dict[str, Any]:
-    """The published tiny network on MNIST and CIFAR-10, whose tasks the zoo knows: new seeds of known tasks."""
+    """The published tiny network on MNIST and CIFAR-10: new seeds of tasks that the zoo has."""
     result: dict[str, Any] = {}
     for name, member in (("mnist", "cnn-tiny/1x28x28"), ("cifar10", "cnn-tiny/3x28x28")):
         networks = bench.networks[member]
@@ -154,7 +154,7 @@ def study_published(bench: Bench) -> dict[str, Any]:
 
 
 def study_steps(bench: Bench) -> dict[str, Any]:
-    """Accuracy by scheduler and number of steps on held-out tasks of the first member; and by guidance."""
+    """Accuracy on held-out tasks of the first member, by scheduler and number of steps, and by guidance."""
     member, networks = next(iter(bench.networks.items()))
     prepared = [bench.prepare(networks, task) for _, task in bench.held_out(networks)]
 
@@ -174,9 +174,9 @@ def study_steps(bench: Bench) -> dict[str, Any]:
 
 
 def study_speed(bench: Bench) -> dict[str, Any]:
-    """64 networks sampled and finished, against as many trained one by one as the zoo's were; both in this run.
+    """Seconds for 64 networks sampled and finished, and for as many trained one by one like the zoo's.
 
-    As they come, and in one step without refinement.
+    Samples are made with default options, and in one step without refinement.
     """
     member, networks = next(iter(bench.networks.items()))
     (_, task), *_ = bench.held_out(networks)
@@ -210,11 +210,11 @@ def study_speed(bench: Bench) -> dict[str, Any]:
 
 
 def study_novelty(bench: Bench) -> dict[str, Any]:
-    """Whether samples are copies: distances to the nearest trunk of the zoo; and what choosing among samples adds.
+    """Whether samples are copies, by distances to the nearest trunk of the zoo, and the gain of choosing a sample.
 
-    A sample is novel if it is no nearer to a trunk of the zoo than 95 in 100 of these are to each other, accurate if
-    it does no worse on the test part than the retrieved trunk. `chosen` is the sample of 16 that does best on five
-    held-back support examples of every class, made from the other fifteen.
+    A sample is novel if it is no nearer to a trunk of the zoo than 95 in 100 of these are to each other. It is accurate
+    if it does no worse on the test part than the retrieved trunk. `chosen` is the best of 16 samples on five held-back
+    support examples of every class; the samples are made from the other fifteen.
     """
     result: dict[str, Any] = {}
     for member, networks in bench.networks.items():
@@ -270,7 +270,7 @@ def study_novelty(bench: Bench) -> dict[str, Any]:
 
 
 def _hold_back(support: SupportSet, count: int) -> tuple[SupportSet, SupportSet]:
-    """The support set without its last `count` examples of every class, and those."""
+    """The support set without its last `count` examples of every class, and a support set of these."""
     place = torch.zeros_like(support.labels)
     for label in range(support.num_classes):
         here = support.labels == label
@@ -297,14 +297,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--generator", default="d2nwg")
     parser.add_argument("--zoo", type=Path, default=Path("runs/zoo/training"))
     parser.add_argument("--tasks", type=int, default=24, help="held-out tasks of each architecture")
-    parser.add_argument("--samples", type=int, default=3, help="of each task")
+    parser.add_argument("--samples", type=int, default=3, help="samples of each task")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "d2nwg")
     options = parser.parse_args(argv)
     try:
         path = generator_file(options.generator)
         generator = load_generator(path)
         if not isinstance(generator, D2nwg):
-            raise BadOption(f"{options.generator!r} is no latent diffusion generator")
+            raise BadOption(f"{options.generator!r} is not a latent diffusion generator")
         bench = Bench(generator, options.zoo, num_tasks=options.tasks, seeds=options.samples)
         for section in SECTIONS if "all" in options.sections else options.sections:
             head = {"generator": {"name": options.generator, "sha256": sha256_file(path)}, "samples": options.samples}

@@ -1,6 +1,6 @@
-"""How unlike each other d2nwg's samples are, and whether they reach the accuracy asked for.
+"""Diversity of d2nwg's samples, and whether they reach the accuracy asked for.
 
-Two sections of the study of d2nwg, with it run by `python -m benchmarks.studies.d2nwg diversity aim`.
+These are two sections of the study of d2nwg. Run them by `python -m benchmarks.studies.d2nwg diversity aim`.
 """
 
 import statistics
@@ -28,12 +28,12 @@ from weightgen.target.predict import predict
 from weightgen.weightspace.normal_form import to_normal_form
 
 COMPARED = 16
-"""Networks for each task whose predictions are compared, and which vote."""
+"""Number of networks for each task that are compared and that vote."""
 AIMS = (None, 0.3, 0.5, 0.7, 0.9)
 
 
 def study_diversity(bench: Bench) -> dict[str, Any]:
-    """Sixteen samples for each held-out task, beside the sixteen trunks of the zoo whose tasks are nearest.
+    """Diversity of sixteen samples for each held-out task, and of the sixteen trunks of the zoo with the nearest tasks.
 
     The zoo's trunks are finished like samples: in normal form, refined, statistics and head from the support set.
     """
@@ -65,7 +65,7 @@ def study_diversity(bench: Bench) -> dict[str, Any]:
 def study_aim(bench: Bench) -> dict[str, Any]:
     """Accuracy and entropy (nats) of samples by the accuracy asked for, and the rank correlation of asked and reached.
 
-    The correlation is Spearman's, over the samples for one task, then the mean over tasks.
+    The correlation is Spearman's over the samples for one task, averaged over tasks.
     """
     result: dict[str, Any] = {}
     for member, networks in bench.networks.items():
@@ -99,10 +99,10 @@ def _name(aim: float | None) -> str:
 
 
 def compare_networks(p: Float[Tensor, "m n k"], labels: Int[Tensor, " n"]) -> dict[str, float | None]:
-    """How m networks' predictions differ, of their probabilities on n labelled examples of k classes.
+    """Differences of m networks' predictions, from their probabilities on n labelled examples of k classes.
 
-    disagreement: examples on which two networks name different classes, mean over pairs. ensemble_gain: accuracy of
-    the mean of all probabilities above the mean accuracy. error_overlap: intersection over union of two networks'
+    disagreement: share of examples on which two networks differ, mean over pairs. ensemble_gain: accuracy of
+    the mean probabilities minus the mean accuracy. error_overlap: intersection over union of two networks'
     errors, mean over pairs; None if no network makes an error.
     """
     named = p.argmax(2)
@@ -120,7 +120,7 @@ def compare_networks(p: Float[Tensor, "m n k"], labels: Int[Tensor, " n"]) -> di
 
 
 def rank_correlation(asked: Sequence[float], reached: Sequence[float]) -> float:
-    """Spearman's, ties at their mean rank; 0 where one of both never changes."""
+    """Spearman's rank correlation, ties at their mean rank; 0 if one sequence is constant."""
     ranks = torch.stack([torch.from_numpy(rankdata(values)) for values in (asked, reached)])
     centred = ranks - ranks.mean(1, keepdim=True)
     sizes = centred.norm(dim=1).prod()
@@ -128,7 +128,7 @@ def rank_correlation(asked: Sequence[float], reached: Sequence[float]) -> float:
 
 
 def _normal_trunks(networks: Networks, zoo: ReferenceZoo) -> list[State]:
-    """The zoo's trunks in normal form, each measured on the task it was trained on."""
+    """The zoo's trunks in normal form, each measured on its own task."""
     arch, channels = networks.target.spec.arch, networks.target.input_shape[0]
     trunks = []
     for i, run in enumerate(zoo.runs):
@@ -139,11 +139,11 @@ def _normal_trunks(networks: Networks, zoo: ReferenceZoo) -> list[State]:
 
 
 def _probabilities(target: Target, states: Sequence[State], inputs: Tensor) -> Tensor:
-    """What each of m networks makes of the inputs, (m, n, k)."""
+    """Class probabilities of each of m networks for the inputs, (m, n, k)."""
     return torch.stack([predict(target, state, inputs).softmax(1) for state in states])
 
 
 def _mean_of_each(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """The mean of every key over the rows that know it."""
+    """The mean of every key over the rows that have it."""
     known = {key: [row[key] for row in rows if row[key] is not None] for key in rows[0]}
     return {key: statistics.fmean(values) if values else None for key, values in known.items()}

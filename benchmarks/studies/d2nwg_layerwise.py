@@ -1,12 +1,13 @@
-"""What d2nwg-layerwise makes of networks larger than its context: reconstructed, generated, and the memory it takes.
+"""Study of d2nwg-layerwise on networks larger than its context: reconstruction, generation, and memory.
 
     python -m benchmarks.studies.d2nwg_layerwise \\
         --zoo runs/zoo/resnet20 --generator runs/layerwise/denoiser.safetensors \\
         --json docs/results/d2nwg/layerwise.json
 
-One thread, about ten minutes. The networks are our ResNet-20s of CIFAR-10 and the published ResNet-32, -44 and -56;
-held out are some of our runs and the ResNet-56. All are scored alike on CIFAR-10's test images: statistics of BatchNorm
-and the class head from one support set, also those of references and originals. Samples are averaged, never picked.
+It takes about ten minutes on one thread. The networks are our ResNet-20s of CIFAR-10 and the published ResNet-32, -44
+and -56. Some of our runs and the ResNet-56 are held out. All are scored in the same way on CIFAR-10's test images: with
+BatchNorm's statistics and class head from one support set, also for references and originals. Scores are averaged over
+samples; none is picked.
 """
 
 import argparse
@@ -41,9 +42,9 @@ LINEAR_RANKS = (16, 36, 72, 96)
 PARTS = ("references", "linear", "generators", "memory")
 CONTEXTS, DEPTHS = (16, 64, 256, 1024), (20, 32, 56, 110)
 DEPTH, DEEP = 20, 56
-"""Of the networks that are generated; DEEP is that of one more, with the network that is held out whole."""
+"""Depth of the generated networks, and of one deeper network, which is the depth of the held-out ResNet."""
 ASKED = 0.93
-"""The accuracy of the published networks."""
+"""The accuracy asked for: that of the published networks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Judge:
     finish: Callable[[Target, Mapping[str, Tensor], SupportSet], State]
 
     def score(self, target: Target, trunk: Mapping[str, Tensor]) -> float:
-        """Accuracy of a trunk with statistics and head of the support set."""
+        """Accuracy of a trunk with statistics and head from the support set."""
         return accuracy(target, self.finish(target, trunk, self.support), self.data.x_test, self.data.y_test)
 
 
@@ -63,12 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--zoo", type=Path, required=True, help="folder of our ResNet-20s")
     parser.add_argument("--generator", type=Path, required=True, action="append", help="generator file; repeatable")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file, beside those it has")
-    parser.add_argument("--part", choices=PARTS, action="append", help="only this; repeatable; all if not given")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="add the figures to this file")
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this part; repeatable; all if not given")
     parser.add_argument("--samples", type=int, default=3, help="networks generated in each way")
-    parser.add_argument(
-        "--steps", type=int, default=SchedulerOptions().steps, help="of sampling, where nothing else is said"
-    )
+    parser.add_argument("--steps", type=int, default=SchedulerOptions().steps, help="steps of sampling, by default")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     try:
@@ -113,7 +112,7 @@ def say(name: str, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe_networks(known: Sequence[KnownResNet], generator: D2nwgLayerwise) -> dict[str, Any]:
-    """Size of each architecture, in numbers, tokens and windows; how many networks of it there are."""
+    """Architecture -> its size in parameters, tokens and windows, and its number of networks."""
     found: dict[str, Any] = {}
     for k in known:
         windows = generator.split(k.target.spec)
@@ -131,7 +130,7 @@ def describe_networks(known: Sequence[KnownResNet], generator: D2nwgLayerwise) -
 
 
 def group_networks(known: Sequence[KnownResNet]) -> dict[str, list[KnownResNet]]:
-    """Networks that are reported together."""
+    """Name of a group -> networks that are reported together."""
     groups: dict[str, list[KnownResNet]] = {}
     for k in known:
         ours = k.target.spec.arch == f"resnet{DEPTH}"
@@ -141,7 +140,7 @@ def group_networks(known: Sequence[KnownResNet]) -> dict[str, list[KnownResNet]]
 
 
 def fit_linear(like: D2nwgLayerwise, train: Sequence[KnownResNet], *, rank: int) -> D2nwgLayerwise:
-    """The reference codec: principal components of the tokens of each kind of layer, nothing learnt by descent."""
+    """The reference codec: principal components of the tokens of each kind of layer, without training."""
     config = replace(like.config, latent_dim=rank)
     linear = D2nwgLayerwise(like.statistics, like.input_shape, config).requires_grad_(False)
     linear.codec = WindowVae(num_kinds=len(like.statistics), token_dim=config.token_dim, latent_dim=rank)
@@ -156,7 +155,7 @@ def fit_linear(like: D2nwgLayerwise, train: Sequence[KnownResNet], *, rank: int)
 
 
 def score_codec(generator: D2nwgLayerwise, known: Sequence[KnownResNet], judges: Mapping[int, Judge]) -> dict[str, Any]:
-    """How near networks are to their reconstructions: in weights, in units of their variance, and in accuracy."""
+    """Errors of reconstructions: in weights, in units of their variance, and in accuracy."""
     found = {}
     for name, networks in group_networks(known).items():
         errors, scores = [], []
@@ -169,14 +168,14 @@ def score_codec(generator: D2nwgLayerwise, known: Sequence[KnownResNet], judges:
 
 
 def weight_error(generator: D2nwgLayerwise, spec: StateSpec, trunk: State, decoded: State) -> float:
-    """Mean squared error over the mean square of what tokens hold."""
+    """Mean squared error of tokens, divided by their mean square."""
     windows = generator.split(spec)
     a, b = (windows.read(t, range(windows.num_tokens)) for t in (trunk, decoded))
     return float((a - b).square().sum() / a.square().sum())
 
 
 def score_references(known: Sequence[KnownResNet], judges: Mapping[int, Judge]) -> dict[str, Any]:
-    """Simple ways to a ResNet-20, and the networks themselves, under the same statistics and solved heads."""
+    """Accuracies of simple ways to make a ResNet-20, and of the networks, with solved statistics and heads."""
     target = resnet_target(DEPTH)
     ours = [k for k in known if k.target.spec.arch == target.spec.arch]
     train = [k for k in ours if not k.held_out]
@@ -215,22 +214,22 @@ def score_samples(
     samples: int,
     steps: int,
 ) -> dict[str, Any]:
-    """Accuracy of generated networks, mean of `samples`, in several ways; and how new they are."""
+    """Mean accuracy of `samples` networks generated in several ways, and their novelty."""
     target = resnet_target(DEPTH)
     found: dict[str, Any] = {}
     for shots, judge in judges.items():
         summary = generator.summarise(judge.support)
-        told, asked = generator.condition(summary, None), generator.condition(summary, ASKED)
+        by_support, asked = generator.condition(summary, None), generator.condition(summary, ASKED)
         count = -(-generator.split(target.spec).num_tokens // generator.config.context)
         shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
         ways: dict[str, tuple[Tensor, SchedulerOptions, dict[str, Any]]] = {
-            "generated": (told, SchedulerOptions(steps=steps), {}),
-            "one step": (told, SchedulerOptions(steps=1), {}),
-            "three steps": (told, SchedulerOptions(steps=3), {}),
+            "generated": (by_support, SchedulerOptions(steps=steps), {}),
+            "one step": (by_support, SchedulerOptions(steps=1), {}),
+            "three steps": (by_support, SchedulerOptions(steps=3), {}),
             f"accuracy {ASKED} asked for": (asked, SchedulerOptions(steps=steps), {}),
             "no condition": (generator.condition(None, None), SchedulerOptions(steps=steps), {}),
-            "no tail": (told, SchedulerOptions(steps=steps), {"sees_tail": False}),
-            "windows in shuffled order": (told, SchedulerOptions(steps=steps), {"order": shuffled}),
+            "no tail": (by_support, SchedulerOptions(steps=steps), {"sees_tail": False}),
+            "windows in shuffled order": (by_support, SchedulerOptions(steps=steps), {"order": shuffled}),
         }
         for name, (condition, sampling, options) in ways.items():
             if shots != SHOTS[0] and name not in ("generated", "one step"):
@@ -247,13 +246,14 @@ def score_samples(
                 about |= measure_novelty(target, trunks, known)
             found[f"{name}, {shots} a class"] = about
     deep = resnet_target(DEEP)
-    trunk = generator.sample_trunk(deep.spec, told, SchedulerOptions(steps=1), rng=torch.Generator().manual_seed(0))
+    rng = torch.Generator().manual_seed(0)
+    trunk = generator.sample_trunk(deep.spec, by_support, SchedulerOptions(steps=1), rng=rng)
     found[f"a ResNet-{DEEP}, one step, {SHOTS[-1]} a class"] = {"accuracy": judges[SHOTS[-1]].score(deep, trunk)}
     return found
 
 
 def measure_novelty(target: Target, trunks: Sequence[State], known: Sequence[KnownResNet]) -> dict[str, Any]:
-    """Distances to the nearest training network of these trunks, and of held-out ones; unrelated are at about 1.4."""
+    """Distances of these trunks and of held-out ones to the nearest training network; unrelated: about 1.4."""
     spec, scalable = trunk_spec(target.spec), target.skeleton.SCALABLE
     train = [k.trunk for k in known if not k.held_out and k.target.spec.arch == target.spec.arch]
     train += [restack(k.trunk, target) for k in known if not k.held_out and k.target.spec.arch != target.spec.arch]
@@ -276,14 +276,15 @@ def measure_novelty(target: Target, trunks: Sequence[State], known: Sequence[Kno
 
 
 def measure_memory(like: D2nwgLayerwise) -> dict[str, Any]:
-    """Peak of tensor memory while a trunk is sampled, less the trunk itself: by context; by depth at one context."""
+    """Peak tensor memory while a trunk is sampled, minus the trunk itself, by context and by depth."""
 
     def measure(depth: int, context: int) -> dict[str, int]:
         spec = resnet_target(depth).spec
         generator = D2nwgLayerwise(like.statistics, like.input_shape, replace(like.config, context=context))
         generator.load_state_dict(like.state_dict())
-        told, rng, made = generator.condition(None, None).detach(), torch.Generator().manual_seed(0), []
-        peak = peak_memory(lambda: made.append(generator.sample_trunk(spec, told, SchedulerOptions(steps=3), rng=rng)))
+        condition, rng, made = generator.condition(None, None).detach(), torch.Generator().manual_seed(0), []
+        options = SchedulerOptions(steps=3)
+        peak = peak_memory(lambda: made.append(generator.sample_trunk(spec, condition, options, rng=rng)))
         held = sum(t.numel() * t.element_size() for t in made[0].values())
         return {"trunk_bytes": held, "bytes_besides": peak - held}
 
@@ -295,7 +296,7 @@ def measure_memory(like: D2nwgLayerwise) -> dict[str, Any]:
 
 
 def peak_memory(run: Callable[[], Any]) -> int:
-    """Most bytes of tensors alive at once while `run` runs, of those it makes."""
+    """Peak bytes of the tensors that `run` makes."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run()
     assert profile.profiler is not None and profile.profiler.kineto_results is not None

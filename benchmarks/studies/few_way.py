@@ -2,9 +2,9 @@
 
     python -m benchmarks.studies.few_way --data omniglot_held_out --ways 5 --shots 15 --tasks 200
 
-Each task is `ways` classes drawn from one group: for Omniglot, characters of one alphabet that no step of training has
-seen. Beside the generator stands what costs as little: the same route with the trunk's condition off, and a solved
-head on a random trunk. Training from scratch takes minutes a task and is left to `benchmarks.studies.scores`.
+Each task is `ways` classes drawn from one group: for Omniglot, characters of one alphabet that was not used in
+training. The generator is compared with references of the same cost: itself without the trunk's condition, and a solved
+head on a random trunk. Training from scratch takes minutes per task and is left to `benchmarks.studies.scores`.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def score_arch(generator: Mip, arch: str, data: LabelledData, options: argparse.Namespace) -> dict[str, Any]:
-    """Mean, sd and tenth percentile of the accuracy over tasks, for each arm."""
+    """Mean, standard deviation and tenth percentile of the accuracy over tasks, for each arm."""
     arms = {
         "generated": generator,
         "unconditioned_trunk": generator.without_condition(),
@@ -86,7 +86,7 @@ def score_arch(generator: Mip, arch: str, data: LabelledData, options: argparse.
 
 
 def group_classes(data: LabelledData) -> list[list[int]]:
-    """Classes by the part of their name before the slash; all together where names have none."""
+    """Classes grouped by the part of their name before the slash; names without a slash form one group."""
     groups: dict[str, list[int]] = {}
     for label, name in enumerate(data.class_names):
         groups.setdefault(name.partition("/")[0] if "/" in name else "", []).append(label)

@@ -1,10 +1,10 @@
-"""LoGAH's coverage: of known architectures, how many tensors and parameters are predicted, and why others are not.
+"""LoGAH's coverage: how many tensors and parameters of known architectures are predicted, and why others are not.
 
 python -m benchmarks.studies.graph_coverage  half a minute; prints the table, writes docs/results/logah/coverage.json
-python -m benchmarks.studies.graph_coverage bert t5    some of them, printed only
+python -m benchmarks.studies.graph_coverage bert t5    some architectures, only printed
 
-Tiny configurations and the plan that a graph hypernetwork of size T, untrained, makes for them. torchvision's
-and timm's own models count where those are installed; stand-ins built as torchvision builds them always do.
+It uses tiny configurations, and the plan that an untrained graph hypernetwork of size T makes for them. Models of
+torchvision and timm are included if these are installed; stand-ins built like torchvision's are always included.
 """
 
 import argparse
@@ -76,14 +76,14 @@ TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "image_size": 32, "patch_size": 2, "window_size": 4},
     ),
 }
-"""Name -> model class and configuration class of transformers, and what makes it tiny."""
+"""Name -> model class and configuration class of transformers, and options that make it tiny."""
 STAND_INS: dict[str, Callable[[], nn.Module]] = {"convnext-pattern": make_convnext, "swin-pattern": make_swin}
 TORCHVISION = ("resnet18", "resnet50", "vit_b_16", "convnext_tiny", "swin_t", "swin_v2_t")
 TIMM = ("resnet18", "vit_tiny_patch16_224", "convnext_atto", "swin_tiny_patch4_window7_224")
 
 
 def models() -> dict[str, Callable[[], nn.Module]]:
-    """Every architecture that can be built here, by name."""
+    """Name -> function that builds the architecture, for all whose libraries are installed."""
     found = dict(STAND_INS)
     if importlib.util.find_spec("transformers") is not None:
         found |= {name: lambda name=name: make_transformer(name) for name in TRANSFORMERS}
@@ -97,7 +97,7 @@ def models() -> dict[str, Callable[[], nn.Module]]:
 
 
 def make_transformer(name: str, *, attention: str | None = None) -> nn.Module:
-    """A tiny model of TRANSFORMERS; `attention` is `sdpa` (fused) or `eager`, None the model's own choice."""
+    """A tiny model of TRANSFORMERS; `attention` is `sdpa` (fused), `eager`, or None for the model's own choice."""
     transformers = importlib.import_module("transformers")
     model, config, options = TRANSFORMERS[name]
     chosen = {} if attention is None else {"attn_implementation": attention}
@@ -105,7 +105,7 @@ def make_transformer(name: str, *, attention: str | None = None) -> nn.Module:
 
 
 def measure_coverage(make: Callable[[], nn.Module], generator: Logah) -> dict[str, Any]:
-    """What becomes of every entry of a module's state_dict, in numbers of tensors and of parameters.
+    """Numbers of tensors and parameters of a module that are predicted, tied, or kept.
 
     `own` maps each reason to (tensors, numbers) that keep the module's own initialisation; `unreached` are the names
     of tensors that the traced pass does not read.
@@ -137,7 +137,7 @@ def measure_coverage(make: Callable[[], nn.Module], generator: Logah) -> dict[st
 
 
 def render_row(name: str, row: dict[str, Any]) -> str:
-    """One line of the table: tensors, predicted, tied, left to the module, share of the parameters predicted."""
+    """One line of the table: tensors, predicted, tied, own, share of the parameters predicted."""
     num_own = sum(count for count, _ in row["own"].values())
     share = 100 * row["parameters_predicted"] / row["parameters"]
     return f"| {name} | {row['tensors']} | {row['predicted']} | {row['tied']} | {num_own} | {share:.1f}% |"

@@ -1,23 +1,23 @@
-"""Training curves of transformers from predicted weights and from usual beginnings; docs/results/logah/curves.json.
+"""Training curves of transformers from predicted and from usual initial weights; docs/results/logah/curves.json.
 
     python -m benchmarks.studies.logah_curves --arms default orthogonal "default, support head" "normal 0.02"
     python -m benchmarks.studies.logah_curves --generator FILE --arms predicted generated
 
-Vision transformers learn CIFAR-10 and are scored by test accuracy; a GPT learns the bytes of AG News' training texts
-and is scored by the bits that a byte of its test texts takes. Arms are what a network begins from:
+Vision transformers learn CIFAR-10 and are scored by test accuracy. A GPT learns the bytes of AG News' training texts
+and is scored by bits per byte of its test texts. An arm is the kind of initial weights:
 
-- `predicted`: what a graph hypernetwork makes of the architecture alone;
+- `predicted`: weights that a graph hypernetwork makes from the architecture alone;
 - `generated`: its trunk refined on 50 examples of every class, and a class head solved on them (images only), as
-  `generate` gives it;
+  `generate` makes it;
 - `default`: the module's own initialisation;
-- `default, support head`: that trunk and a head solved in the same way, to tell the head's share (images only);
+- `default, support head`: that trunk and a head solved in the same way, to measure the head's share (images only);
 - `orthogonal`: orthogonal weights and no biases in linear layers and convolutions, the rest as in `default`;
 - `normal 0.02`: GPT-2's own, because nn.Embedding's is far too large for a head that shares it (texts only).
 
-Each has the best of five learning rates for AdamW: the best mean score over the whole curve on training data that the
-choice does not train on. Batches are the same for all arms. Scores are means over seeds: of batches, of support sets
-and of random beginnings. An arm that the file already holds is not trained again, unless the generator is another one;
-with other settings the file begins anew. The picture docs/images/logah-curves.png is drawn each time.
+Each arm has the best of five learning rates for AdamW, chosen by the mean score over the whole curve on left-out
+training data. Batches are the same for all arms. Scores are means over seeds of batches, support sets and random
+initial weights. An arm that the file already holds is not trained again, unless the generator has changed. With other
+settings the file starts again. The picture docs/images/logah-curves.png is drawn each time.
 """
 
 import argparse
@@ -65,26 +65,26 @@ COLOURS = {
 """Arm -> its colour in the picture."""
 CHOICE_SEED = 1_000_003
 _SCORED_WINDOWS = 512
-"""Pieces of the scored text, evenly spread over it."""
+"""Most windows of the scored text, evenly spread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A network, what it learns and when it is scored."""
+    """A network, its data, and the steps at which it is scored."""
 
     member: ViTMember | GptMember
     data: str
-    """A set of labelled images, or of texts for a language model."""
+    """Name of a set of labelled images, or of texts for a language model."""
     steps: tuple[int, ...]
     batch_size: int
     learning_rates: tuple[float, ...]
     choice_share: float = 0.15
-    """Share of the training part that is left out for the choice of a learning rate, and scored."""
+    """Share of the training part that is left out and scored for the choice of a learning rate."""
     warmup: int = 10
-    """Steps over which the learning rate rises in a line to where it stays."""
+    """Steps over which the learning rate rises linearly to its constant value."""
     weight_decay: float = 1e-4
     per_class: int = 50
-    """Support examples of a class."""
+    """Support examples of each class."""
 
     @property
     def arms(self) -> list[str]:
@@ -111,10 +111,10 @@ class ImageTask:
     data: LabelledData
     unit = "test accuracy, %"
     better = 1
-    """1 where higher scores are better, -1 where lower ones are."""
+    """1 if higher scores are better, -1 if lower ones are."""
 
     def left_out(self, share: float) -> "ImageTask":
-        """A task of the training part alone, a share of which is scored."""
+        """A task from the training part alone, with a share of it as the scored part."""
         order = torch.randperm(len(self.data.y_train), generator=torch.Generator().manual_seed(CHOICE_SEED))
         scored, learnt = order.tensor_split([round(share * len(order))])
         x, y = self.data.x_train, self.data.y_train
@@ -134,7 +134,7 @@ class ImageTask:
 
 @dataclass(frozen=True, eq=False)
 class TextTask:
-    """Texts as bytes; scored by the bits that a byte of the test part takes."""
+    """Texts as bytes; scored by bits per byte of the test part."""
 
     learnt: Tensor
     """(n,) int64"""
@@ -145,7 +145,7 @@ class TextTask:
     better = -1
 
     def left_out(self, share: float) -> "TextTask":
-        """A task of the training part alone, whose end is scored."""
+        """A task from the training part alone, with its end as the scored part."""
         learnt, scored = self.learnt.tensor_split([round((1 - share) * len(self.learnt))])
         return TextTask(learnt, scored, self.context)
 
@@ -156,7 +156,7 @@ class TextTask:
 
     @torch.no_grad()
     def score(self, module: nn.Module) -> float:
-        """Mean over up to 512 windows, in which the first bytes are guessed without much before them."""
+        """Mean bits per byte over up to 512 windows; the first bytes of a window have little context."""
         count = min(_SCORED_WINDOWS, (len(self.tested) - 1) // self.context)
         starts = torch.linspace(0, len(self.tested) - self.context - 1, count).long()
         losses = [self._loss(module, self.tested, part) * len(part) for part in starts.split(128)]
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--networks", nargs="+", default=list(COURSES), help=", ".join(COURSES))
     parser.add_argument("--arms", nargs="+", default=list(COLOURS), choices=list(COLOURS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--name", default="curves", help="of the file that is written, and of the picture")
+    parser.add_argument("--name", default="curves", help="name of the written file and of the picture")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     path = ROOT / "docs" / "results" / "logah" / f"{options.name}.json"
@@ -205,10 +205,10 @@ def fill_curves(
     generator: tuple[Logah, dict[str, Any]] | None,
     seeds: int,
 ) -> dict[str, Any]:
-    """Train these networks from those of these arms that they have, and write each into the file at `path` as it ends.
+    """Train these networks for these arms, as far as they apply, and write each to the file at `path` when it ends.
 
-    What the file holds already stays: other networks and arms, and these if they were trained on as many seeds. Several
-    runs may fill one file side by side.
+    Earlier content of the file stays: other networks and arms, and these if they have the same number of seeds. Several
+    runs may fill one file at the same time.
     """
     found = read_json(path) if path.exists() else {"networks": {}}
     if generator is not None and found.get("generator") != generator[1]:
@@ -248,7 +248,7 @@ def load_task(course: Course) -> Task:
 
 
 def train_arm(course: Course, arm: str, task: Task, hypernet: Logah | None, *, seeds: int) -> dict[str, Any]:
-    """Score after each of the course's steps, mean and standard deviation over seeds, at the arm's best rate."""
+    """Mean and standard deviation over seeds of the score after each of the course's steps, at the arm's best rate."""
     choice, left_out = {}, task.left_out(course.choice_share)
     for rate in course.learning_rates:
         module = begin_arm(course, arm, left_out, hypernet, seed=CHOICE_SEED)
@@ -269,7 +269,7 @@ def train_arm(course: Course, arm: str, task: Task, hypernet: Logah | None, *, s
 
 
 def choose_rate(choice: Mapping[float, float], *, better: int) -> float:
-    """The learning rate of the best score; one at which training diverged is never chosen."""
+    """The learning rate with the best score; rates at which training diverged are never chosen."""
     finite = {rate: better * score for rate, score in choice.items() if math.isfinite(score)}
     if not finite:
         raise BadOption("training diverges at every learning rate: give lower ones")
@@ -277,7 +277,7 @@ def choose_rate(choice: Mapping[float, float], *, better: int) -> float:
 
 
 def begin_arm(course: Course, arm: str, task: Task, hypernet: Logah | None, *, seed: int) -> nn.Module:
-    """The course's module as an arm begins it; a support set is drawn from what the task learns."""
+    """The course's module with an arm's initial weights; a support set is drawn from the task's training part."""
     member = course.member
     if arm in ("default", "orthogonal"):
         return begin(member, arm, None, seed=seed)
@@ -333,11 +333,11 @@ def train_and_score(module: nn.Module, task: Task, course: Course, rate: float, 
 
 
 def compare(arms: Mapping[str, Mapping[str, Any]], steps: Sequence[int], *, better: int) -> dict[str, Any]:
-    """For every predicted arm beside every other one: how far ahead it is, and when the other gets as far.
+    """Compare every predicted arm with every other one, at each scored step.
 
-    `ahead` is in units of the score, positive where the predicted arm is better; `is_beyond_spread` where that is more
-    than both standard deviations together; `reached_at` is the first scored step at which the other arm is as good as
-    the predicted one at this step, None where it is not by the last one.
+    `ahead` is the difference in units of the score, positive if the predicted arm is better. `is_beyond_spread` says
+    whether that is more than the sum of both standard deviations. `reached_at` is the first scored step at which the
+    other arm reaches the predicted arm's score at this step; None if it never does.
     """
     found: dict[str, Any] = {}
     for name in filter(_is_predicted, arms):
@@ -360,7 +360,7 @@ def compare(arms: Mapping[str, Mapping[str, Any]], steps: Sequence[int], *, bett
 
 
 def draw_curves(figure: Figure, networks: Mapping[str, Mapping[str, Any]]) -> None:
-    """A panel for every network: each arm's mean score against steps of training, a band of one standard deviation."""
+    """Draw a panel for every network: each arm's mean score against training steps, with one standard deviation."""
     panels: Sequence[Axes] = figure.subplots(1, len(networks), squeeze=False)[0]
     shown: dict[str, Any] = {}
     for axes, (name, row) in zip(panels, networks.items(), strict=True):
@@ -376,7 +376,7 @@ def draw_curves(figure: Figure, networks: Mapping[str, Mapping[str, Any]]) -> No
         axes.set_xlabel("steps of training")
         axes.set_ylabel(row.get("unit", ""))
         axes.set_title(f"{name}, {row['settings']['data']}: {row['parameters']:,} parameters", fontsize=10)
-        if row.get("unit") == TextTask.unit:  # 8 bits say nothing; nn.Embedding's numbers begin far above
+        if row.get("unit") == TextTask.unit:  # 8 bits is no information; nn.Embedding starts far above
             axes.set_ylim(min(min(arm["score"]) for arm in row["arms"].values()) - 0.2, 8.3)
     ordered = [arm for arm in COLOURS if arm in shown]
     figure.legend([shown[arm] for arm in ordered], ordered, loc="outside lower center", ncols=3, frameon=False)

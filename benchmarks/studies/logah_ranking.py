@@ -1,16 +1,17 @@
 """Whether predicted weights rank architectures as training does; writes docs/results/logah/ranking.json.
 
-    python -m benchmarks.studies.logah_ranking  train every architecture; goes on where it was interrupted
-    python -m benchmarks.studies.logah_ranking --generator FILE    rank them by what this graph hypernetwork predicts
+    python -m benchmarks.studies.logah_ranking  train every architecture; resumes after an interruption
+    python -m benchmarks.studies.logah_ranking --generator FILE    rank them by a graph hypernetwork
 
-The question is a search's: which of 50 architectures will be the most accurate, before any of them is trained? A proxy
-answers with a number for each; Kendall's tau compares its order with that of the accuracies after training. Proxies
-are the number of parameters, the floating-point operations of one image, and the accuracy of a network whose trunk is
-predicted, generated (refined on the support set as well) or random, under a class head solved on a support set. What
-no generator has a part in is kept in ranking_truth.json, so that another generator is ranked without training again.
+This is the question of an architecture search: which of 50 architectures will be the most accurate, before any of them
+is trained? A proxy is a number for each architecture; Kendall's tau compares its order with that of the accuracies
+after training. Proxies are the number of parameters, the floating-point operations of one image, and the accuracy of a
+network with a class head solved on a support set. The network's trunk is predicted, generated (also refined on the
+support set) or random. Results that need no generator are kept in ranking_truth.json, so that another generator needs
+no new training.
 
-Architectures are drawn from `model_zoo.spaces` and their sizes moved half a step off those that the spaces have: no
-recipe that learns from the spaces can have seen one of them.
+Architectures are drawn from `model_zoo.spaces`, and their sizes are moved by half a step from those in the spaces. So
+no recipe that learns from the spaces has used one of them.
 """
 
 import argparse
@@ -50,33 +51,33 @@ FOLDER = ROOT / "docs" / "results" / "logah"
 PROXIES = ("predicted", "generated", "random trunk", "flops", "parameters")
 KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (CnnMember, MlpMember, ResNetMember, ViTMember)}
 RESAMPLES = 1000
-"""Draws of the bootstrap over architectures."""
+"""Number of draws of the bootstrap over architectures."""
 
 
 @dataclass(frozen=True, slots=True)
 class TruthConfig:
-    """Which architectures are ranked, how they are trained, and what a class head is solved on."""
+    """The ranked architectures, their training, and the support sets for class heads."""
 
     spaces: tuple[tuple[str, int], ...] = (("cnns", 20), ("mlps", 10), ("resnets", 8), ("small_vits", 12))
-    """Name of a space and how many of its architectures are drawn."""
+    """(name of a space, number of architectures drawn from it)"""
     seed: int = 1_000_003
     data: str = "fashion_mnist"
     steps: int = 400
     batch_size: int = 64
     learning_rates: tuple[float, ...] = (2e-3, 8e-3)
     warmup: int = 20
-    """Steps over which the learning rate rises in a line, before one cosine to 0."""
+    """Steps over which the learning rate rises linearly; it follows one cosine to 0."""
     weight_decay: float = 1e-4
     seeds: int = 2
-    """Trainings of each architecture at its learning rate, from as many beginnings."""
+    """Training runs of each architecture at its learning rate, with different seeds."""
     choice_examples: int = 400
-    """Training images that no training sees and that the learning rate is chosen on."""
+    """Training images that are left out for the choice of the learning rate."""
     calibration_examples: int = 512
-    """Training images that BatchNorm's statistics are measured on after a training."""
+    """Training images on which BatchNorm's statistics are measured after training."""
     shots: int = 20
     """Images of each class in a support set, drawn from the training part."""
     supports: int = 3
-    """Support sets; a proxy is the mean of as many accuracies, each with a random trunk of its own where it is one."""
+    """Number of support sets; a proxy is the mean accuracy over them. Each has its own random trunk."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--generator", type=Path, help="file of a graph hypernetwork; without one, the training is done"
     )
-    parser.add_argument("--name", default="ranking", help="of the file that is written with a generator")
+    parser.add_argument("--name", default="ranking", help="name of the file that is written with a generator")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     truth = FOLDER / "ranking_truth.json"
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train_all(path: Path, config: TruthConfig) -> dict[str, Any]:
-    """Train every architecture that has not been trained yet, and write the file after each."""
+    """Train every architecture that is not trained yet, and write the file after each."""
     settings = _settings(config)
     truth = read_json(path) if path.exists() else {"settings": settings, "architectures": draw_architectures(config)}
     _check_settings(path, truth, settings)
@@ -119,7 +120,7 @@ def train_all(path: Path, config: TruthConfig) -> dict[str, Any]:
 
 
 def rank_all(path: Path, config: TruthConfig, generator: tuple[Logah, Mapping[str, Any]]) -> dict[str, Any]:
-    """The accuracies that a generator predicts for the trained architectures, and every proxy's tau."""
+    """Accuracies of a generator's networks for the trained architectures, and every proxy's tau."""
     if not path.exists():
         raise NotFound(f"{path}: not there; run without --generator first, which trains the architectures")
     truth = read_json(path)
@@ -153,7 +154,7 @@ def rank_all(path: Path, config: TruthConfig, generator: tuple[Logah, Mapping[st
 
 
 def check_unseen(training: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], config: TruthConfig) -> None:
-    """Raise BadOption if a generator's record says that it learnt from one of the architectures, or from the data."""
+    """Raise BadOption if the generator learnt from one of the architectures or from the data, by its record."""
     seen = set(training.get("member_digests", ()))
     known = [row["name"] for row in rows if row["digest"] in seen]
     if known:
@@ -167,7 +168,7 @@ def check_unseen(training: Mapping[str, Any], rows: Sequence[Mapping[str, Any]],
 
 
 def draw_architectures(config: TruthConfig) -> list[dict[str, Any]]:
-    """A row for each of the architectures, all of them with different graphs: name, space, member, parameters."""
+    """A row (name, space, member, parameters) for each architecture; all graphs are different."""
     rng = torch.Generator().manual_seed(config.seed)
     rows: list[dict[str, Any]] = []
     drawn: set[str] = set()
@@ -195,7 +196,7 @@ def digest_graph(module: nn.Module) -> str:
 
 
 def move_off_grid(member: Member) -> Member:
-    """The member with every width half way between sizes that its space has; BadOption for a space without widths."""
+    """The member with every width half way between sizes of its space; BadOption for an unranked kind of member."""
     if isinstance(member, CnnMember):
         hidden = member.hidden and _between(member.hidden, 8, 64)
         return replace(member, widths=tuple(_between(w, 4, 64) for w in member.widths), hidden=hidden)
@@ -213,7 +214,7 @@ def _between(size: int, step: int, largest: int) -> int:
 
 
 def build_ranked(row: Mapping[str, Any]) -> Target:
-    """The target network of a row; CorruptFile if it has another number of parameters than the one that was drawn."""
+    """The target network of a row; CorruptFile if its number of parameters is not the recorded one."""
     about = {key: tuple(v) if isinstance(v, list) else v for key, v in row["member"].items() if key != "kind"}
     member = KINDS[row["member"]["kind"]](**about)
     module: Any = make_meta(member.build)
@@ -229,14 +230,14 @@ def build_ranked(row: Mapping[str, Any]) -> Target:
 
 def count_flops(target: Target) -> int:
     """Floating-point operations of one image in eval mode, two for each multiply-add of a matrix or convolution."""
-    # On the meta device: fused attention on the CPU is not counted.
+    # On the meta device, because fused attention on the CPU is not counted.
     with FlopCounterMode(display=False) as counter:
         target.skeleton(torch.zeros(1, *target.input_shape, device="meta"))
     return counter.get_total_flops()
 
 
 def score_trunks(target: Target, source: WeightGenerator, data: LabelledData, config: TruthConfig) -> dict[str, Any]:
-    """Test accuracy in percent of what a source makes of each support set, and their mean."""
+    """Test accuracies in percent of a source's networks for each support set, and their mean."""
     found = []
     for seed, support in enumerate(draw_supports(data, config)):
         state = source.generate(GenerationRequest(target, Condition(support=support), seed=seed))[0]
@@ -250,9 +251,9 @@ def draw_supports(data: LabelledData, config: TruthConfig) -> list[SupportSet]:
 
 
 def train_ranked(target: Target, data: LabelledData, config: TruthConfig) -> dict[str, Any]:
-    """Test accuracy in percent after training, mean over seeds, at the rate that is best on left-out training images.
+    """Mean test accuracy over seeds in percent after training, at the rate that is best on left-out training images.
 
-    The rate is chosen by the first seed's trainings.
+    The rate is chosen with the first seed.
     """
     order = torch.randperm(len(data.y_train), generator=torch.Generator().manual_seed(config.seed))
     rest, chosen = order[config.choice_examples :], order[: config.choice_examples]
@@ -270,7 +271,7 @@ def train_ranked(target: Target, data: LabelledData, config: TruthConfig) -> dic
 def train(target: Target, learnt: tuple[Tensor, Tensor], config: TruthConfig, *, rate: float, seed: int) -> State:
     """The state after AdamW on images and labels from the target's own initialisation."""
     rng = torch.Generator().manual_seed(seed)
-    # Convolutions of few channels are half as fast again in this memory format.
+    # Convolutions of few channels are 1.5 times as fast in this memory format.
     module = target.load(target.init_state(seed)).train().to(memory_format=torch.channels_last)  # pyright: ignore
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=config.weight_decay)
     for step in range(config.steps):
@@ -288,10 +289,10 @@ def train(target: Target, learnt: tuple[Tensor, Tensor], config: TruthConfig, *,
 
 
 def compare_proxies(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Each proxy's tau against the accuracies after training, and by how much `predicted` leads the others.
+    """Each proxy's tau against the accuracies after training, and the lead of `predicted` over the others.
 
-    All with 90 % intervals of the same bootstrap over architectures. `trained again` is the tau of the first seed's
-    trainings against the second's: what noise leaves to be reached.
+    All have 90 % intervals from the same bootstrap over architectures. `trained again` is the tau of the first seed's
+    accuracies against the second's: the most that noise allows.
     """
     trained = np.array([row["trained"]["accuracy"] for row in rows])
     pairs = {proxy: (np.array([_value(row[proxy]) for row in rows]), trained) for proxy in PROXIES}
@@ -308,7 +309,7 @@ def compare_proxies(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def kendall_tau(a: np.ndarray, b: np.ndarray) -> float:
-    """Kendall's tau-b of numbers a (n,) and b (n,), -1 to 1; 0 where one of them never changes."""
+    """Kendall's tau-b of numbers a (n,) and b (n,), -1 to 1; 0 if one of them is constant."""
     of_a, of_b = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
     norm = math.sqrt(np.square(of_a).sum() * np.square(of_b).sum())
     return float((of_a * of_b).sum()) / norm if norm else 0.0
@@ -333,13 +334,13 @@ def _settings(config: TruthConfig) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass as JSON has them."""
+    """The fields of a dataclass as JSON values."""
     return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(value).items()}
 
 
 def _check_settings(path: Path, truth: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     if truth.get("settings") != settings:
-        raise BadOption(f"{path} was begun with other settings; delete it to begin anew")
+        raise BadOption(f"{path} was begun with other settings; delete it to begin again")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,22 @@
-"""Networks begun from predicted weights beside the usual beginnings; writes docs/results/logah/NAME.json.
+"""Networks trained from predicted and from usual initial weights; writes docs/results/logah/NAME.json.
 
     python -m benchmarks.studies.logah_table --generator runs/logah/table/generator.safetensors
     python -m benchmarks.studies.logah_table --arms default orthogonal --networks "cnn 32-32-32" --seeds 1
 
-Every network of `model_zoo.spaces.HELD_OUT` is scored on Fashion-MNIST's test part as it begins and after some steps of
-AdamW on the training part: with the trunk that a graph hypernetwork predicts (`training.logah`, preset `table`) and a
-class head solved in closed form on the training part, which is all of it that the hypernetwork has learnt from; with
-the module's own initialisation, with that and a head solved likewise, and with an orthogonal one. Batches are the same
-for all. Each has the best of several learning rates, chosen on training images that the choice does not train on.
-BatchNorm's statistics are measured on training images before every score. Scores are means over seeds (of batches and
-random beginnings).
+Every network of `model_zoo.spaces.HELD_OUT` is scored on Fashion-MNIST's test part before training and after some steps
+of AdamW on the training part. The hypernetwork has learnt from the training part alone. The arms are:
 
-What the file already holds for other networks and arms stays, as long as the settings are the same.
+- the trunk that a graph hypernetwork predicts (`training.logah`, preset `table`), with a class head solved in closed
+  form on the training part;
+- the module's own initialisation;
+- the same with a head solved in the same way;
+- an orthogonal initialisation.
+
+Batches are the same for all. Each arm has the best of several learning rates, chosen on left-out training images.
+BatchNorm's statistics are measured on training images before every score. Scores are means over seeds of batches and
+random weights.
+
+Earlier content of the file for other networks and arms stays if the settings are the same.
 """
 
 import argparse
@@ -56,12 +61,12 @@ PUBLISHED = {
         "vit 48 x 2": {"predicted": [73.7, 72.8, 73.2, 73.1, 74.2], "default": [31.6, 49.9, 58.4, 70.7]},
     },
 }
-"""Accuracy in percent; `default` begins after 20 steps."""
+"""Accuracy in percent; the values of `default` start at 20 steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableConfig:
-    """How a beginning is trained on and scored."""
+    """How networks are trained and scored."""
 
     data: str = "fashion_mnist"
     steps: tuple[int, ...] = (0, 20, 50, 100, 200)
@@ -70,13 +75,13 @@ class TableConfig:
     choice_steps: tuple[int, ...] = (20, 60)
     """A learning rate is chosen by the mean accuracy after these steps."""
     choice_examples: int = 600
-    """Training images that are left out for the choice, and scored."""
+    """Training images that are left out and scored for the choice."""
     support_per_class: int = 1000
-    """Training images of each class that a class head is solved on, or all there are."""
+    """Most training images of each class on which a class head is solved."""
     calibration_examples: int = 512
-    """Training images that BatchNorm's statistics are measured on."""
+    """Training images on which BatchNorm's statistics are measured."""
     warmup: int = 5
-    """Steps over which the learning rate rises in a line to where it stays."""
+    """Steps over which the learning rate rises linearly to its constant value."""
     weight_decay: float = 1e-4
 
 
@@ -86,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--networks", nargs="+", default=list(HELD_OUT), help="names in model_zoo.spaces.HELD_OUT")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--name", default="table", help="of the file that is written")
+    parser.add_argument("--name", default="table", help="name of the written file")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     try:
@@ -100,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_generator(path: Path | None) -> tuple[Logah, dict[str, Any]]:
-    """A hypernetwork and what results say of it; BadOption without a file."""
+    """A hypernetwork and its description for results; BadOption without a file."""
     if path is None:
         raise BadOption("predicted weights need a generator: give --generator FILE, or --arms default orthogonal")
     hypernet = Logah.load(path)
@@ -148,7 +153,7 @@ def fill_table(
 
 
 def compare(row: dict[str, Any], config: TableConfig) -> dict[str, Any]:
-    """Whether predicted weights are ahead after the first training steps of where others are after the last."""
+    """Whether predicted weights after the first training steps are better than others after the last."""
     if any(arm not in row for arm in ARMS):
         return {}
     at = config.steps.index(min(s for s in config.steps if s))
@@ -159,7 +164,7 @@ def compare(row: dict[str, Any], config: TableConfig) -> dict[str, Any]:
 def score_arm(
     member: Member, arm: str, hypernet: Logah | None, data: LabelledData, config: TableConfig, *, seeds: int
 ) -> dict[str, Any]:
-    """Accuracy in percent after each of `config.steps`, mean and standard deviation over seeds, at its best rate."""
+    """Mean and standard deviation over seeds of the accuracy in percent after `config.steps`, at the best rate."""
     rates = {rate: choice_score(member, arm, hypernet, data, config, rate) for rate in config.learning_rates}
     rate = max(rates, key=lambda r: rates[r])
     curves = []
@@ -188,7 +193,7 @@ def score_arm(
 def choice_score(
     member: Member, arm: str, hypernet: Logah | None, data: LabelledData, config: TableConfig, rate: float
 ) -> float:
-    """Mean accuracy on the left-out training images of a short run at a learning rate."""
+    """Mean accuracy of a short run at a learning rate, on left-out training images."""
     order = torch.randperm(len(data.y_train), generator=torch.Generator().manual_seed(1_000_003))
     rest, chosen = order[config.choice_examples :], order[: config.choice_examples]
     support = draw_rows(data.x_train[rest], data.y_train[rest], config.support_per_class, seed=1_000_003)
@@ -208,7 +213,7 @@ def choice_score(
 def begin(
     member: Member, arm: str, hypernet: Logah | None, support: SupportSet | None = None, *, seed: int
 ) -> nn.Module:
-    """The member's module as an arm begins it; arms with a solved head need a support set."""
+    """The member's module with an arm's initial weights; arms with a solved head need a support set."""
     if arm.endswith(", solved head"):
         target, condition = target_of(member), Condition(support=support)
         generator: WeightGenerator = RandomTrunkRidge()
@@ -230,7 +235,7 @@ def begin(
 
 
 def draw_rows(images: Tensor, labels: Tensor, per_class: int, *, seed: int) -> SupportSet:
-    """A support set of `per_class` examples of every class, or all there are, drawn by `seed`."""
+    """A support set of `per_class` examples of every class, or all if there are fewer, drawn with `seed`."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     rows = torch.cat([order[labels[order] == k][:per_class] for k in range(int(labels.max()) + 1)])
     names = tuple(str(k) for k in range(int(labels.max()) + 1))

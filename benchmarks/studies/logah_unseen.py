@@ -1,23 +1,23 @@
-"""Networks never seen in training, on data never trained on; writes docs/results/logah/unseen.json.
+"""Scores of networks and data that were not used in training; writes docs/results/logah/unseen.json.
 
     python -m benchmarks.studies.logah_unseen --arms "random trunk" "default, 100 steps"
     python -m benchmarks.studies.logah_unseen --generator FILE --arms generated "condition off" "random trunk, refined"
 
-For networks of `model_zoo.spaces.HELD_OUT` and all evaluation sets, with a support set of 20 examples a class, accuracy
-on the set's test part of
+For networks of `model_zoo.spaces.HELD_OUT` and all evaluation sets, with a support set of 20 examples per class, it
+measures the accuracy on the set's test part for these arms:
 
-- `generated`: what a graph hypernetwork makes: a trunk from the graph and the support set, refined on the set by the
-  steps that its settings name, and a class head solved on it;
-- `condition off`: a trunk from the graph alone, not refined, and such a head: no training step of any kind;
-- `random trunk`: a trunk at default initialisation and such a head, mean of three;
-- `random trunk, refined`: one of these, refined in the same steps as `generated`;
+- `generated`: a graph hypernetwork's network: a trunk from the graph and the support set, refined on the set by the
+  steps in its settings, and a class head solved on the set;
+- `condition off`: a trunk from the graph alone, not refined, with a solved head: no training step of any kind;
+- `random trunk`: a trunk at default initialisation with a solved head, mean of three;
+- `random trunk, refined`: one of these, refined by the same steps as `generated`;
 - `default, 100 steps`: default initialisation after 100 steps of AdamW on the support set, at the best of three
-  learning rates as the test part judges, which leans towards it.
+  learning rates on the test part, which favours this arm.
 
-`learnt_from` names those of the networks that the generator has learnt from at another number of classes or channels:
-their trunks are not unseen.
+`learnt_from` lists the networks from which the generator has learnt with another number of classes or channels: their
+trunks are not unseen.
 
-What the file already holds of other arms stays, as long as the settings are the same; runs may fill it side by side.
+Earlier content of the file for other arms stays if the settings are the same. Several runs may fill it at once.
 """
 
 import argparse
@@ -62,7 +62,7 @@ DATA = tuple(sorted(EVALUATION_SETS))
 
 @dataclass(frozen=True, slots=True)
 class UnseenConfig:
-    """What the arms are given."""
+    """Settings that all arms share."""
 
     per_class: int = 20
     random_trunks: int = 3
@@ -100,7 +100,7 @@ def score_unseen(
     generator: tuple[Logah, dict[str, Any]] | None,
     config: UnseenConfig | None = None,
 ) -> dict[str, Any]:
-    """Score these arms and write them into the file at `path`, one network at a time."""
+    """Score these arms and write them to the file at `path`, one network at a time."""
     config = config or UnseenConfig()
     for name in networks:
         if name not in HELD_OUT:
@@ -126,7 +126,7 @@ def score_unseen(
             (name, arm, score_arm(HELD_OUT[network], arm, generator and generator[0], loaded[name], config))
             for name, arm in todo
         ]
-        found = read_json(path)  # another run may have filled in other arms meanwhile
+        found = read_json(path)  # another run may have added other arms meanwhile
         for name, arm, score in scored:
             found["networks"].setdefault(network, {}).setdefault(name, {})[arm] = score
         found["mean"] = summarise(found["networks"])
@@ -136,7 +136,7 @@ def score_unseen(
 
 
 def find_known(digests: set[str]) -> list[str]:
-    """The networks whose graph, at any number of classes that recipes use and 1 or 3 channels, is among these."""
+    """Names of networks whose graph is among these digests, with 2 to MAX_KNOWN_CLASSES classes and 1 or 3 channels."""
 
     def is_known(name: str, num_classes: int, in_channels: int) -> bool:
         target = target_of(HELD_OUT[name], num_classes=num_classes, in_channels=in_channels)
@@ -163,7 +163,7 @@ def score_arm(member: Member, arm: str, hypernet: Logah | None, data: LabelledDa
 
 
 def summarise(networks: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
-    """For every network the mean of each arm over data sets, and on how many `generated` is above `default`."""
+    """Network -> mean of each arm over data sets, and the number of sets on which `generated` is above `default`."""
     means: dict[str, dict[str, Any]] = {}
     for network, row in networks.items():
         arms = [arm for arm in ARMS if all(arm in scores for scores in row.values())]

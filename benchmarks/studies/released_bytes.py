@@ -1,11 +1,11 @@
 """The bytes of weights that every released generator makes for fixed requests, through the command line.
 
     python -m benchmarks.studies.released_bytes --check                  compare with tests/golden/released_bytes.json
-    python -m benchmarks.studies.released_bytes --write FILE.json        write the file anew, after a new release only
+    python -m benchmarks.studies.released_bytes --write FILE.json        write the file again, only after a new release
 
-The same request to the same generator file has to give the same bytes. Floating-point kernels differ between
-processors, so the file says on which one it was made. On an equal one bytes have to be equal; on another one the size
-of every tensor has to agree.
+The same request to the same generator file must give the same bytes. Floating-point kernels differ between processors,
+so the file names its processor. On an equal processor the bytes must be equal. On another one the root mean square of
+every tensor must agree.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from weightgen.cli import app
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "released_bytes.json"
 SIZE_TOLERANCE = 0.1
-"""Largest relative difference of a tensor's root mean square between processors: steps along normalised slopes
-enlarge differences of rounding."""
+"""Largest relative difference of a tensor's root mean square between processors: steps along normalised gradients
+amplify rounding differences."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One command line, which writes its weights below the folder `{out}`."""
+    """One command line that writes its weights to the folder `{out}`."""
 
     name: str
     command: tuple[str, ...]
@@ -42,7 +42,7 @@ class Case:
 
 
 def list_cases() -> list[Case]:
-    """Every released generator with every architecture it serves, grey and colour, and `init` and `tokenize`."""
+    """Every released generator with every architecture that it serves, grey and colour, and `init`."""
     made: list[Case] = []
 
     def add(generator: str, arch: str, data: str, *more: str, is_slow: bool = False) -> None:
@@ -71,7 +71,7 @@ def list_cases() -> list[Case]:
 
 
 def run_case(case: Case, folder: Path) -> dict[str, Any]:
-    """The sha256 and root mean squares of the tensors in every file of weights that the command writes."""
+    """File of weights that the command writes -> sha256 and root mean squares of its tensors."""
     colour = folder / "colour.npz"
     if not colour.exists():
         _write_colour(colour)
@@ -88,7 +88,7 @@ def run_case(case: Case, folder: Path) -> dict[str, Any]:
 
 
 def processor() -> dict[str, str]:
-    """What decides which floating-point kernels run."""
+    """The properties that determine which floating-point kernels run."""
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "model": models[0].partition(":")[2].strip() if models else "unknown",
@@ -98,7 +98,7 @@ def processor() -> dict[str, str]:
 
 
 def differences(made: dict[str, Any], golden: dict[str, Any], *, same_processor: bool) -> Iterator[str]:
-    """A sentence for every file that is not what it was."""
+    """A sentence for every file that has changed."""
     if set(made) != set(golden):
         yield f"files {sorted(made)}, expected {sorted(golden)}"
     for name in set(made) & set(golden):
@@ -134,8 +134,8 @@ def _write_colour(path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare released generators with what they gave before.")
-    parser.add_argument("--write", type=Path, help="write what is made to this file")
+    parser = argparse.ArgumentParser(description="Compare the weights of released generators with recorded ones.")
+    parser.add_argument("--write", type=Path, help="write the results to this file")
     parser.add_argument("--check", action="store_true", help=f"compare with {GOLDEN.name}")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

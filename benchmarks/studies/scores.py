@@ -4,9 +4,9 @@
     python -m benchmarks.studies.scores --arch cnn-tiny --data omniglot_held_out \\
         --ways 5 --support-per-class 15 --tasks 20
 
-One file holds, for each data set, what `weightgen compare --json` prints. Data sets that are not here are an error, not
-left out; a data set that is already in the file for the same weights of the generator is kept, so that a run can be
-resumed, and an architecture whose part of the generator is as it was need not be scored again.
+The file holds, for each data set, the output of `weightgen compare --json`. A missing data set is an error. Data sets
+that are already in the file for the same weights of the generator are kept. So a run can be resumed, and an
+architecture whose part of the generator has not changed need not be scored again.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def score_all(options: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """The result file's value, written after every data set."""
+    """Score all data sets; returns the content of the result file, which is written after every data set."""
     generator: Any = load_generator(generator_file(options.generator))
     head = {
         "generator": {"name": options.generator, "digest": generator.digest_of(options.arch)},
@@ -61,7 +61,7 @@ def score_all(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     done = read_json(out) if out.is_file() else {}
     scores = done["data"] if all(done.get(key) == value for key, value in head.items()) else {}
     for name in options.data:
-        load_data(name)  # all are here before the first is scored
+        load_data(name)  # a missing one fails before the first is scored
     for name in options.data:
         if name in scores:
             continue

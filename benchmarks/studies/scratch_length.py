@@ -1,9 +1,9 @@
-"""How long training from scratch goes on gaining: the reference of the scoreboard should be trained to convergence.
+"""Accuracy of training from scratch by number of steps: the scoreboard's reference should be trained to convergence.
 
     python -m benchmarks.studies.scratch_length --arch cnn-tiny          # docs/results/scratch_length/ARCH.json
 
-On training sets, never on evaluation ones: this decides how the reference is trained. Augmented runs, the best of
-`ScratchConfig`'s learning rates as the test part judges, for several numbers of steps.
+It uses training sets, never evaluation sets, because it decides how the reference is trained. Runs are augmented, with
+the best of `ScratchConfig`'s learning rates on the test part, for several numbers of steps.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def measure(arch: str, data: str, per_class: int) -> dict[str, Any]:
     target = build_target(arch, num_classes=loaded.num_classes, in_channels=loaded.in_channels or 1)
     found = {}
     for steps in STEPS:
-        # Runs without augmentation end by their loss: one step stands for them here.
+        # Runs without augmentation end by their loss; they are not used here, so one step is enough.
         config = replace(ScratchConfig(), max_steps=1, max_steps_augmented=steps)
         runs = [run for run in sweep_from_scratch(target, support, config, seed=0) if run.augmented]
         found[str(steps)] = max(accuracy(target, r.state, loaded.x_test, loaded.y_test) for r in runs)

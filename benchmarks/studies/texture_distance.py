@@ -1,4 +1,4 @@
-"""How unlike two textures are, by what random filters see of them.
+"""Distance of two textures, by their responses to random filters.
 
 Ustyuzhaninov, Brendel, Gatys, Bethge 2016, "Texture Synthesis Using Shallow Convolutional Networks with Random Filters"
 (arXiv:1606.00021): images whose rectified responses to random filters have the same Gram matrix look like one texture.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 NUM_FILTERS, WIDTH = 48, 7
 SHRUNK = (1, 2, 4)
-"""The filters look at the image at these fractions of its size."""
+"""The filters are applied to the image shrunk by these factors."""
 
 
 def make_filters(*, rng: torch.Generator) -> Float[Tensor, "f 3 s s"]:
@@ -23,7 +23,7 @@ def make_filters(*, rng: torch.Generator) -> Float[Tensor, "f 3 s s"]:
 
 
 def describe_texture(rgb: Float[Tensor, "b 3 h w"], filters: Float[Tensor, "f 3 s s"]) -> Float[Tensor, " k"]:
-    """Gram matrices of the rectified responses, mean over the images of one texture, all scales in a row, (k,)."""
+    """Gram matrices of the rectified responses at all scales, mean over the images of one texture, (k,)."""
     grams = []
     for factor in SHRUNK:
         image = F.avg_pool2d(2 * rgb - 1, factor)
@@ -34,5 +34,5 @@ def describe_texture(rgb: Float[Tensor, "b 3 h w"], filters: Float[Tensor, "f 3 
 
 
 def typical_distance(descriptions: Float[Tensor, "n k"]) -> float:
-    """Median distance between two different textures: the unit in which distances are given."""
+    """Median distance between two different textures, used as the unit of distances."""
     return float(torch.pdist(descriptions).median())

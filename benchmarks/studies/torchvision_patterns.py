@@ -1,6 +1,6 @@
-"""How torchvision builds its ConvNeXt and Swin: layer scale behind permutations, windows that roll, tables of biases.
+"""Networks built like torchvision's ConvNeXt and Swin: layer scale after permutations, rolled windows, bias tables.
 
-Small stand-ins, for graphs where torchvision is not installed; names of their tensors are torchvision's.
+They are small stand-ins, to build graphs without torchvision; the names of their tensors are torchvision's.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Permute(nn.Module):
-    """Axes in another order."""
+    """Permutes axes."""
 
     def __init__(self, *dims: int) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Permute(nn.Module):
 
 
 class ConvNextBlock(nn.Module):
-    """A depthwise convolution and two layers over channels, scaled by channel, beside the identity."""
+    """A depthwise convolution and two layers over channels, scaled by channel, plus the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def make_convnext(*, width: int = 16, num_classes: int = 10) -> nn.Module:
-    """A stem, two stages of two blocks and a head."""
+    """A network of a stem, two stages of two blocks and a head."""
     return nn.Sequential(
         nn.Sequential(nn.Conv2d(3, width, 4, stride=4), ChannelNorm(width)),
         nn.Sequential(ConvNextBlock(width), ConvNextBlock(width)),
@@ -61,7 +61,7 @@ def make_convnext(*, width: int = 16, num_classes: int = 10) -> nn.Module:
 
 
 class WindowAttention(nn.Module):
-    """Attention inside of windows, moved by `shift` pixels, with a learnt bias for every distance between two."""
+    """Attention inside windows, moved by `shift` pixels, with a learnt bias for every offset of two pixels."""
 
     relative_position_index: Tensor
 
@@ -89,7 +89,7 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Attention in windows and two layers, each behind a norm and beside the identity."""
+    """Attention in windows and two layers, each after a norm and plus the identity."""
 
     def __init__(self, width: int, *, shift: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Four neighbours become one, of twice the width."""
+    """Merges four neighbours into one of twice the width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class PatchMerging(nn.Module):
 
 
 def make_swin(*, width: int = 16, num_classes: int = 10) -> nn.Module:
-    """Patches, two stages of two blocks, the second of each with its windows moved, and a head."""
+    """A network of patches, two stages of two blocks (the second with moved windows), and a head."""
     return nn.Sequential(
         nn.Sequential(nn.Conv2d(3, width, 4, stride=4), Permute(0, 2, 3, 1), nn.LayerNorm(width)),
         nn.Sequential(SwinBlock(width, shift=0), SwinBlock(width, shift=2)),

@@ -1,4 +1,4 @@
-"""The registered architectures. A new one is a file beside this one with its AXES, and a line in ARCHITECTURES.
+"""The registered architectures. A new one is a file here with its AXES, and an entry in ARCHITECTURES.
 
 A name is a registry entry, optionally followed by its width and depth: `cnn`, `cnn-w16`, `mlp-w128-d3`.
 """
@@ -19,7 +19,7 @@ from weightgen.errors import BadOption, UnknownName, UnsupportedTask
 from weightgen.target.network import Target
 
 IMAGE_SIZE = 28
-"""Height and width of the images every architecture here takes."""
+"""Height and width, in pixels, of the images that every architecture here takes."""
 MAX_CLASSES, MAX_WIDTH, MAX_DEPTH = 4096, 4096, 64
 
 
@@ -43,11 +43,11 @@ ARCHITECTURES: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "vit-tiny": (ViT, {"width": 48, "depth": 4}),
 }
 FAMILIES = ("cnn", "mlp")
-"""Entries whose width and depth a name may choose."""
+"""Entries whose width and depth may be given in the name."""
 
 
 def build_target(arch: str, *, num_classes: int = 10, in_channels: int = 1, in_features: int | None = None) -> Target:
-    """The target network that `arch` names, for images of `in_channels`, or for `in_features` numbers an example.
+    """The target network that `arch` names, for images of `in_channels`, or for examples of `in_features` numbers.
 
     Raises UnknownName for an unknown architecture, BadOption for an option out of its range.
     """
@@ -60,7 +60,7 @@ def build_target(arch: str, *, num_classes: int = 10, in_channels: int = 1, in_f
 def make_module(
     arch: str, *, num_classes: int = 10, in_channels: int = 1, in_features: int | None = None
 ) -> partial[nn.Module]:
-    """What builds the module of `build_target`; the same errors."""
+    """The function that builds the module of `build_target`; raises the same errors."""
     module_class, options = _parse_name(arch)
     if not 2 <= num_classes <= MAX_CLASSES:
         raise BadOption(f"num_classes is {num_classes}, expected 2 to {MAX_CLASSES}")
@@ -77,7 +77,7 @@ def make_module(
 
 
 def make_meta(make: Callable[[], nn.Module]) -> nn.Module:
-    """The module on the meta device: structure without numbers, no random draw."""
+    """The module on the meta device: structure without numbers, without random draws."""
     import torch
 
     with torch.device("meta"):

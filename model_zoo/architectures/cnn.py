@@ -20,10 +20,10 @@ class ConvBlock(nn.Module):
 
 
 class Cnn(nn.Module, PyTorchModelHubMixin):
-    """Images (n, c, 28, 28) in [0, 1] to logits (n, num_classes).
+    """Maps images (n, c, 28, 28) in [0, 1] to logits (n, num_classes).
 
     `depth` blocks of 3x3 convolution, BatchNorm, ReLU; the first three also halve the map (28, 14, 7, 3). The first
-    block has `width` channels, the others twice as many; the head sees them on the last 3x3 map.
+    block has `width` channels, the others twice as many; the head reads the flattened last map.
     """
 
     INPUT = "image"
@@ -50,11 +50,11 @@ class Cnn(nn.Module, PyTorchModelHubMixin):
 
     @property
     def SCALABLE(self) -> tuple[str, ...]:
-        """Hidden words whose units may be scaled: only ReLU and pooling stand between those that make and read them."""
+        """Hidden words whose units may be scaled: only ReLU and pooling lie between makers and readers."""
         return tuple(f"c{i + 1}" for i in range(len(self.blocks)))
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head sees, (n, channels * map_size^2)."""
+        """Inputs of the head, (n, channels * map_size^2)."""
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i < 3:

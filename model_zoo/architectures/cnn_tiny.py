@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class CnnTiny(nn.Module, PyTorchModelHubMixin):
-    """Images (n, c, 28, 28) in [0, 1] to logits (n, num_classes)."""
+    """Maps images (n, c, 28, 28) in [0, 1] to logits (n, num_classes)."""
 
     AXES = {
         "conv1.weight": "c1 CHANNELS 5 5",
@@ -26,9 +26,9 @@ class CnnTiny(nn.Module, PyTorchModelHubMixin):
         "head.bias": "CLASSES",
     }
     SCALABLE = ("c1", "c2", "c3", "f")
-    """Hidden words whose units may be scaled: only ReLU and pooling stand between those that make and read them."""
+    """Hidden words whose units may be scaled: only ReLU and pooling lie between makers and readers."""
     SIDE_BY_SIDE = True
-    """Several may run as one wide network: nothing between the layers mixes channels."""
+    """Several can run as one wide network: no step between the layers mixes channels."""
     INPUT = "image"
 
     def __init__(self, *, num_classes: int = 10, in_channels: int = 1) -> None:
@@ -40,7 +40,7 @@ class CnnTiny(nn.Module, PyTorchModelHubMixin):
         self.head = nn.Linear(20, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head sees, (n, 20)."""
+        """Inputs of the head, (n, 20)."""
         x = F.max_pool2d(self.conv1(x), 2).relu()
         x = F.max_pool2d(self.conv2(x), 2).relu()
         x = self.conv3(x).relu()

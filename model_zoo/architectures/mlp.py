@@ -1,4 +1,4 @@
-"""Mlp: fully connected networks, for images taken flat and for feature vectors."""
+"""Mlp: fully connected networks, for flattened images and for feature vectors."""
 
 from itertools import pairwise
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Mlp(nn.Module, PyTorchModelHubMixin):
-    """Inputs (n, ...) of `in_features` numbers each to logits (n, num_classes): `depth` hidden layers of `width`."""
+    """Maps inputs (n, ...) of `in_features` numbers to logits (n, num_classes): `depth` hidden layers of `width`."""
 
     INPUT = "any"
 
@@ -27,11 +27,11 @@ class Mlp(nn.Module, PyTorchModelHubMixin):
 
     @property
     def SCALABLE(self) -> tuple[str, ...]:
-        """Hidden words whose units may be scaled: only ReLU stands between those that make and read them."""
+        """Hidden words whose units may be scaled: only ReLU lies between makers and readers."""
         return tuple(f"h{i + 1}" for i in range(len(self.layers)))
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head sees, (n, width)."""
+        """Inputs of the head, (n, width)."""
         x = x.flatten(1)
         for layer in self.layers:
             x = layer(x).relu()

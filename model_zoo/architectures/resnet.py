@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions round a shortcut; the shortcut is a 1x1 convolution where the map halves."""
+    """Two 3x3 convolutions with a shortcut; the shortcut is a 1x1 convolution if the map halves."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module, PyTorchModelHubMixin):
-    """Images (n, c, 28, 28) in [0, 1] to logits (n, num_classes); 3 stages of width, 2 width and 4 width channels."""
+    """Maps images (n, c, 28, 28) in [0, 1] to logits (n, num_classes); 3 stages of width, 2 width, 4 width."""
 
     INPUT = "image"
 
@@ -55,12 +55,11 @@ class ResNet(nn.Module, PyTorchModelHubMixin):
 
     @property
     def SCALABLE(self) -> tuple[str, ...]:
-        """Hidden words whose units may be scaled: only ReLU, sums and pooling stand between those that make and read
-        them."""
+        """Hidden words whose units may be scaled: only ReLU, sums and pooling lie between makers and readers."""
         return ("r1", "r2", "r3", *(f"b{i}" for i in range(len(self.blocks))))
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head sees, (n, 4 * width)."""
+        """Inputs of the head, (n, 4 * width)."""
         x = self.norm(self.conv(x)).relu()
         for block in self.blocks:
             x = block(x)

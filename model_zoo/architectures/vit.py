@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Self-attention over tokens (n, t, width) and a two-layer MLP, each behind a LayerNorm and round a shortcut."""
+    """Self-attention over tokens (n, t, width) and a two-layer MLP, each after a LayerNorm and with a shortcut."""
 
     def __init__(self, width: int, num_heads: int, *, mlp_ratio: int = 2, is_causal: bool = False) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module, PyTorchModelHubMixin):
-    """Images (n, c, 28, 28) in [0, 1] to logits (n, num_classes); patches of 4x4."""
+    """Maps images (n, c, 28, 28) in [0, 1] to logits (n, num_classes); patches of 4x4."""
 
     SCALABLE = ()
     """No hidden word may be scaled: GELU, softmax and LayerNorm do not commute with scale."""
@@ -77,7 +77,7 @@ class ViT(nn.Module, PyTorchModelHubMixin):
         return axes
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head sees: the class token after the last norm, (n, width)."""
+        """Inputs of the head: the class token after the last norm, (n, width)."""
         tokens = rearrange(self.patch(x), "n d h w -> n (h w) d")
         x = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1) + self.position
         for block in self.blocks:

@@ -1,4 +1,4 @@
-"""ViTHf: a small vision transformer of the transformers library, so that its Auto classes load what is generated.
+"""ViTHf: a small vision transformer of the transformers library, whose Auto classes load the generated weights.
 
 Dosovitskiy et al. 2021 (arXiv:2010.11929). Tensors, names and config.json are those of ViTForImageClassification; this
 module imports transformers, so the registry imports it only when such a network is built.
@@ -14,7 +14,7 @@ PATCH, IMAGE_SIZE = 4, 28
 
 
 class ViTHf(ViTForImageClassification):
-    """Images (n, c, 28, 28) in [0, 1] to logits (n, num_classes); patches of 4x4."""
+    """Maps images (n, c, 28, 28) in [0, 1] to logits (n, num_classes); patches of 4x4."""
 
     SCALABLE = ()
     """No hidden word may be scaled: GELU, softmax and LayerNorm do not commute with scale."""
@@ -51,7 +51,7 @@ class ViTHf(ViTForImageClassification):
             "classifier.bias": "CLASSES",
         }
         for i in range(self.config.num_hidden_layers):
-            # The same permutation of k moves q and k, so q.k is unchanged; o_proj reads v in the order v has.
+            # The same permutation of k moves q and k, so q.k is unchanged; o_proj reads v in the order of v.
             layer, heads = f"vit.layers.{i}", f"h{i}={self.config.num_attention_heads}"
             for name, word in (("q_proj", f"k{i}"), ("k_proj", f"k{i}"), ("v_proj", f"v{i}")):
                 axes[f"{layer}.attention.{name}.weight"] = f"({heads} {word}) d"
@@ -71,9 +71,9 @@ class ViTHf(ViTForImageClassification):
         return axes
 
     def hub_files(self, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The JSON files by which transformers loads a state of this network and prepares its images."""
+        """File name -> content of the JSON files with which transformers loads a state and prepares its images."""
         config = self.config.to_dict()
-        config.pop("transformers_version", None)  # the same weights have the same bytes under every version
+        config.pop("transformers_version", None)  # so that the bytes are the same under every version
         names = list(class_names)
         return {
             "config.json": {
@@ -98,7 +98,7 @@ class ViTHf(ViTForImageClassification):
         return self.classifier
 
     def features(self, pixel_values: Tensor) -> Tensor:
-        """What the head sees: the class token after the last norm, (n, width)."""
+        """Inputs of the head: the class token after the last norm, (n, width)."""
         return self.vit(pixel_values).last_hidden_state[:, 0]
 
     def forward(self, pixel_values: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -1,4 +1,4 @@
-"""Data sources. A new kind is a file beside this one, and a line in DATA_SOURCES.
+"""Data sources. A new kind is a file here, and an entry in DATA_SOURCES.
 
 `load_data` takes a registered name (scikit-learn's sets, the image sets of the shared folder), a file or folder, or
 `hf:NAME`. A registered name wins over a file of that name; write ./NAME for the file.
@@ -43,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class DataSource:
-    """One kind of source: what it recognises, and how it loads that."""
+    """One kind of source: a check whether it takes a name, and a loader."""
 
     takes: Callable[[str], bool]
     load: Callable[[str, int | None, int], LabelledData]
@@ -70,13 +70,13 @@ DATA_SOURCES: dict[str, DataSource] = {
         lambda s: Path(s).is_dir(), lambda s, size, limit: load_image_folder(Path(s), image_size=size, max_bytes=limit)
     ),
 }
-"""Kind -> source, asked in this order."""
+"""Kind -> source, tried in this order."""
 
 
 def load_data(name_or_path: str, *, image_size: int | None = 28, max_bytes: int = DEFAULT_MAX_BYTES) -> LabelledData:
     """The labelled data of a registered name, a file, a folder or `hf:NAME`; images at image_size x image_size.
 
-    Raises UnknownName or NotFound for what does not exist, BadData or CorruptFile for what cannot be used.
+    Raises UnknownName or NotFound if it does not exist, BadData or CorruptFile if it cannot be used.
     """
     name = str(name_or_path)
     if image_size is not None and not 1 <= image_size <= 1024:
@@ -90,12 +90,12 @@ def load_data(name_or_path: str, *, image_size: int | None = 28, max_bytes: int 
     if "/" in name or Path(name).suffix.lower() in (".npz", *TABLE_SUFFIXES):
         raise NotFound(f"data file {name!r} does not exist")
     if name in EVALUATION_SETS or name in TRAIN_SETS:
-        describe_image_set(name)  # says where it was looked for
+        describe_image_set(name)  # its error names the searched folder
     raise UnknownName("data set", name, list_data())
 
 
 def data_licence(name_or_path: str) -> str:
-    """What is known of the licence of a data set, for cards and provenance."""
+    """The known licence of a data set, for cards and provenance."""
     if name_or_path in SKLEARN_SETS:
         return "CC BY 4.0 (UCI Machine Learning Repository, as scikit-learn ships it)"
     if name_or_path in list_image_sets():

@@ -1,4 +1,4 @@
-"""Arrays as they come to tensors as targets take them: labels int64, images (n, c, size, size) in [0, 1]."""
+"""Converts raw arrays to tensors for targets: labels int64, images (n, c, size, size) in [0, 1]."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from weightgen.errors import BadData
 from weightgen.labelled_data import LabelledData, resize_images
 
 MIN_SIDE, MAX_SIDE = 2, 4096
-"""Height and width of images, in pixels, that are taken."""
+"""Smallest and largest height and width of images, in pixels."""
 PARTS = ("train", "test")
 _BATCH = 2048
 
@@ -20,7 +20,7 @@ _BATCH = 2048
 def convert_arrays(
     name: str, arrays: Mapping[str, NDArray], *, image_size: int | None, class_names: tuple[str, ...] | None = None
 ) -> LabelledData:
-    """Labelled data of the arrays x_train, y_train, x_test and y_test; what was changed is told in its notes.
+    """Labelled data of the arrays x_train, y_train, x_test and y_test; its notes say what was changed.
 
     `image_size` None leaves images at their own size. Raises BadData for anything that is neither images nor features.
     """
@@ -47,7 +47,7 @@ def convert_arrays(
 
 
 def check_shape(name: str, array: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Raise BadData unless an array of this shape and dtype can be images or features; touches no data."""
+    """Raise BadData unless an array of this shape and dtype can be images or features; reads no data."""
     got = f"{name!r}: {array} is {dtype} {list(shape)}"
     if len(shape) not in (2, 3, 4):
         raise BadData(f"{got}; expected images (n, h, w) or (n, h, w, c), or features (n, d)")
@@ -106,7 +106,7 @@ def _convert_images(
 
 
 def _scale_and_resize(images: NDArray, scale: float, image_size: int | None) -> Tensor:
-    """(n, h, w) or (n, h, w, c) numbers to (n, c, size, size) float32, in batches: less memory at once."""
+    """Images (n, h, w) or (n, h, w, c) as float32 (n, c, size, size); works in batches to save memory."""
     parts = []
     for start in range(0, len(images), _BATCH):
         x = torch.from_numpy(images[start : start + _BATCH].astype(np.float32)) / scale
@@ -116,7 +116,7 @@ def _scale_and_resize(images: NDArray, scale: float, image_size: int | None) -> 
 
 
 def _find_scale(name: str, arrays: Mapping[str, NDArray]) -> tuple[float, list[str]]:
-    """What images are divided by to lie in [0, 1], and the notes about it; train and test are judged together."""
+    """The divisor that brings images to [0, 1], found on train and test together, and notes about it."""
     if any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in arrays.values()):
         part = next(p for p, a in arrays.items() if a.dtype.kind == "f" and not np.isfinite(a).all())
         raise BadData(f"{name!r}: x_{part} holds NaN or infinite values; expected finite numbers")
@@ -142,7 +142,7 @@ def _find_scale(name: str, arrays: Mapping[str, NDArray]) -> tuple[float, list[s
         raise BadData(f"{name!r}: x_train reaches up to {highs['train']:.6g} and x_test up to {highs['test']:.6g}; "
                       "expected both in [0, 1] or both in 0 to 255")  # fmt: skip
     if high < 128:
-        # Dividing 0 .. 16 by 255 would give black pictures without a word.
+        # Dividing 0 .. 16 by 255 would silently give black pictures.
         raise BadData(f"{name!r}: float images reach up to {high:.6g}, neither [0, 1] nor 0 to 255; "
                       f"divide them by their largest possible value first")  # fmt: skip
     return 255.0, [f"{dtype} images in 0 to 255 divided by 255"]

@@ -1,7 +1,7 @@
 """Data sets of the Hugging Face Hub: `hf:NAME`. Needs `datasets`: the extra `hf`.
 
-A split "train" must be there; "test", else "validation", else a fifth of each class is the test part. The classes are
-the column of type ClassLabel, or "label"; the examples an image column, or else all numeric columns.
+A split "train" is required. The test part is "test", else "validation", else a fifth of each class. The class column is
+the one of type ClassLabel, else "label". The examples are an image column, else all numeric columns.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ def load_hf(name: str, *, image_size: int | None = 28, max_bytes: int = DEFAULT_
     try:
         loaded = datasets.load_dataset(name)
     except (OSError, ValueError) as error:
-        # `datasets` raises subclasses of these for what is unknown, gated, offline or broken.
+        # `datasets` raises subclasses of these for data sets that are unknown, gated, offline or broken.
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise NotFound(f"data set 'hf:{name}' cannot be loaded: {first}") from error
     return convert_splits(f"hf:{name}", loaded, image_size=image_size, max_bytes=max_bytes)

@@ -1,8 +1,8 @@
-"""Folders of images: one folder a class, with train/ and test/ on top of them or without.
+"""Folders of images: one folder per class, inside train/ and test/ or not.
 
     pictures/train/cat/1.png  pictures/test/cat/2.png        or        pictures/cat/1.png
 
-Without, a fifth of each class is kept for testing (`model_zoo.data.split`). Needs Pillow: the extra `images`.
+Without them, a fifth of each class is kept for testing (`model_zoo.data.split`). Needs Pillow: the extra `images`.
 """
 
 import warnings
@@ -23,7 +23,7 @@ from weightgen.labelled_data import LabelledData, resize_images
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 TEST_FRACTION = 0.2
 DEFAULT_SIDE = 28
-"""Pictures of one folder may differ in size, so they have to be brought to one."""
+"""Height and width, in pixels, to which pictures are resized by default: their sizes may differ."""
 
 
 def load_image_folder(path: Path, *, image_size: int | None = 28, max_bytes: int = DEFAULT_MAX_BYTES) -> LabelledData:
@@ -47,9 +47,9 @@ def load_image_folder(path: Path, *, image_size: int | None = 28, max_bytes: int
 def label_pictures(
     name: str, pictures: NDArray, classes: list[str], *, num_train: int | None, sizes: set[tuple[int, int]]
 ) -> LabelledData:
-    """The labelled data of pictures (n, size, size, 3) uint8 of these classes, which had these heights and widths.
+    """The labelled data of pictures (n, size, size, 3) uint8; `sizes` holds their heights and widths before resizing.
 
-    The first `num_train` are the train part; None: a fifth of each class is kept for testing.
+    The first `num_train` are the train part; if None, a fifth of each class is kept for testing.
     """
     labels, names = number_classes(classes)
     size, notes = pictures.shape[1], []
@@ -77,7 +77,7 @@ def label_pictures(
 
 
 def import_pillow(what: str) -> ModuleType:
-    """PIL.Image, or a sentence that says how to install it."""
+    """The module PIL.Image; raises WeightgenError with the install command if it is missing."""
     try:
         import PIL.Image
     except ImportError as error:
@@ -88,7 +88,7 @@ def import_pillow(what: str) -> ModuleType:
 def convert_picture(picture: Any, size: int) -> NDArray:
     """One PIL picture as (size, size, 3) uint8.
 
-    Transparency is refused: what is behind it is not known.
+    Transparency is refused: the colour behind it is unknown.
     """
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         raise BadData("it has a transparency channel; save it without, for example with picture.convert('RGB')")
@@ -101,7 +101,7 @@ def convert_picture(picture: Any, size: int) -> NDArray:
 
 
 def resize_picture(pixels: NDArray, size: int) -> NDArray:
-    """(h, w, 3) uint8 to (size, size, 3) uint8."""
+    """A picture (h, w, 3) uint8 resized to (size, size, 3) uint8."""
     rgb = torch.from_numpy(pixels.astype(np.float32))
     rgb = resize_images(rgb.permute(2, 0, 1)[None], size)[0].permute(1, 2, 0)
     return rgb.round().clamp(0, 255).to(torch.uint8).numpy()
@@ -137,7 +137,7 @@ def _list_classes(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _read_pictures(files: list[Path], size: int) -> tuple[NDArray, set[tuple[int, int]]]:
-    """(n, size, size, 3) uint8, and the heights and widths met."""
+    """Pictures (n, size, size, 3) uint8, and the set of their original heights and widths."""
     image = import_pillow("a folder of images")
     pictures, sizes = [], set()
     for file in files:

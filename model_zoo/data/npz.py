@@ -1,7 +1,7 @@
-"""NumPy archives: x_train, y_train, x_test, y_test, and optionally class_names; sizes are judged before loading.
+"""NumPy archives: x_train, y_train, x_test, y_test, and optionally class_names; sizes are checked before loading.
 
-An .npz is a zip of .npy files. Their headers say dtype and shape, so a file that unpacks to more than the limit, that
-holds pickled objects, or that is cut short is refused before its arrays take any memory.
+An .npz is a zip of .npy files, whose headers give dtype and shape. So a file that unpacks to more than the limit, holds
+pickled objects, or is cut short is refused before its arrays take any memory.
 """
 
 import lzma
@@ -23,10 +23,10 @@ from weightgen.labelled_data import LabelledData
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 DEFAULT_MAX_BYTES = 4 << 30
-"""Most memory the arrays may take, as they are in the file or as float32 images of the asked size."""
+"""Most memory of the arrays, either as in the file or as float32 images of the requested size."""
 
 
-# What zipfile and its decompressors raise for damaged archives: a place outside the file is an OSError or ValueError.
+# Errors of zipfile and its decompressors for damaged archives; an offset outside the file is an OSError or ValueError.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, OSError, ValueError)
 
 
@@ -58,7 +58,7 @@ def load_npz(
 def read_arrays(
     path: Path, wanted: tuple[str, ...], *, image_size: int | None, max_bytes: int = DEFAULT_MAX_BYTES, label: str
 ) -> dict[str, NDArray]:
-    """The wanted arrays of an .npz, and class_names where it is there."""
+    """The wanted arrays of an .npz, and class_names if it has them."""
     if max_bytes < 1:
         raise BadOption(f"max_bytes is {max_bytes}, expected at least 1")
     with open_to_read(path) as file:
@@ -87,7 +87,7 @@ def _read_header(archive: zipfile.ZipFile, name: str, label: str) -> _Member:
     with archive.open(info) as file:
         try:
             version = np.lib.format.read_magic(file)
-            if version != (1, 0):  # later ones, for records of many fields, let a header claim gigabytes
+            if version != (1, 0):  # later versions allow headers of gigabytes
                 raise BadData(f"{label!r}: {name} is a structured array; expected plain numbers")
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         except (ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:

@@ -1,7 +1,7 @@
-"""Image sets of the shared data folder: which train zoos and generators, and which are only ever evaluated on.
+"""Image sets of the shared data folder: those for training zoos and generators, and those only for evaluation.
 
-The folder is not part of the repository: $WEIGHTGEN_SHARED names it, else `shared/data` beside the checkout. Each set
-is images/<name>.npz with a <name>.json of classes and licence.
+The folder is not part of the repository. It is $WEIGHTGEN_SHARED, or `shared/data` beside the checkout. Each set is
+images/<name>.npz with a <name>.json of classes and licence.
 """
 
 import json
@@ -33,17 +33,17 @@ TRAIN_SETS = (
     "notmnist",
     "omniglot",
 )
-"""May be used to build zoos and to train generators."""
+"""Sets that may be used to build zoos and to train generators."""
 EVALUATION_SETS = frozenset(
     {"cmater_bangla", "coil20", "fashion_mnist", "hoda_persian", "mednist", "oracle_mnist", "sign_digits", "digits"}
 )
-"""Never in any zoo, any training or any tuning: scored, and reported as they are. So is omniglot_held_out."""
+"""Sets only for scores: never used in a zoo, in training or in tuning. omniglot_held_out is one of them too."""
 HELD_OUT_ALPHABETS = ("Sanskrit", "Tagalog")
-"""Of Omniglot: its evaluation part, the set omniglot_held_out."""
+"""Alphabets of Omniglot's evaluation part, the set omniglot_held_out."""
 
 
 def shared_folder() -> Path | None:
-    """The folder that holds images/, checkpoints/ and so on; None where there is none."""
+    """The folder that holds images/, checkpoints/ and so on; None if there is none."""
     chosen = os.environ.get("WEIGHTGEN_SHARED")
     folder = Path(chosen) if chosen else Path(__file__).resolve().parents[3] / "shared" / "data"
     return folder if folder.is_dir() else None
@@ -77,7 +77,7 @@ def load_image_set(name: str, *, image_size: int | None = 28, max_bytes: int = D
 
 
 def describe_image_set(name: str) -> dict[str, Any]:
-    """What the .json beside the set says: "licence", "permissive", "source", "sha256", "notes" and more."""
+    """The content of the .json beside the set: "licence", "permissive", "source", "sha256", "notes" and more."""
     return _find("omniglot_small" if name in ("omniglot", "omniglot_held_out") else name)[1]
 
 

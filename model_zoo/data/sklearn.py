@@ -1,7 +1,7 @@
 """scikit-learn's small data sets, which come with the package and need no download.
 
-Half of each class trains and half tests: a seeded, stratified split (`model_zoo.data.split`). digits are images of 8x8
-with 17 grey levels; the others are features, standardised by the mean and deviation of their train half.
+Half of each class is the train part and half the test part: a seeded, stratified split (`model_zoo.data.split`). digits
+are images of 8x8 with 17 grey levels. The others are features, standardised by mean and deviation of their train half.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from weightgen.labelled_data import LabelledData
 
 SKLEARN_SETS = ("breast_cancer", "digits", "iris", "wine")
 DIGITS_LEVELS = 16
-"""Largest value of a pixel of digits."""
+"""Largest pixel value of digits."""
 
 
 def load_sklearn(name: str, *, image_size: int | None = 28) -> LabelledData:

@@ -1,4 +1,4 @@
-"""A train and a test part for data that come without: seeded, stratified, the same every time."""
+"""Splits data without parts into train and test: seeded, stratified, the same every time."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,11 +1,11 @@
-"""Features of mean 0 and deviation 1, as networks like them."""
+"""Features with mean 0 and deviation 1."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def standardize(parts: dict[str, NDArray]) -> dict[str, NDArray]:
-    """Each part (n, d) by the mean and deviation of "train"; a feature that never varies there is only shifted."""
+    """Parts (n, d) standardised by mean and deviation of "train"; a feature that is constant there is only shifted."""
     mean = parts["train"].mean(0, dtype=np.float64)
     deviation = parts["train"].std(0, dtype=np.float64)
     deviation[deviation == 0] = 1

@@ -1,8 +1,8 @@
-"""CSV and Parquet tables: one row an example, one column the class. Needs pandas: the extra `table`.
+"""CSV and Parquet tables: each row is an example, one column is the class. Needs pandas: the extra `table`.
 
-The class is the column called "target", "class" or "label" if there is one (any case), else the last. Numbers are
-standardised by the train part; other columns become one 0/1 feature a category. A missing number becomes the train
-part's median, a missing category a category of its own; the notes say how many. A fifth of each class is kept for
+The class column is the one called "target", "class" or "label" (in any case), else the last. Numbers are standardised
+by the train part; other columns become one 0/1 feature for each category. A missing number becomes the train part's
+median, a missing category becomes a category of its own; the notes say how many. A fifth of each class is kept for
 testing.
 """
 
@@ -23,10 +23,10 @@ from weightgen.labelled_data import LabelledData
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 TARGET_NAMES = ("target", "class", "label")
 MISSING = ("", "?", "NA", "NaN", "nan", "null")
-"""What stands for a missing value in a CSV."""
+"""Texts that mean a missing value in a CSV."""
 TEST_FRACTION = 0.2
 MAX_CATEGORIES = 1000
-"""Of one column: more are free text or identifiers, not categories."""
+"""Most categories of one column: a column with more holds free text or identifiers."""
 
 
 def load_table(path: Path, *, target: str | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> LabelledData:
@@ -55,14 +55,14 @@ def load_table(path: Path, *, target: str | None = None, max_bytes: int = DEFAUL
                       "no class; name the class column 'target'")  # fmt: skip
     train, test = split_stratified(name, labels, test_fraction=TEST_FRACTION)
     notes.append(f"split into {len(train)} train and {len(test)} test examples (seeded, stratified)")
-    features, told = _convert_columns(pandas, name, frame.drop(columns=column), train, max_bytes)
+    features, changes = _convert_columns(pandas, name, frame.drop(columns=column), train, max_bytes)
     parts = standardize_numbers(features, train, test)
     arrays = {f"x_{part}": x for part, x in parts.items()} | {"y_train": labels[train], "y_test": labels[test]}
-    return convert_arrays(name, arrays, image_size=None, class_names=names).with_notes(notes + told)
+    return convert_arrays(name, arrays, image_size=None, class_names=names).with_notes(notes + changes)
 
 
 def standardize_numbers(features: list[tuple[NDArray, bool]], train: NDArray, test: NDArray) -> dict[str, NDArray]:
-    """Columns (values, whether they are numbers) to parts (n, d): numbers standardised, 0/1 features as they are."""
+    """Parts (n, d) from columns (values, whether they are numbers): numbers standardised, 0/1 features unchanged."""
     columns = []
     for values, is_number in features:
         column = {"train": values[train], "test": values[test]}
@@ -158,5 +158,5 @@ def _convert_columns(
 
 
 def _show(value: Any) -> str:
-    """A cell as text; 3.0 as 3, since a missing cell makes a column of integers one of floats."""
+    """A cell as text; 3.0 as 3, because one missing cell turns a column of integers into floats."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

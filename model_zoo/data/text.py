@@ -1,6 +1,6 @@
-"""Texts of the shared data folder as bytes, for networks that learn one byte after another.
+"""Texts of the shared data folder as bytes, for networks that predict the next byte.
 
-Each set is text/<name>.jsonl.gz: a JSON object on every line, its text under "text", its part under "split".
+Each set is text/<name>.jsonl.gz: one JSON object on each line, with "text" and, if given, its part under "split".
 """
 
 import gzip
@@ -15,9 +15,9 @@ from weightgen.errors import CorruptFile, NotFound
 
 
 def load_text(name: str, part: str = "train") -> Tensor:
-    """The bytes of a set's texts of one part, a line each, (n,) int64; texts that name no part are of `train`.
+    """The bytes of a set's texts of one part, one text per line, (n,) int64; texts without a part belong to `train`.
 
-    Raises NotFound for a set that is not in the shared folder or has no such part, CorruptFile for what is no text set.
+    Raises NotFound for a set that is not in the shared folder or has no such part, CorruptFile for a bad file.
     """
     folder = shared_folder()
     path = folder / "text" / f"{name}.jsonl.gz" if folder else None

@@ -1,1 +1,1 @@
-"""Checkpoints that others trained and published."""
+"""Checkpoints that other people trained and published."""

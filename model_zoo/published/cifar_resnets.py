@@ -1,8 +1,8 @@
-"""ResNets of CIFAR-10 that nobody here trained: the published ResNet-32, -44 and -56, as states of `ResNet`.
+"""Published ResNets of CIFAR-10: ResNet-32, -44 and -56, as states of `ResNet`.
 
 Yerlan Idelbayev's "Proper ResNet Implementation for CIFAR10/CIFAR100 in PyTorch" (akamaster/pytorch_resnet_cifar10,
 BSD-2-Clause): the networks of He et al. 2016 (arXiv:1512.03385, section 4.2) with shortcuts of option A, which halve
-the map and pad channels with zeros. Here such a shortcut is the projection that does the same, of zeros and ones.
+the map and pad channels with zeros. Here such a shortcut is an equal projection with weights 0 and 1.
 """
 
 import json
@@ -28,7 +28,7 @@ from weightgen.target.trunk import trunk_spec
 from weightgen.weightspace.canonical import align, balance
 
 PUBLISHED = (32, 44, 56)
-"""Depths there are."""
+"""Depths of the published networks."""
 HELD_OUT_EVERY = 5
 NUM_STAGES = 3
 _DEVIATION = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -47,11 +47,10 @@ def resnet_target(depth: int, *, image_size: int = IMAGE_SIZE) -> Target:
 
 
 def load_published(depth: int) -> tuple[State, dict[str, Any]]:
-    """The published network of this depth as a state of `resnet_target(depth)`, and what its .json says of it.
+    """The published network of this depth as a state of `resnet_target(depth)`, and its .json.
 
-    It was trained on images less their mean, over their deviation; its first layer takes up the deviation. The mean is
-    only a shift in front of a BatchNorm, whose running mean takes it up: exact but for the outermost pixels, where
-    zeros are padded.
+    It was trained on (images - mean) / deviation. Here the deviation is folded into the first layer, and the mean into
+    the running mean of the BatchNorm behind it. This is exact except at the outermost pixels, where zeros are padded.
     """
     if depth not in PUBLISHED:
         raise BadOption(f"no ResNet-{depth} was published, only {', '.join(map(str, PUBLISHED))}")
@@ -81,12 +80,12 @@ def rename_published(published: Mapping[str, Tensor], target: Target) -> State:
 
 
 def count_blocks(depth: int) -> int:
-    """Residual blocks in each of the three stages."""
+    """Number of residual blocks in each of the three stages."""
     return (depth - 2) // (2 * NUM_STAGES)
 
 
 def restack(trunk: Mapping[str, Tensor], target: Target) -> State:
-    """A ResNet's trunk of any depth as one of `target`, of another: each block is the one at its share of the stage.
+    """A ResNet's trunk changed to the depth of `target`: each block is the one at the same share of its stage.
 
     Blocks are left out or repeated; the first of each stage, which may halve the map, stays the first.
     """
@@ -115,22 +114,22 @@ def _rename(name: str, per_stage: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class KnownResNet:
-    """A trained ResNet's canonical trunk and where it comes from."""
+    """A trained ResNet's canonical trunk and its origin."""
 
     name: str
     target: Target
     trunk: State
-    """Balanced, its units in the order that fits the mean of the ResNet-20s best; with BatchNorm's statistics."""
+    """Balanced, with units in the order that fits the mean of the ResNet-20s best; has BatchNorm's statistics."""
     accuracy: float
-    """On CIFAR-10's test images, as its training run or its publisher says."""
+    """Accuracy on CIFAR-10's test images, as stated by its training run or its publisher."""
     held_out: bool
     licence: str
 
 
 def load_resnets(zoo: Path) -> list[KnownResNet]:
-    """The ResNet-20s of a zoo of our own, at the end of their runs, and the published networks.
+    """The ResNet-20s of our own zoo at the end of their runs, and the published networks.
 
-    Held out are the zoo's runs that are not for training and every HELD_OUT_EVERY-th of those that are, and the
+    Held out are the zoo's runs outside the train split, every HELD_OUT_EVERY-th run of the train split, and the
     published ResNet-56. Deeper networks are aligned to the mean ResNet-20 with its blocks repeated.
     """
     target = resnet_target(20)

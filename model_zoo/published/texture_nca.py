@@ -1,8 +1,8 @@
-"""TextureNca: cellular automata that paint a texture out of nothing, and the 133 of them that were published.
+"""TextureNca: cellular automata that paint a texture from an empty grid, and the 133 published ones.
 
 Niklasson, Mordvintsev, Randazzo, Levin 2021, "Self-Organising Textures" (Distill, 10.23915/distill.00027.003). The
-published weights are those of google-research/self-organising-systems (Apache-2.0), eight bits a weight; most names end
-in "-mondrian": training went on from the automaton of that name.
+published weights are those of google-research/self-organising-systems (Apache-2.0), eight bits per weight. Most names
+end in "-mondrian": their training continued from the automaton of that name.
 
 Shapes: b grids of h x w cells with c channels, the first three of them red, green and blue.
 """
@@ -24,17 +24,17 @@ from weightgen.files.checkpoint import read_models
 from weightgen.spec import State, StateSpec
 
 BOUND = 2.0
-"""What a cell sees, its update and its state are clipped to -BOUND .. BOUND; without it, published automata explode."""
+"""A cell's inputs, update and state are clipped to -BOUND .. BOUND; without this, published automata explode."""
 UPDATED = 0.5
 """Share of cells that are updated in a step, drawn at random."""
 NAME = "texture_nca_133"
 
 
 class TextureNca(nn.Module):
-    """One step of an automaton: every cell sees its neighbourhood through four filters and an MLP says what to add.
+    """One step of an automaton: every cell reads its neighbourhood by four filters, and an MLP gives its change.
 
-    The published training code also clips hidden units at 2. That hardly ever happens, and is left out here, so that
-    their scale is as free as their order.
+    The published training code also clips hidden units at 2. That hardly ever has an effect. It is left out here, so
+    that the scale of hidden units is free.
     """
 
     AXES = {
@@ -56,13 +56,13 @@ class TextureNca(nn.Module):
     def perceive(self, grid: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 4*c h w"]:
         """Cell, horizontal and vertical slope, Laplacian of every channel; the grid is a torus.
 
-        All channels of a filter stand together, as in the published weights.
+        All channels of one filter are consecutive, as in the published weights.
         """
         around = rearrange(F.pad(grid, (1, 1, 1, 1), mode="circular"), "b c h w -> (b c) 1 h w")
         return rearrange(F.conv2d(around, self.filters), "(b c) f h w -> b (f c) h w", c=self.channels)
 
     def forward(self, grid: Float[Tensor, "b c h w"], updated: Bool[Tensor, "b h w"]) -> Float[Tensor, "b c h w"]:
-        """The grid after one step in which the cells of `updated` change."""
+        """The grid after one step, in which only the cells of `updated` change."""
         seen = self.perceive(grid).clamp(-BOUND, BOUND)
         change = _dense(self.layers[1], _dense(self.layers[0], seen).relu()).clamp(-BOUND, BOUND)
         return (grid + change * updated[:, None]).clamp(-BOUND, BOUND)
@@ -78,7 +78,7 @@ class TextureZoo:
 
 
 def load_texture_zoo() -> TextureZoo:
-    """The 133 automata of the shared data folder; raises NotFound where they are not."""
+    """The 133 automata of the shared data folder; raises NotFound if they are missing."""
     folder = shared_folder()
     path = folder / "checkpoints" / f"{NAME}.safetensors" if folder else None
     if path is None or not path.is_file():
@@ -95,7 +95,7 @@ def load_texture_zoo() -> TextureZoo:
 def grow(
     state: Mapping[str, Tensor], *, steps: int, size: int, rng: torch.Generator, num_grids: int = 1
 ) -> Float[Tensor, "b c h w"]:
-    """Grids (b, c, size, size) that an automaton's state has made of nothing; one rng decides which cells update."""
+    """Grids (b, c, size, size) that an automaton has made from empty ones; `rng` draws the cells that update."""
     hidden, channels = state["layers.0.weight"].shape[0], state["layers.1.weight"].shape[0]
     automaton = TextureNca(channels=channels, hidden=hidden)
     automaton.load_state_dict(dict(state))
@@ -107,12 +107,12 @@ def grow(
 
 
 def to_rgb(grid: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Colours in [0, 1] of grids."""
+    """Colours of grids, in [0, 1], (b, 3, h, w)."""
     return (grid[:, :3] / BOUND + 0.5).clamp(0, 1)
 
 
 def _make_filters() -> Tensor:
-    """Identity, Sobel along x, Sobel along y, Laplacian, (4, 1, 3, 3)."""
+    """The filters: identity, Sobel along x, Sobel along y, Laplacian, (4, 1, 3, 3)."""
     smooth, slope = torch.tensor([1.0, 2.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0])
     identity = torch.outer(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]))
     across = torch.outer(smooth, slope) / 8

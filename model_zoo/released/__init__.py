@@ -1,6 +1,6 @@
 """The released generators and the reference zoos they are compared with, by name.
 
-The files lie beside this one, each with a card and a JSON of its figures that `make report` writes; SHA256SUMS holds
+The files are in this folder, each with a card and a JSON of its figures that `make report` writes. SHA256SUMS holds
 their hashes in the format of `sha256sum`. After a release:
 `cd model_zoo/released && sha256sum *.safetensors references/*/*.safetensors > SHA256SUMS`.
 """
@@ -12,7 +12,7 @@ from weightgen.errors import CorruptFile, NotFound, UnknownName
 from weightgen.files.storage import read_json
 
 RELEASED: dict[str, str] = {name: f"{name}.safetensors" for name in ("d2nwg", "logah", "mip")}
-"""Name of a released generator -> its file beside this one."""
+"""Name of a released generator -> its file in this folder."""
 
 FOLDER = Path(__file__).parent
 
@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent
 def released_generator(name: str) -> Path:
     """The file of a released generator.
 
-    Raises UnknownName for a name that was never released, NotFound if this copy does not hold its file.
+    Raises UnknownName for a name that was never released, NotFound if its file is missing here.
     """
     if name not in RELEASED:
         raise UnknownName("released generator", name, RELEASED)
@@ -31,18 +31,18 @@ def released_generator(name: str) -> Path:
 
 
 def released_references(generator: str, arch: str, in_channels: int) -> Path | None:
-    """The reference zoo of this architecture and number of channels, embedded by this generator, if there is one."""
+    """The reference zoo of this architecture and number of channels, embedded by this generator; None if missing."""
     path = FOLDER / "references" / generator / f"{arch}-c{in_channels}.safetensors"
     return path if path.is_file() else None
 
 
 def released_facts(name: str) -> dict[str, Any]:
-    """What a released generator is, whom it serves and how well: the JSON of `benchmarks.reports.generator_facts`."""
+    """Facts and scores of a released generator: the JSON of `benchmarks.reports.generator_facts`."""
     return read_json(released_generator(name).with_suffix(".json"))
 
 
 def generator_file(name_or_path: str) -> Path:
-    """The file that a user means by the name of a released generator or by a path."""
+    """The generator file for the name of a released generator or for a path."""
     if name_or_path in RELEASED:
         return released_generator(name_or_path)
     path = Path(name_or_path)
@@ -54,7 +54,7 @@ def generator_file(name_or_path: str) -> Path:
 
 
 def expected_hashes() -> dict[str, str]:
-    """File name, relative to this folder -> sha256, as written at release."""
+    """File name, relative to this folder -> sha256 at release."""
     sums = FOLDER / "SHA256SUMS"
     if not sums.is_file():
         return {}

@@ -1,10 +1,10 @@
-"""Spaces of architectures: what graph hypernetworks are trained on, and what predictors of accuracy are tried on.
+"""Spaces of architectures, for training graph hypernetworks and for testing predictors of accuracy.
 
 A member of a space is a frozen config that builds its module; equal configs build equal architectures. The ranges of
-`vits` and `gpts` are those of LoGAH's ViTs-1K and GPTs-1K (Zhou et al. 2024, arXiv:2405.16287, section 4.1), with a
-share of smaller ones that a CPU can train, `small_vits` and `small_gpts`; `cnns`, `mlps` and `resnets` have sizes that
-suit images of 28 x 28; `registered` are those of `model_zoo.architectures`, in many sizes. `HELD_OUT` are the
-architectures that no recipe may learn from: what tables are made of.
+`vits` and `gpts` are those of LoGAH's ViTs-1K and GPTs-1K (Zhou et al. 2024, arXiv:2405.16287, section 4.1). Smaller
+ones that a CPU can train are `small_vits` and `small_gpts`, and half of `vits`. `cnns`, `mlps` and `resnets` have sizes
+for images of 28 x 28. `registered` are those of `model_zoo.architectures`, in many sizes. `HELD_OUT` are the
+architectures that no recipe may learn from; tables of results use them.
 """
 
 import math
@@ -22,7 +22,7 @@ from weightgen.errors import BadOption, UnknownName
 from weightgen.target.network import Target
 
 MAX_VIT = 10_000_000
-"""Parameters of a vision transformer."""
+"""Most parameters of a vision transformer."""
 
 
 class Member(Protocol):
@@ -124,7 +124,7 @@ class GptMember:
 @dataclass(frozen=True, slots=True)
 class RegisteredMember:
     arch: str
-    """A name that `model_zoo.architectures` knows."""
+    """A name in `model_zoo.architectures`."""
     in_channels: int = 1
     num_classes: int = 10
 
@@ -133,9 +133,9 @@ class RegisteredMember:
 
 
 def target_of(member: Any, *, num_classes: int | None = None, in_channels: int | None = None) -> Target:
-    """The target network of a member that classifies, for another number of classes or channels if given.
+    """The target network of a classifier, for another number of classes or channels if given.
 
-    BadOption for a language model.
+    Raises BadOption for a language model.
     """
     if not hasattr(member, "num_classes"):
         raise BadOption(f"{member} has no class head")
@@ -152,7 +152,7 @@ def target_of(member: Any, *, num_classes: int | None = None, in_channels: int |
 
 
 def draw_cnn(rng: torch.Generator) -> CnnMember:
-    """1 to 5 convolutions of 8 to 64 channels, wider towards the end more often than not."""
+    """1 to 5 convolutions of 8 to 64 channels, mostly wider towards the end."""
     depth = _draw_int(1, 5, rng)
     widths = sorted(_draw_size(8, 64, 4, rng) for _ in range(depth))
     if _chance(0.3, rng):
@@ -166,13 +166,13 @@ def draw_cnn(rng: torch.Generator) -> CnnMember:
 
 
 def draw_narrow_cnn(rng: torch.Generator) -> CnnMember:
-    """2 to 5 convolutions of 3 x 3 and 16 to 64 channels, never fewer than before."""
+    """2 to 5 convolutions of 3 x 3 and 16 to 64 channels, never fewer than in the layer before."""
     widths = sorted(_draw_size(16, 64, 4, rng) for _ in range(_draw_int(2, 5, rng)))
     return _draw_above(widths, rng, batch_norm=0.75, hidden=(32, 64, 8))
 
 
 def draw_wide_cnn(rng: torch.Generator) -> CnnMember:
-    """2 to 4 convolutions of 3 x 3 and 48 to 128 channels, never fewer than before."""
+    """2 to 4 convolutions of 3 x 3 and 48 to 128 channels, never fewer than in the layer before."""
     widths = sorted(_draw_size(48, 128, 8, rng) for _ in range(_draw_int(2, 4, rng)))
     return _draw_above(widths, rng, batch_norm=0.7, hidden=(32, 128, 16))
 
@@ -180,7 +180,7 @@ def draw_wide_cnn(rng: torch.Generator) -> CnnMember:
 def _draw_above(
     widths: list[int], rng: torch.Generator, *, batch_norm: float, hidden: tuple[int, int, int]
 ) -> CnnMember:
-    """Convolutions of these widths, BatchNorm at a probability, in a quarter of the cases a hidden layer above."""
+    """Convolutions of these widths, with BatchNorm at a given probability, and a hidden layer in a quarter of cases."""
     return CnnMember(
         widths=tuple(widths),
         batch_norm=_chance(batch_norm, rng),
@@ -200,7 +200,7 @@ def draw_resnet(rng: torch.Generator) -> ResNetMember:
 
 
 def draw_vit(rng: torch.Generator) -> ViTMember:
-    """Half of them ViTs-1K's (3 to 9 layers of 128 to 512, 10M parameters), half 1 to 4 layers of 32 to 96."""
+    """Half as in ViTs-1K (3 to 9 layers of width 128 to 512, up to 10M parameters), half as `draw_small_vit`."""
     if _chance(0.5, rng):
         return draw_small_vit(rng)
     num_heads = _pick((4, 8), rng)
@@ -212,14 +212,14 @@ def draw_vit(rng: torch.Generator) -> ViTMember:
 
 
 def draw_small_vit(rng: torch.Generator) -> ViTMember:
-    """1 to 4 layers of 32 to 96."""
+    """1 to 4 layers of width 32 to 96."""
     width, depth = 8 * _draw_int(4, 12, rng), _draw_int(1, 4, rng)
     heads, patch, mlp_ratio = _pick((2, 4), rng), _pick((4, 4, 7), rng), _pick((2, 4), rng)
     return ViTMember(width=width, depth=depth, num_heads=heads, patch=patch, mlp_ratio=mlp_ratio)
 
 
 def draw_gpt(rng: torch.Generator) -> GptMember:
-    """GPTs-1K's 3 to 9 layers of 72 to 256; on bytes."""
+    """3 to 9 layers of width 72 to 256, as in GPTs-1K, on bytes."""
     num_heads = _pick((4, 6, 8), rng)
     return GptMember(
         width=num_heads * _draw_int(math.ceil(72 / num_heads), 256 // num_heads, rng),
@@ -229,7 +229,7 @@ def draw_gpt(rng: torch.Generator) -> GptMember:
 
 
 def draw_small_gpt(rng: torch.Generator) -> GptMember:
-    """1 to 4 layers of 48 to 128, contexts of 64 bytes."""
+    """1 to 4 layers of width 48 to 128, with contexts of 64 bytes."""
     num_heads = _pick((2, 4, 6), rng)
     return GptMember(
         width=num_heads * _draw_int(math.ceil(48 / num_heads), 128 // num_heads, rng),
@@ -275,7 +275,7 @@ HELD_OUT: dict[str, Member] = {
     "vit 128 x 2": ViTMember(128, 2, 4, mlp_ratio=2),
     "resnet8 16": ResNetMember(8, 16),
 }
-"""Name -> architecture: five as in the small-scale comparison of LoGAH's code, then wider, deeper and other ones."""
+"""Name -> architecture: five from the small-scale comparison in LoGAH's code, then wider, deeper and other ones."""
 
 
 def draw_member(space: str, rng: torch.Generator) -> Member:
@@ -290,7 +290,7 @@ def _draw_int(low: int, high: int, rng: torch.Generator) -> int:
 
 
 def _draw_size(low: int, high: int, step: int, rng: torch.Generator) -> int:
-    """A multiple of `step`, evenly spread by its logarithm."""
+    """A multiple of `step`; its logarithm is drawn evenly."""
     value = low * (high / low) ** float(torch.rand(1, generator=rng))
     return max(low, min(high, step * round(value / step)))
 

@@ -1,4 +1,4 @@
-"""Networks whose sizes are drawn: plain CNNs and MLPs of any widths, vision and causal transformers.
+"""Networks of variable size: plain CNNs and MLPs of any widths, vision and causal transformers.
 
 ResNets are those of `model_zoo.architectures.resnet`. The class head of every one of them is called `head`.
 """
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from model_zoo.architectures.vit import Block
 
 SMALLEST_MAP = 4
-"""Maps of this height and less are not halved any more."""
+"""Maps of this height or less are not halved."""
 
 
 class PlainCnn(nn.Module):
-    """Images (n, c, h, w) to logits (n, num_classes): convolutions, halving the map three times, the mean over it."""
+    """Maps images (n, c, h, w) to logits (n, num_classes): convolutions, up to three halvings, mean over the map."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class PlainCnn(nn.Module):
 
 
 class PlainMlp(nn.Module):
-    """Inputs (n, ...) of `in_features` numbers each to logits (n, num_classes), hidden layers of any widths."""
+    """Maps inputs (n, ...) of `in_features` numbers to logits (n, num_classes); hidden layers of any widths."""
 
     def __init__(
         self, widths: Sequence[int], *, batch_norm: bool = False, in_features: int = 784, num_classes: int = 10
@@ -68,7 +68,7 @@ class PlainMlp(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Images (n, c, s, s) to logits (n, num_classes); pre-norm, class token (Dosovitskiy et al. 2021)."""
+    """Maps images (n, c, s, s) to logits (n, num_classes); pre-norm, class token (Dosovitskiy et al. 2021)."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class VisionTransformer(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """Token ids (n, t) to logits (n, t, vocabulary), after GPT-2 (Radford et al. 2019); the head is the embedding."""
+    """Maps token ids (n, t) to logits (n, t, vocabulary), after GPT-2 (Radford et al. 2019); the head is tied."""
 
     def __init__(
         self, width: int, depth: int, *, num_heads: int, vocabulary: int = 256, context: int = 128, mlp_ratio: int = 4

@@ -1,1 +1,1 @@
-"""Zoos: which tasks are trained on, how networks are trained, and how they are read again."""
+"""Zoos: their tasks, the training of their networks, and how they are read again."""

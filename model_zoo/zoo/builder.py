@@ -1,11 +1,11 @@
-"""The zoo builder: trains the runs of a config and keeps each as a folder; a killed build goes on where it was.
+"""The zoo builder: trains the runs of a config and writes a folder for each; a killed build can be resumed.
 
     ZOO/zoo.json                       {"format": "weightgen.zoo", "version": 1, "specs", "data", "runs": planned ids}
     ZOO/runs/RUN_ID/run.json           what was trained, on what, how well, at which steps
     ZOO/runs/RUN_ID/STEP.safetensors   the states
 
-A run's id is the hash of all that decides its numbers, and its folder appears whole, so that a run exists completely or
-not at all, and never twice. On a CPU the same config gives the same bytes, whatever was killed in between.
+A run's id is the hash of everything that determines its numbers, and its folder is written whole. So a run exists
+completely or not at all, and never twice. On a CPU the same config gives the same bytes, even if builds were killed.
 """
 
 import contextlib
@@ -66,11 +66,11 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What became of the runs of one group."""
+    """The results of the runs of one group."""
 
     run_ids: tuple[str, ...]
     test_accuracy: tuple[float, ...]
-    """Of the last checkpoint, for those that have one."""
+    """Test accuracy of the last checkpoint of each run that has one."""
     num_diverged: int
 
 
@@ -82,11 +82,11 @@ def build_zoo(
     num_workers: int = 1,
     report: Callable[[int, int, GroupReport | None], None] = lambda done, total, group: None,
 ) -> dict[str, Any]:
-    """Train every run of `config` that the zoo at `out` does not hold yet; a summary in JSON values.
+    """Train every run of `config` that the zoo at `out` does not hold yet; returns a summary in JSON values.
 
-    `report(runs done, runs planned, group)` is called at the start (None) and after each group. With more than one
-    worker, which are processes of one thread each, a calling script needs the usual `if __name__ == "__main__":`.
-    Raises BadData for evaluation sets, which never enter a zoo, and BadOption if `out` is another kind of folder.
+    `report(runs done, runs planned, group)` is called at the start (with None) and after each group. Workers are
+    processes of one thread each; with more than one, a calling script needs `if __name__ == "__main__":`. Raises
+    BadData for evaluation sets, which never enter a zoo, and BadOption if `out` is another kind of folder.
     """
     out = Path(out)
     on = _check_device(device)
@@ -129,7 +129,7 @@ def build_zoo(
 
 
 def plan_runs(config: ZooConfig, data: dict[str, LabelledData]) -> tuple[list[RunPlan], dict[str, Target]]:
-    """Every run of the config in order of its number, and the targets by their spec's digest."""
+    """Every run of the config in the order of its index, and the targets by the digest of their spec."""
     plans: list[RunPlan] = []
     targets: dict[str, Target] = {}
     build = lru_cache(None)(partial(_build_target, config.arch))
@@ -166,7 +166,7 @@ def split_of(run_id: str) -> str:
 
 
 def refuse_evaluation_data(names: Sequence[str]) -> None:
-    """Raise BadData if one of these data sets, or a copy of its file, is only ever evaluated on."""
+    """Raise BadData if one of these data sets, or a copy of its file, is for evaluation only."""
     held_back = find_evaluation_files()
     for name in names:
         source = name if name in _NEVER else None
@@ -186,14 +186,14 @@ def train_and_publish(
     facts: dict[str, Any],
     before_step: Callable[[], None] = lambda: None,
 ) -> GroupReport:
-    """Train these runs of one spec and give each its folder; those that have one are left as they are."""
+    """Train these runs of one spec and write a folder for each; complete folders are not changed."""
     on = torch.device(device)
     jobs = [_make_job(plan, _load(plan.task.dataset, config.in_channels)) for plan in plans]
     found = _load(plans[0].task.dataset, config.in_channels)
     target, _ = _build_target(config.arch, plans[0].task.ways, found.in_channels, found.in_features)
     published, accuracies, num_diverged = [], [], 0
     num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums over several threads have other last bits
+    torch.set_num_threads(1)  # sums over several threads differ in their last bits
     try:
         trained = train_group(
             target,
@@ -281,11 +281,11 @@ def _make_job(plan: RunPlan, data: LabelledData) -> Job:
 def _group(
     plans: list[RunPlan], there: set[str], targets: dict[str, Target], *, device: torch.device, num_workers: int
 ) -> list[list[RunPlan]]:
-    """What is left to train, in groups of one spec. A stacked group is kept whole, as its numbers depend on it."""
+    """The runs that are left to train, in groups of one spec. A stacked group stays whole: its numbers depend on it."""
     size = GROUP_SIZE[device.type]
     groups: list[list[RunPlan]] = []
     for digest, target in targets.items():
-        # One data set after the other, so that workers need not load each anew.
+        # Sorted by data set, so that workers load each only once.
         ordered = sorted((p for p in plans if p.spec == digest), key=lambda p: (p.task.dataset, p.index))
         if is_stacked(target, device):
             chunks = [ordered[i : i + size] for i in range(0, len(ordered), size)]
@@ -325,7 +325,7 @@ class _Stopped(Exception):
 
 
 class _Worker:
-    """What a worker process checks before every step; set once, when the process starts."""
+    """Values that a worker process checks before every step; set once, when it starts."""
 
     stop: Any = None
     parent: int = 0
@@ -333,7 +333,7 @@ class _Worker:
     @classmethod
     def check(cls) -> None:
         if os.getppid() != cls.parent:
-            os._exit(1)  # the builder was killed: nobody waits, and the next build must not meet us
+            os._exit(1)  # the builder was killed; the next build must not find this worker
         if cls.stop.is_set():
             raise _Stopped
 
@@ -342,7 +342,7 @@ def start_worker(stop: Any, parent: int) -> None:
     """Make this process a worker: it ends between two steps once `stop` is set, and at once if `parent` is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the builder, which sets `stop`
     _Worker.stop, _Worker.parent = stop, parent
-    # An idle worker waits for work without end, also when the builder was killed: each holds the queue open itself.
+    # An idle worker would wait for ever after the builder was killed, because each worker holds the queue open.
     threading.Thread(target=_watch_builder, daemon=True).start()
 
 
@@ -360,17 +360,17 @@ def _work(train: Callable[..., GroupReport], plans: list[RunPlan]) -> GroupRepor
 
 @contextlib.contextmanager
 def _claim(out: Path) -> Iterator[None]:
-    """This zoo for this process alone, with what a killed build left cleaned away."""
+    """Lock the zoo for this process alone, and remove what a killed build left."""
     if out.exists() and not out.is_dir():
         raise BadOption(f"{str(out)!r} is a file; expected a folder for the zoo")
     if out.is_dir() and any(out.iterdir()):
-        _read_index(out)  # a zoo, or refused before anything in it is touched
+        _read_index(out)  # refuses another kind of folder before anything in it is changed
     try:
         (out / "runs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageFailed(f"{out}: cannot be written: {error.strerror}") from error
     with _lock(out / "runs", fcntl.LOCK_EX | fcntl.LOCK_NB):
-        # Workers of a killed build hold the outer folder until they notice, a training step later.
+        # Workers of a killed build hold the outer folder until they stop, within a training step.
         with _lock(out, fcntl.LOCK_EX):
             _clean(out)
         yield
@@ -378,7 +378,7 @@ def _claim(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(folder: Path, how: int) -> Iterator[None]:
-    """A lock on a folder, which the system drops when the process dies."""
+    """Hold a lock on a folder; the system drops it when the process dies."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
@@ -391,7 +391,7 @@ def _lock(folder: Path, how: int) -> Iterator[None]:
 
 
 def _clean(out: Path) -> None:
-    """Remove half-finished runs; folders of other names are not ours to touch."""
+    """Remove unfinished runs; folders with other names are not touched."""
     for folder in (out / "runs").iterdir():
         name = folder.name
         is_partial = name.startswith(".") and name.endswith((".partial", ".replaced"))
@@ -406,7 +406,7 @@ def _clean(out: Path) -> None:
 
 
 def _is_complete(out: Path, run_id: str) -> bool:
-    """Whether the run's record is there with every file it lists."""
+    """Whether the run's record exists, with every file that it lists."""
     folder = out / "runs" / run_id
     if not (folder / "run.json").is_file():
         return False
@@ -476,7 +476,7 @@ def _check_device(device: str) -> torch.device:
 
 
 def _draw_log_uniform(bounds: tuple[float, float], rng: torch.Generator) -> float:
-    """Rounded to four digits: the number in run.json is the number that was used."""
+    """A number drawn log-uniformly, rounded to four digits so that run.json holds the exact number."""
     share = float(torch.rand((), generator=rng, dtype=torch.float64))
     return float(f"{bounds[0] ** (1 - share) * bounds[1] ** share:.4g}")
 

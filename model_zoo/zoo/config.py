@@ -1,4 +1,4 @@
-"""What a zoo is made of: which networks, trained on what, with which hyperparameters; presets are functions."""
+"""The config of a zoo: its networks, data sets and hyperparameters; presets are functions."""
 
 from dataclasses import dataclass
 
@@ -10,26 +10,26 @@ MAX_RUNS, MAX_STEPS = 1_000_000, 1_000_000
 
 @dataclass(frozen=True)
 class ZooConfig:
-    """A zoo of `num_runs` networks; run i depends on all else: a higher num_runs adds runs, alters none."""
+    """A zoo of `num_runs` networks. Runs do not depend on `num_runs`: a higher number only adds runs."""
 
     arch: str
     data: tuple[str, ...]
-    """Names or paths of data sets; run i trains on number i, going round."""
+    """Names or paths of data sets; run i trains on number i modulo their count."""
     num_runs: int = 32
     steps: int = 500
     """AdamW steps of each run."""
     seed: int = 0
     ways: int | None = None
-    """Classes of each task, drawn at random; a set with fewer gives all it has. None: all classes, in their order."""
+    """Number of classes of each task, drawn at random, or all of a smaller set. None: all classes, in order."""
     in_channels: int | None = None
-    """1 or 3, to which images are brought; None: as the data are."""
+    """1 or 3, to which images are converted; None keeps those of the data."""
     batch_size: int = 32
     learning_rate: tuple[float, float] = (5e-4, 5e-3)
     """Smallest and largest; each run draws its own, log-uniformly."""
     weight_decay: tuple[float, float] = (1e-4, 1e-1)
-    """Likewise."""
+    """Smallest and largest; each run draws its own, log-uniformly."""
     augmented: float = 0.5
-    """Share of runs on images that are shifted, turned and scaled at random; features never are."""
+    """Share of runs whose images are shifted, turned and scaled at random; features are never changed."""
     checkpoints: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
     """When states are kept, as shares of `steps`."""
     eval_examples: int = 2000
@@ -69,12 +69,12 @@ class ZooConfig:
 
 
 def demo_zoo(arch: str = "mlp", in_channels: int | None = None) -> ZooConfig:
-    """A few small networks on scikit-learn's wine: seconds."""
+    """A few small networks on scikit-learn's wine; takes seconds."""
     return ZooConfig(arch=arch, data=("wine",), num_runs=16, steps=100, in_channels=in_channels)
 
 
 def published_tiny_zoo(arch: str = "cnn-tiny", in_channels: int | None = 1) -> ZooConfig:
-    """After the published model zoos (arXiv:2209.14764): 1000 tiny CNNs on MNIST; about an hour."""
+    """1000 tiny CNNs on MNIST, after the published model zoos (arXiv:2209.14764); takes about an hour."""
     return ZooConfig(
         arch=arch,
         data=("mnist",),
@@ -87,7 +87,7 @@ def published_tiny_zoo(arch: str = "cnn-tiny", in_channels: int | None = 1) -> Z
 
 
 def reference_zoo(arch: str = "cnn-tiny", in_channels: int | None = 1) -> ZooConfig:
-    """For the references: 42 networks, three on each train set, on 10-class tasks; minutes for the tiny CNN."""
+    """The zoo for references: 42 networks, three on each train set, on 10-class tasks; minutes for the tiny CNN."""
     return ZooConfig(
         arch=arch,
         data=TRAIN_SETS,

@@ -1,14 +1,14 @@
-"""Trains many networks of one spec at once: the numbers of the zoo builder, no files.
+"""Trains many networks of one spec at once, for the zoo builder; writes no files.
 
-All parameters of a group lie in one matrix theta (m, p), a row a network, so that one AdamW step of a few tensor
-operations serves all, each row with its own learning rate and weight decay. The gradient comes from one of two places:
+All parameters of a group are in one matrix theta (m, p), one row for each network. One AdamW step of a few tensor
+operations serves all; each row has its own learning rate and weight decay. The gradient is computed in one of two ways:
 
-- stacked: torch.func.vmap over the rows. One kernel serves the whole group: on a GPU, and on a CPU for networks without
-  convolutions, where calling costs more than computing.
-- in turn: one module a row, whose parameters are views of it. On a CPU a convolution of one small network in
-  channels-last layout is faster than the grouped convolution vmap turns it into, and keeps one network in the cache.
+- stacked: torch.func.vmap over the rows. One kernel serves the whole group. Used on a GPU, and on a CPU for networks
+  without convolutions, where calls cost more than computation.
+- in turn: one module for each row, whose parameters are views of the row. On a CPU, a convolution of one small network
+  in channels-last layout is faster than the grouped convolution that vmap makes, and one network fits into the cache.
 
-In turn, a network's numbers do not depend on its group.
+Trained in turn, a network's numbers do not depend on its group.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ class Rows:
 
     pool: Tensor
     rows: Tensor
-    """(n,) int64: which examples of the pool."""
+    """(n,) int64, the rows of the examples in the pool."""
     labels: Tensor
     """(n,) int64."""
 
@@ -46,7 +46,7 @@ class Job:
     train: Rows
     test: Rows
     seed: int
-    """Of the initialisation, the order of the batches and the augmentation."""
+    """Seed of the initialisation, the order of the batches and the augmentation."""
     learning_rate: float
     weight_decay: float
     augment: bool
@@ -54,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A network at a step, scored; losses are mean cross-entropies, accuracies fractions."""
+    """A network at a step and its scores; losses are mean cross-entropies, accuracies are fractions."""
 
     step: int
     state: State
@@ -80,9 +80,9 @@ def train_group(
     stacked: bool | None = None,
     before_step: Callable[[], None] = lambda: None,
 ) -> Iterator[list[Snapshot]]:
-    """The snapshots of each job, in the jobs' order. A network that diverges has only those from before.
+    """The snapshots of each job, in the jobs' order. A network that diverges has only the snapshots from before.
 
-    A job in turn is yielded as soon as it is trained.
+    Jobs that are trained in turn are yielded one by one.
     """
     use_stack = is_stacked(target, device) if stacked is None else stacked
     for group in [jobs] if use_stack else [[job] for job in jobs]:
@@ -100,7 +100,7 @@ def train_group(
 
 
 class _Batches:
-    """Batches (m, b, ...) of a group: every job its own epochs, end to end, from its own rng."""
+    """Batches (m, b, ...) of a group; every job has its own epochs, without gaps, from its own rng."""
 
     def __init__(self, jobs: Sequence[Job], *, batch_size: int, num_steps: int, device: torch.device) -> None:
         pools: dict[int, Tensor] = {id(j.train.pool): j.train.pool for j in jobs}
@@ -163,7 +163,7 @@ class _Stack:
         self.theta.mul_(self.decays).sub_((self.mean / scale).mul_(self.rates / (1 - beta1**self.num_steps)))
 
     def take_states(self) -> list[State]:
-        """Copies of every network's full state, on the CPU."""
+        """A copy of every network's full state, on the CPU."""
         states = []
         for row, theta in enumerate(self.theta.detach().cpu()):
             state = {name: view.clone() for name, view in zip(self.shapes, self._split(theta), strict=True)}
@@ -172,7 +172,7 @@ class _Stack:
         return states
 
     def _split(self, theta: Tensor) -> list[Tensor]:
-        """Views of (..., p) as the parameters, each (..., *shape)."""
+        """Views of theta (..., p) as parameters, each (..., *shape)."""
         parts = theta.split([shape.numel() for shape in self.shapes.values()], dim=-1)
         return [part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes.values(), strict=True)]
 
@@ -187,13 +187,13 @@ class _Stack:
         parameters = dict(zip(self.shapes, self._split(theta), strict=True))
         # BatchNorm's running statistics are changed in place, each network's own row.
         logits = vmap(lambda p, b, x: functional_call(self.module, (p, b), (x,)))(parameters, self.buffers, inputs)
-        # The sum over networks of their mean losses: no network's gradient depends on another's.
+        # The sum of the networks' mean losses, so that no gradient depends on another network.
         loss = F.cross_entropy(rearrange(logits, "m b k -> (m b) k"), labels.flatten(), reduction="sum")
         return torch.autograd.grad(loss / labels.shape[1], theta)[0]
 
 
 def _draw_orders(num_examples: int, count: int, rng: torch.Generator) -> Tensor:
-    """`count` row numbers: permutations of all examples, end to end."""
+    """`count` row numbers: permutations of all examples, one after the other."""
     num_epochs = -(-count // num_examples)
     return torch.cat([torch.randperm(num_examples, generator=rng) for _ in range(num_epochs)])[:count]
 
@@ -207,7 +207,7 @@ def _score(target: Target, job: Job, state: State, *, step: int, limit: int, dev
 
 @torch.no_grad()
 def _evaluate(target: Target, state: State, part: Rows, *, limit: int, device: torch.device) -> tuple[float, float]:
-    """Accuracy and mean loss on the part's examples; on `limit` of them, evenly spaced, where there are more."""
+    """Accuracy and mean loss on the part's examples; on `limit` evenly spaced ones if there are more."""
     count = len(part.rows)
     chosen = torch.arange(count) if count <= limit else torch.linspace(0, count - 1, limit, dtype=torch.float64).long()
     correct, loss = 0, 0.0
@@ -220,8 +220,8 @@ def _evaluate(target: Target, state: State, part: Rows, *, limit: int, device: t
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """Images with channels in the innermost place, of which convolutions and pooling on a CPU make better use.
+    """Images in channels-last layout, with which convolutions and pooling on a CPU are faster.
 
-    `contiguous` would leave one-channel images as they are, and so the whole network in the slow layout.
+    `contiguous` would not change one-channel images, and the whole network would stay in the slow layout.
     """
     return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x

@@ -1,4 +1,4 @@
-"""The networks of a zoo as tokens of one layout, and what each was trained on: what codecs and denoisers learn from."""
+"""The networks of a zoo as tokens of one layout, with their tasks, as training data for codecs and denoisers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ from weightgen.weightspace.canonical import align, balance
 from weightgen.weightspace.normal_form import to_normal_form
 
 SHOTS = 20
-"""Images of each class that a network's units are measured on."""
+"""Images of each class on which a network's units are measured."""
 
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """Networks of one member of the zoo: canonical tokens, and what each was trained on."""
+    """Networks of one member of the zoo: canonical tokens, and the task of each."""
 
     member: str
     target: Target
@@ -43,7 +43,7 @@ class Networks:
     accuracies: Tensor
     """(b,) on the run's test part."""
     split: tuple[str, ...]
-    """`train`, `val` or `test` by run; `left out` for all runs of a data set that is."""
+    """`train`, `val` or `test` by run; `left out` for all runs of a held-out data set."""
 
     def rows(self, split: str) -> list[int]:
         return [i for i, s in enumerate(self.split) if s == split]
@@ -52,10 +52,10 @@ class Networks:
 def load_networks(
     zoo: Path, *, held_out: Sequence[str] = (), members: Sequence[str] | None = None
 ) -> dict[str, Networks]:
-    """Every checkpoint of the zoo that is better than chance, by member; of these members only, if given.
+    """Every checkpoint of the zoo that is better than chance, by member, or only of the given members.
 
     Trunks are in normal form, measured on images of their own task, and aligned to the first, then to the mean of all.
-    Runs on a data set that is held out come along as `left out`, and have no part in that mean.
+    Runs on a held-out data set are included as `left out`, and do not count in that mean.
     """
     found: dict[tuple[str, int], list[tuple[Path, dict[str, Any], dict[str, Any]]]] = {}
     for path in sorted(zoo.glob("*/runs/*/run.json")):
@@ -104,7 +104,7 @@ def load_networks(
 
 
 def draw_task_support(task: Mapping[str, Any], in_channels: int) -> SupportSet:
-    """The same support set of a run's task ({"dataset", "classes"}) every time: SHOTS of each class, if there are."""
+    """A support set of a run's task ({"dataset", "classes"}), the same every time: SHOTS of each class, or all."""
     data = _load(task["dataset"], in_channels)
     classes = tuple(task["classes"])
     fewest = min(int((data.y_train == c).sum()) for c in classes)

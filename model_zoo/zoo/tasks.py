@@ -1,4 +1,4 @@
-"""Classification tasks: which classes of which data set, in which label order; and which sets are held out."""
+"""Classification tasks: a data set and some of its classes in label order; and folds of held-out data sets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from weightgen.labelled_data import LabelledData, draw_support, select_classes
 
 @dataclass(frozen=True)
 class Task:
-    """Some classes of a data set; class classes[i] has label i, so this is the subset and the label map in one."""
+    """Some classes of a data set; class classes[i] has label i."""
 
     dataset: str
-    """Name or path, as `model_zoo.data.load_data` takes it."""
+    """Name or path for `model_zoo.data.load_data`."""
     classes: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -28,7 +28,7 @@ class Task:
         return len(self.classes)
 
     def select(self, data: LabelledData) -> LabelledData:
-        """The task's part of its data set, labels renumbered."""
+        """The task's part of its data set, with new labels."""
         return select_classes(data, self.classes)
 
     def draw_support(self, data: LabelledData, per_class: int, *, rng: torch.Generator) -> SupportSet:
@@ -37,7 +37,7 @@ class Task:
 
 
 def sample_task(dataset: str, num_classes: int, *, ways: int | tuple[int, int] | None, rng: torch.Generator) -> Task:
-    """A random task on one data set: `ways` classes (or a range of them) in random order; None: all, as they are."""
+    """A random task on one data set: `ways` classes (or a range) in random order; None: all classes in their order."""
     if ways is None:
         return Task(dataset, tuple(range(num_classes)))
     low, high = _check_ways(ways)
@@ -54,10 +54,10 @@ def sample_tasks(
     ways: int | tuple[int, int] | None = None,
     rng: torch.Generator,
 ) -> list[Task]:
-    """Random tasks, equally many (within one) on each data set that has enough classes, in random order.
+    """Random tasks in random order, equally many (within one) on each data set with enough classes.
 
-    `ways` is a number of classes or a range of them, of which a data set with fewer classes uses the part it can.
-    Raises BadOption if no data set has enough.
+    `ways` is a number of classes or a range; a smaller data set uses the part of the range that it can. Raises
+    BadOption if no data set has enough classes.
     """
     if num_tasks < 1:
         raise BadOption(f"num_tasks is {num_tasks}, expected at least 1")
@@ -73,7 +73,7 @@ def sample_tasks(
 
 
 def held_out(names: Sequence[str], *, fold: int, num_folds: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(kept, held out): fold number `fold` of a cross-validation that leaves whole data sets out."""
+    """(kept, held out) names: one fold of a cross-validation over whole data sets."""
     if not 2 <= num_folds <= len(names) or not 0 <= fold < num_folds:
         raise BadOption(f"fold {fold} of {num_folds} over {len(names)} data sets: expected 2 to {len(names)} folds, "
                         f"counted from 0")  # fmt: skip

@@ -1,9 +1,9 @@
-"""The zoo that generators of weight distributions learn from: its recipe, and the index by which it can be checked.
+"""The zoo that generators of weight distributions learn from: its recipe, and an index to check it.
 
     python -m model_zoo training-zoo --out runs/zoo/training --index model_zoo/zoo/training.jsonl
 
-Every part is a `ZooConfig` on training sets only, and a folder of its own. The tasks are random classes in random
-order, so nearly every run has its own; the two parts on the published tiny network have one task and many seeds.
+Every part is a `ZooConfig` on training sets only, in its own folder. The tasks are random classes in random order, so
+nearly every run has its own task. The two parts with the published tiny network have one task and many seeds.
 """
 
 import json
@@ -19,7 +19,7 @@ from weightgen.errors import CorruptFile
 from weightgen.files.storage import read_json, write_file
 
 _QUICK = {"learning_rate": (1.5e-3, 5e-3), "weight_decay": (1e-3, 1e-1)}
-"""Rates at which a few hundred steps go far."""
+"""Rates for short training of a few hundred steps."""
 
 
 def training_zoo() -> dict[str, ZooConfig]:
@@ -46,7 +46,10 @@ def build_training_zoo(
     num_workers: int = 1,
     report: Callable[[str, int, int], None] = lambda part, done, total: None,
 ) -> dict[str, dict[str, Any]]:
-    """Train what the folders of the parts in `out` lack; a summary of each. `report(part, runs done, runs planned)`."""
+    """Train the missing runs of all parts, each in its folder in `out`; returns part -> summary.
+
+    `report(part, runs done, runs planned)` is called on progress.
+    """
 
     def report_on(part: str) -> Callable[[int, int, GroupReport | None], None]:
         return lambda done, total, group: report(part, done, total)
@@ -58,7 +61,7 @@ def build_training_zoo(
 
 
 def index_runs(zoo: Path) -> Iterator[dict[str, Any]]:
-    """A row for each complete run, by run id: what it was trained on, how well it does, its last state's hash."""
+    """A row for each complete run, by run id: its task, its accuracies, its last state's hash."""
     for path in sorted(zoo.glob("*/runs/*/run.json")):
         run = read_json(path)
         try:
@@ -79,7 +82,7 @@ def index_runs(zoo: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_index(zoo: Path, file: Path) -> dict[str, Any]:
-    """Write `index_runs` as JSON lines; how many runs, tasks and checkpoints there are, in JSON values."""
+    """Write `index_runs` as JSON lines; returns the numbers of runs, tasks and checkpoints, JSON values."""
     rows = list(index_runs(zoo))
     write_file(file, "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode())
     return summarize(rows)

@@ -49,7 +49,7 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        # Whoever read stdout has gone; a flush at interpreter exit would complain once more.
+        # The reader of stdout has gone; a flush at interpreter exit would raise the same error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:

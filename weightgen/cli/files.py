@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from weightgen.target.network import Target
 
 ConfigOption = Annotated[
-    str | None, typer.Option(help="Keyword arguments of what makes the module.", metavar="JSON_FILE_OR_TEXT")
+    str | None, typer.Option(help="Keyword arguments for what makes the module.", metavar="JSON_FILE_OR_TEXT")
 ]
 InputOption = Annotated[
     str | None, typer.Option("--input", help="The shape of one example, such as 3x32x32.", metavar="SHAPE")
@@ -80,9 +80,9 @@ def inspect(
     example: InputOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a file or folder is and what it holds; also a registered architecture or released generator.
+    """Say what a file, folder, registered architecture or released generator is, and what it holds.
 
-    With --input, the axes of a module's tensors are found by tracing, and what could not be proved is said.
+    With --input, find the axes of a module's tensors by tracing, and list the axes that could not be proved.
     """
     report = examine(what) if example is None else examine_module(what, read_config(config), example)
     if as_json:
@@ -141,7 +141,7 @@ def score(
 
 
 def examine(what: str) -> dict[str, Any]:
-    """What `weightgen inspect` reports of a path or name, JSON values."""
+    """Report of `weightgen inspect` on a path or name, JSON values."""
     from model_zoo.released import RELEASED, released_generator
 
     path = Path(what)
@@ -155,7 +155,7 @@ def examine(what: str) -> dict[str, Any]:
 
 
 def examine_module(name: str, config: dict[str, Any] | None, inputs: str) -> dict[str, Any]:
-    """The axes of a module that declares none, found by tracing it on an example of shape `inputs`, JSON values."""
+    """Axes of a module that declares none, found by tracing it on examples of shape `inputs`, JSON values."""
     spec, traced = trace_target(name, config=config, inputs=inputs)
     described = spec.to_json()
     return {
@@ -195,7 +195,7 @@ def _examine_folder(path: Path) -> dict[str, Any]:
         from weightgen.weight_dataset.dataset import verify_weight_dataset
 
         return {"kind": "weight dataset", "path": str(path), **verify_weight_dataset(path)}
-    raise CorruptFile(f"{path}: is no artifact, zoo or weight dataset; a checkpoint is a file")
+    raise CorruptFile(f"{path}: the folder is not an artifact, zoo or weight dataset; a checkpoint is a file")
 
 
 def _examine_file(path: Path) -> dict[str, Any]:
@@ -277,7 +277,7 @@ def _numel(shape: tuple[int, ...]) -> int:
 
 
 def _flatten(value: Any) -> str:
-    """A nested value on one line, cut where it would fill the screen."""
+    """A nested value on one line of at most 200 characters."""
     if isinstance(value, list):
         text = ", ".join(str(v) for v in value)
     elif isinstance(value, dict):

@@ -36,13 +36,13 @@ def init(
         str, typer.Option(help="A released generator or a generator file.", metavar="NAME_OR_FILE")
     ] = "logah",
     out: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides noise and what is not predicted.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the noise and of the tensors that are not predicted.")] = 0,
     noise: Annotated[float, typer.Option(help="Share of a weight's variance that is drawn at random, 0 to 1.")] = 0.0,
     config: Annotated[
-        str | None, typer.Option(help="Keyword arguments of what makes the target.", metavar="JSON_FILE_OR_TEXT")
+        str | None, typer.Option(help="Keyword arguments for what makes the target.", metavar="JSON_FILE_OR_TEXT")
     ] = None,
-    classes: Annotated[int | None, typer.Option(help="Of an architecture; 10 if not given.")] = None,
-    channels: Annotated[int | None, typer.Option(help="Of an architecture's images; 1 if not given.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes of an architecture; 10 if not given.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Channels of an architecture's images; 1 if not given.")] = None,
     max_shard_size: Annotated[str, typer.Option(help="Larger files are split: 300MB, 5GB, 2GiB.")] = "5GB",
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; the target's own if not given.")
@@ -50,7 +50,7 @@ def init(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report only; make and write nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make weights for any target network from its graph, say where every tensor's came from, and write safetensors."""
+    """Make weights for any network from its graph, report where each tensor came from, and write safetensors."""
     from model_zoo.released import generator_file
     from weightgen.init.fill import check_draw, fill_folder, load_source
 
@@ -97,13 +97,13 @@ def parse_size(text: str) -> int:
 
 
 def _with_numbers(recipe: Recipe, planned: "InitPlan", seed: int) -> "InitPlan":
-    """The plan, or if some tensors are neither predicted nor drawn by their layer, one of the target on the CPU."""
+    """The plan; a new one for the target on the CPU if some tensors are neither predicted nor drawn by their layer."""
     from weightgen.init.fill import find_undrawn, name_some
 
     undrawn = find_undrawn(planned)
     if not undrawn:
         return planned
-    say(f"building {recipe.name} on the CPU, where its constructor gives numbers to {name_some(undrawn)}")
+    say(f"building {recipe.name} on the CPU, because its constructor fills {name_some(undrawn)}")
     return recipe.plan_on_cpu(planned.generator, seed)
 
 

@@ -84,7 +84,7 @@ def takes_order(*terms: str, names: dict[str, Any] = NAMES) -> Callable[[Callabl
 
 
 def declared_options() -> dict[str, tuple[Option, list[str]]]:
-    """Every option that a method declares, by name, and the methods that take it."""
+    """Every option that a method declares: name -> the option and the names of the methods that take it."""
     found: dict[str, tuple[Option, list[str]]] = {}
     for method in METHODS.values():
         for each in describe_options(method.options):

@@ -1,4 +1,4 @@
-"""weightgen remote …: the same over HTTP, from a service that runs elsewhere (docs/service.md)."""
+"""weightgen remote …: the same commands over HTTP, answered by a service (docs/service.md)."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="remote",
-    help="Ask a service over HTTP for weights; --url and --key, or WEIGHTGEN_URL and WEIGHTGEN_KEY, say which.",
+    help="Get weights from a service over HTTP; --url and --key, or WEIGHTGEN_URL and WEIGHTGEN_KEY, select it.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -27,7 +27,7 @@ app = typer.Typer(
 UrlOption = Annotated[str, typer.Option(envvar="WEIGHTGEN_URL", help="Where the service listens.")]
 KeyOption = Annotated[
     str | None,
-    typer.Option(envvar="WEIGHTGEN_KEY", help="A key of the service; the variable keeps it out of lists of processes."),
+    typer.Option(envvar="WEIGHTGEN_KEY", help="A key of the service; set the variable to hide it from process lists."),
 ]
 NAMES_THERE = {
     "generator": typer.Option(help="A generator of the service (weightgen remote list)."),
@@ -73,23 +73,23 @@ def estimate(order: Order, url: UrlOption = DEFAULT_URL, key: KeyOption = None, 
 @app.command()
 def upload(
     data: Annotated[Path, typer.Argument(help="A file or a folder of images.", metavar="FILE_OR_FOLDER")],
-    label: Annotated[str | None, typer.Option(help="Of a table: the column of the classes.")] = None,
+    label: Annotated[str | None, typer.Option(help="For a table: the column of the classes.")] = None,
     shape: Annotated[
-        str | None, typer.Option(help="Of a table: the shape of images in its other columns, such as 28x28.")
+        str | None, typer.Option(help="For a table: the shape of the images in its other columns, such as 28x28.")
     ] = None,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give the service labelled data; the name it prints is what `--data` takes."""
+    """Upload labelled data to the service, and print the name to pass as `--data`."""
     with _client(url, key) as client:
-        told = client.upload(data, label=label, shape=shape)
-    _show(told, as_json=as_json)
+        answer = client.upload(data, label=label, shape=shape)
+    _show(answer, as_json=as_json)
 
 
 @app.command("list")
 def list_names(url: UrlOption = DEFAULT_URL, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """The generators, architectures and data sets of the service."""
+    """List the generators, architectures and data sets of the service."""
     with _client(url, key) as client:
         names = {
             "generators": client.generators(),
@@ -104,7 +104,7 @@ def list_names(url: UrlOption = DEFAULT_URL, key: KeyOption = None, as_json: Jso
 
 @app.command()
 def status(job: JobArgument, url: UrlOption = DEFAULT_URL, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """How far a job is, and what became of it."""
+    """Show the state, progress and result of a job."""
     with _client(url, key) as client:
         _show_job(client.job(job), as_json=as_json)
 
@@ -135,9 +135,9 @@ def _with_dataset(client: "Client", order: Order) -> Order:
 
 def _summarise(report: dict[str, Any]) -> list[tuple[str, Any]]:
     rows = [(name, report[name]) for name in ("artifact", "job", "repository")]
-    told = report["report"]
-    rows += [(name, told[name]) for name in ("source", "seconds") if name in told]
-    if isinstance(found := told.get("accuracy"), float):
+    details = report["report"]
+    rows += [(name, details[name]) for name in ("source", "seconds") if name in details]
+    if isinstance(found := details.get("accuracy"), float):
         rows.append(("test accuracy", f"{found:.1%}"))
     return rows
 
@@ -156,13 +156,13 @@ def _show_job(job: dict[str, Any], *, as_json: bool) -> None:
     print_table(rows)
 
 
-def _show(told: dict[str, Any], *, as_json: bool) -> None:
-    """An answer of the service: objects on one line each, lists by the names of what they hold."""
+def _show(answer: dict[str, Any], *, as_json: bool) -> None:
+    """Print an answer of the service: each object on one line, each list as the names of its items."""
     if as_json:
-        print_json(told)
+        print_json(answer)
         return
     rows = []
-    for name, value in told.items():
+    for name, value in answer.items():
         if isinstance(value, dict):
             value = ", ".join(f"{inner} {part}" for inner, part in value.items())
         elif isinstance(value, list):

@@ -32,12 +32,12 @@ class Recipe:
     """How to build the target network that a user means."""
 
     name: str
-    """As typed."""
+    """The name as the user typed it."""
     make: Callable[[], Any]
     dtype: str | None = None
-    """Of floats in files; None: as the constructor makes them."""
+    """Dtype of the floats in the files; None keeps the constructor's."""
     config: Mapping[str, Any] | None = None
-    """What config.json of a Hugging Face model holds."""
+    """Content of config.json of a Hugging Face model."""
 
     def with_dtype(self, dtype: str | None) -> "Recipe":
         """The same network in another dtype, if one is given; `from_pretrained` reads it in the config."""
@@ -53,7 +53,7 @@ class Recipe:
         try:
             with torch.device("meta"):
                 module = self.make()
-        except (Exception, SystemExit):  # of the target's author; what is wrong on the CPU too is told there
+        except (Exception, SystemExit):  # from the target's own code; plan_on_cpu reports what fails there too
             return self.plan_on_cpu(generator, seed)
         return self._plan(module, generator)
 
@@ -92,9 +92,9 @@ class Recipe:
 
 
 def find_recipe(name: str, *, config: Mapping[str, Any] | None, classes: int | None, channels: int | None) -> Recipe:
-    """What a user means by the name of an architecture, of something to import, or of a file.
+    """Recipe for a name that a user typed: an architecture, something to import, or a file.
 
-    Raises UnknownName or NotFound for what does not exist, BadOption for options that this kind of network has not.
+    Raises UnknownName or NotFound if it does not exist, BadOption for options that this kind of network does not take.
     """
     library, separator, thing = name.partition(":")
     is_file = name.endswith(".json") or "/" in name
@@ -106,7 +106,7 @@ def find_recipe(name: str, *, config: Mapping[str, Any] | None, classes: int | N
             if not Path(name).exists():
                 raise
     if classes is not None or channels is not None:
-        raise BadOption(f"--classes and --channels are for architectures, {name!r} is none")
+        raise BadOption(f"--classes and --channels are for architectures, and {name!r} is not one")
     if is_file or Path(name).exists():
         if config is not None:
             raise BadOption(f"{name!r} is built from its own config.json; change that instead of giving --config")
@@ -136,7 +136,7 @@ def _find_callable(name: str, module_name: str, attribute: str, config: Mapping[
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise NotFound(f"{name!r}: no module is called {error.name!r}, here or among the installed") from error
+            raise NotFound(f"{name!r}: no module is called {error.name!r}, here or among installed ones") from error
         raise BadData(f"{name!r} cannot be imported: {_first_line(error)}") from error
     except (Exception, SystemExit) as error:
         raise BadData(f"{name!r} cannot be imported: {_first_line(error)}") from error
@@ -150,10 +150,12 @@ def _find_callable(name: str, module_name: str, attribute: str, config: Mapping[
 
     if isinstance(found, nn.Module):
         if config is not None:
-            raise BadOption(f"{name!r} is a module already; --config is for what makes one")
+            raise BadOption(f"{name!r} is a module already; --config is for a class or function that makes one")
         return Recipe(name, lambda: found)
     if not callable(found):
-        raise BadOption(f"{name!r} is a {type(found).__name__}, expected a torch.nn.Module or what makes one")
+        raise BadOption(
+            f"{name!r} is a {type(found).__name__}, expected a torch.nn.Module or a class or function that makes one"
+        )
     return Recipe(name, lambda: found(**(config or {})))
 
 
@@ -174,7 +176,7 @@ def _find_in_library(library: str, model: str, config: Mapping[str, Any]) -> Rec
 
 
 def _find_hugging_face(name: str) -> Recipe:
-    """The model of a Hugging Face config, of a class that transformers has: code that comes with it is not run."""
+    """Recipe for the model of a Hugging Face config. Its class is one of transformers: code beside it is not run."""
     path = Path(name)
     path = path / "config.json" if path.is_dir() else path
     content = read_json(path)
@@ -199,12 +201,12 @@ def _find_hugging_face(name: str) -> Recipe:
             raise NotFound(f"{path}: transformers has no model {named[0]!r}; code that comes with a model is not run")
     config_class = kinds[content["model_type"]]
     asked = content.get("dtype") or content.get("torch_dtype")
-    dtype = asked if asked in DTYPES else None  # in which from_pretrained will load
+    dtype = asked if asked in DTYPES else None  # the dtype that from_pretrained loads
     return Recipe(name, lambda: model_class(config_class.from_dict(dict(content))), dtype, content)
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> NotFound:
-    """UnknownName where something has a similar name; hundreds of others would be no help."""
+    """UnknownName if a known name is similar, else NotFound: a list of hundreds of names would not help."""
     error = UnknownName(kind, name, known)
     return error if error.nearest else NotFound(f"no {kind} is called {name!r}")
 
@@ -222,7 +224,7 @@ def read_config(text_or_file: str | None) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def foreign_code() -> Iterator[None]:
-    """For code of the user's, which finds modules in the current folder and whose prints are no data of ours."""
+    """Run the user's code in this context: it can import from the current folder, and its prints go to stderr."""
     path = list(sys.path)
     sys.path.insert(0, "")
     try:
@@ -237,9 +239,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def trace_target(name: str, *, config: Mapping[str, Any] | None, inputs: str) -> "tuple[StateSpec, AxesReport]":
-    """The spec of a module that declares no AXES: they are found by tracing it on an example of shape `inputs`.
+    """Spec of a module that declares no AXES, which tracing finds, and the report of the tracing.
 
-    `inputs` is written like 3x32x32; a batch of two such examples is traced.
+    `inputs` is the shape of one example, such as 3x32x32; a batch of two random examples is traced.
     """
     import torch
 

@@ -36,7 +36,7 @@ def compare(
     ways: Annotated[int | None, typer.Option(help="Random classes of each task; all of them if not given.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score generated weights beside every reference with equal access to the same examples."""
+    """Compare generated weights with every reference; all of them get the same examples."""
     from model_zoo.lookup import look_up
     from weightgen.pipeline import compare_job
 

@@ -1,4 +1,4 @@
-"""A client of the service: weights over HTTP, as `weightgen generate` makes them here. It loads no torch.
+"""A client of the service: gets the weights that `weightgen generate` makes over HTTP, without loading torch.
 
 client = weightgen.Client("http://127.0.0.1:8000")
 result = client.generate(generator="mip", architecture="cnn-tiny", dataset="digits")
@@ -42,7 +42,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Result:
-    """What a job made: one set of weights, or as many as were asked for."""
+    """What a job made: as many sets of weights as were asked for."""
 
     job: str
     """Id of the job; its name for Hub clients is job/<id>."""
@@ -50,7 +50,7 @@ class Result:
 
     @property
     def artifact(self) -> str:
-        """Of the first sample, as are the other properties."""
+        """sha256 of the first sample's artifact; the other properties are the first sample's too."""
         return self.samples[0].artifact
 
     @property
@@ -67,10 +67,10 @@ class Result:
 
 
 class Client:
-    """A service, asked by one thread. Every method raises WeightgenError with the server's sentence."""
+    """A client of one service, for one thread. Every method raises WeightgenError with the server's message."""
 
     def __init__(self, url: str = DEFAULT_URL, key: str | None = None, *, patience_seconds: float = 120.0) -> None:
-        """`patience_seconds` is how long a busy or vanished server is asked again without progress."""
+        """`patience_seconds` is how long the client retries a busy or lost server without progress."""
         self._connection = Connection(url, key, patience_seconds)
 
     def __enter__(self) -> "Client":
@@ -82,7 +82,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._connection.close()
 
     def generate(
@@ -99,10 +99,10 @@ class Client:
         options: Mapping[str, Any] | None = None,
         progress: bool = True,
     ) -> Result:
-        """Weights of an architecture for the classes of a data set, waited for; `progress` is a bar on stderr.
+        """Ask for weights of an architecture for the classes of a data set, and wait for them.
 
-        `options` are those of the generator's method, by name. Without `fallback`, VerificationFailed is raised where a
-        reference does better.
+        `options` are those of the generator's method, by name. Without `fallback`, VerificationFailed is raised if a
+        reference does better. `progress` shows a bar on stderr.
         """
         order = Order(
             generator,
@@ -138,10 +138,11 @@ class Client:
         shape: str | None = None,
         progress: bool = True,
     ) -> dict[str, Any]:
-        """Give the service labelled data, and return what it says of them; their `name` is what `dataset` takes.
+        """Upload labelled data and return the service's description of it; pass its `name` as `dataset`.
 
         `data` is a file (.npz, .zip, .csv, .parquet), a folder of class folders of pictures, or arrays by name (x and
-        y). Of a table, `label` is the column of the classes and `shape`, as in 28x28, that of images in the others.
+        y). For a table, `label` is the column of the classes, and `shape`, such as 28x28, is the shape of the images in
+        the other columns.
         """
         options = {name: value for name, value in (("label", label), ("shape", shape)) if value is not None}
         with pack(data) as body:
@@ -150,11 +151,11 @@ class Client:
             return self._connection.ask("POST", "/v1/datasets", params=options, headers=headers, content=content)
 
     def download(self, result: Result | Sample | str, folder: str | Path, *, progress: bool = True) -> Path:
-        """Bring the files of a result, or of an artifact by its sha256, into a new folder, and return the folder.
+        """Download the files of a result, or of an artifact given by its sha256, into a new folder; return the folder.
 
-        Several samples go into folders 0, 1, … inside it, each there whole or not at all. Every byte is checked against
-        the artifact's sha256. What arrived before a download broke off is kept beside the folder, and the next attempt
-        takes it up.
+        Several samples go into folders 0, 1, … inside it. Each is written whole or not at all. Every byte is checked
+        against the artifact's sha256. If a download breaks off, what arrived is kept beside the folder, and the next
+        attempt resumes it.
         """
         samples = result.samples if isinstance(result, Result) else (result,)
         for i, sample in enumerate(samples):
@@ -167,20 +168,20 @@ class Client:
         return Path(folder)
 
     def generators(self) -> list[str]:
-        """What can be asked for as `generator`."""
+        """The names that `generator` takes."""
         listed = object_in(self._connection.ask("GET", "/v1/generators"), "generators", list)
         return [object_in(generator, "name", str) for generator in listed]
 
     def architectures(self) -> list[str]:
-        """What can be asked for as `architecture`."""
+        """The names that `architecture` takes."""
         return object_in(self._connection.ask("GET", "/v1/architectures"), "architectures", list)
 
     def datasets(self) -> list[str]:
-        """What can be asked for as `dataset`, besides what was uploaded."""
+        """The names that `dataset` takes, besides those of uploads."""
         return object_in(self._connection.ask("GET", "/v1/datasets"), "datasets", list)
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """A job as the server tells it: state, progress, result or problem."""
+        """A job as the server describes it: state, progress, result or problem."""
         _refuse_path("job", job_id)
         return self._connection.ask("GET", f"/v1/jobs/{job_id}")
 
@@ -194,11 +195,11 @@ class Client:
         _refuse_path("job", job_id)
         with tqdm(total=1, desc="queued", disable=not progress, bar_format="{desc} {bar} {elapsed}") as bar:
             for job in follow(self._connection, job_id):
-                told = job.get("progress")
-                if isinstance(told, dict):
-                    bar.total = max(object_in(told, "total", int), 1)
-                    bar.n = object_in(told, "done", int)
-                    bar.set_description_str(object_in(told, "stage", str), refresh=False)
+                reached = job.get("progress")
+                if isinstance(reached, dict):
+                    bar.total = max(object_in(reached, "total", int), 1)
+                    bar.n = object_in(reached, "done", int)
+                    bar.set_description_str(object_in(reached, "stage", str), refresh=False)
                 if job["state"] == "succeeded":
                     bar.n = bar.total
                 bar.refresh()
@@ -206,7 +207,7 @@ class Client:
 
 
 def _result_of(job: dict[str, Any]) -> Result:
-    """The result of a job that has ended; the error that its problem stands for."""
+    """The result of a job that has ended; raises the error for its problem if it failed."""
     job_id, state = object_in(job, "id", str), job.get("state")
     if state == "cancelled":
         raise WeightgenError(f"job {job_id} was cancelled; ask again")
@@ -216,21 +217,21 @@ def _result_of(job: dict[str, Any]) -> Result:
     result = object_in(job, "result", dict)
     samples = object_in(result, "samples", list)
     if not samples:
-        raise ServiceFailed(f"job {job_id} succeeded without a result; is it another version's?")
+        raise ServiceFailed(f"job {job_id} succeeded without a result; is it of another version?")
     return Result(job_id, tuple(map(_parse_sample, samples)))
 
 
-def _parse_sample(told: Any) -> Sample:
-    artifact = object_in(told, "artifact", str)
+def _parse_sample(described: Any) -> Sample:
+    artifact = object_in(described, "artifact", str)
     return Sample(
         artifact=artifact,
-        repository=object_in(told, "repository", str),
-        files=parse_files(artifact, object_in(told, "files", list)),
-        report=object_in(told, "report", dict),
+        repository=object_in(described, "repository", str),
+        files=parse_files(artifact, object_in(described, "files", list)),
+        report=object_in(described, "report", dict),
     )
 
 
 def _refuse_path(kind: str, name: str) -> None:
-    """Raise BadOption for what would reach another route than it names."""
+    """Raise BadOption for a name that would lead to another route."""
     if not name.isascii() or not name.isalnum():
         raise BadOption(f"{name[:80]!r} is no name of a {kind}; expected letters and digits as the service gave them")

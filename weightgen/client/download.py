@@ -1,7 +1,7 @@
-"""An artifact over HTTP into a folder: resumed where it stopped, checked byte for byte, there whole or not at all.
+"""Download an artifact into a folder: resumed where it stopped, checked byte for byte, written whole or not at all.
 
-The files gather in a hidden folder beside the place, named by the artifact, that stays when a download breaks off and
-is taken up by the next one. What a server says about names and sizes is checked before it reaches the disk.
+The files arrive in a hidden folder beside the final one, named after the artifact. It stays if a download breaks off,
+and the next download resumes it. Names and sizes that the server sends are checked before anything is written.
 """
 
 import contextlib
@@ -35,11 +35,11 @@ class RemoteFile:
     name: str
     sha256: str
     size: int
-    """Bytes."""
+    """Size in bytes."""
 
 
 def parse_files(artifact: str, listed: Any) -> tuple[RemoteFile, ...]:
-    """The files a server says an artifact has. ServiceFailed for names that are none, or files of another artifact."""
+    """The files that a server lists for an artifact; raises ServiceFailed for bad names or another artifact's files."""
     if not _SHA256.fullmatch(artifact):
         raise ServiceFailed(f"the server names an artifact {artifact[:80]!r}, expected a sha256")
     if not isinstance(listed, list) or not 0 < len(listed) <= MAX_FILES:
@@ -61,7 +61,10 @@ def parse_files(artifact: str, listed: Any) -> tuple[RemoteFile, ...]:
 def download_artifact(
     connection: Connection, artifact: str, files: tuple[RemoteFile, ...], folder: str | Path, *, progress: bool
 ) -> None:
-    """Bring the files into `folder`, which must not exist or be empty; StorageFailed, CorruptFile, ServiceFailed."""
+    """Download the files into `folder`, which must not exist or be empty.
+
+    Raises StorageFailed, CorruptFile or ServiceFailed.
+    """
     folder = Path(os.path.abspath(folder))
     with _naming(folder):
         _refuse_full(folder)
@@ -76,7 +79,7 @@ def download_artifact(
 
 
 def _bring(connection: Connection, url_path: str, file: RemoteFile, path: Path, bar: "tqdm[Any]") -> None:
-    """The bytes of one file that are not there yet, through connections that break."""
+    """Download the missing bytes of one file; reconnect when the connection breaks."""
     patience = Patience(connection.patience_seconds)
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+b") as out:
         have = out.seek(0, os.SEEK_END)
@@ -96,12 +99,12 @@ def _bring(connection: Connection, url_path: str, file: RemoteFile, path: Path, 
         os.fsync(out.fileno())
     found = sha256_file(path)
     if found != file.sha256:
-        path.unlink()  # or the next attempt would resume what is wrong
+        path.unlink()  # or the next attempt would resume from wrong bytes
         raise CorruptFile(f"{file.name} came with sha256 {found[:12]}…, expected {file.sha256[:12]}…; download again")
 
 
 def _copy_rest(connection: Connection, url_path: str, file: RemoteFile, out: BinaryIO, bar: "tqdm[Any]") -> None:
-    """Ask for what is missing and write it; whatever arrived before a connection breaks is kept."""
+    """Ask for the missing bytes and write them; bytes that arrive before the connection breaks are kept."""
     have = out.tell()
     headers = {"Range": f"bytes={have}-", "If-Range": f'"{file.sha256}"'} if have else None
     with closing(connection.open(url_path, headers=headers)) as answer:
@@ -109,7 +112,7 @@ def _copy_rest(connection: Connection, url_path: str, file: RemoteFile, out: Bin
             out.seek(0)  # the server sends the whole file
             out.truncate()
             bar.update(-have)
-        for block in answer.iter_raw():  # as it comes: a larger block would be lost with the connection
+        for block in answer.iter_raw():  # small blocks: a large unfinished one would be lost with the connection
             if out.tell() + len(block) > file.size:
                 raise ServiceFailed(f"the server sends more of {file.name} than the {file.size} bytes it has")
             out.write(block)
@@ -123,7 +126,7 @@ def _refuse_full(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _partial_folder(folder: Path, artifact: str) -> Iterator[Path]:
-    """The hidden folder beside `folder` in which this artifact gathers, for one process at a time."""
+    """The hidden folder beside `folder` for the files of this artifact, locked for one process at a time."""
     partial = folder.with_name(f".{folder.name}.{artifact[:16]}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -146,7 +149,7 @@ def _naming(folder: Path) -> Iterator[None]:
 
 
 def _flush_folder(folder: Path) -> None:
-    """See to it that a rename inside the folder survives a power cut."""
+    """Make a rename inside the folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -15,9 +15,9 @@ MAX_EVENT_CHARS = 16 * 2**20
 
 
 def follow(connection: Connection, job_id: str) -> Iterator[dict[str, Any]]:
-    """Every state of a job that the server tells, the last one final.
+    """Every state of a job that the server sends, the last one final.
 
-    A stream that ends or breaks before is taken up again with Last-Event-ID; ServiceFailed when patience ends.
+    A stream that ends or breaks before that is resumed with Last-Event-ID; raises ServiceFailed when patience ends.
     """
     path, last, patience = f"/v1/jobs/{job_id}/events", "", Patience(connection.patience_seconds)
     while True:
@@ -37,14 +37,14 @@ def follow(connection: Connection, job_id: str) -> Iterator[dict[str, Any]]:
 
 
 def _read_events(answer: httpx2.Response) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Id and data of each event of a stream; comments and other fields are passed over."""
+    """Id and data of each event of a stream; comments and other fields are skipped."""
     number, data, size = "", [], 0
     for line in answer.iter_lines():
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         size += len(line)
         if size > MAX_EVENT_CHARS:
-            raise ServiceFailed("an event of the server is larger than any that tells of a job")
+            raise ServiceFailed("the server sent an event larger than any that describes a job")
         if name == "data":
             data.append(value)
         elif name == "id" and value.isdecimal():
@@ -61,5 +61,5 @@ def _parse_job(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         job = None
     if not isinstance(job, dict):
-        raise ServiceFailed("the server tells of the job in something that is no JSON object")
+        raise ServiceFailed("the server described the job by something that is no JSON object")
     return job

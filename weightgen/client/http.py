@@ -1,7 +1,7 @@
-"""How the client speaks HTTP: one request that is answered, retried, or told as an error of the library.
+"""How the client speaks HTTP: a request is answered, retried, or raised as a WeightgenError.
 
-A 429 or 503 is asked again after its Retry-After, a connection that broke after a growing pause, until patience ends.
-Where nothing answers to begin with, that is told at once.
+The client asks again after a 429 or 503 (after its Retry-After) and after a broken connection (after a growing pause),
+until patience ends. If the server has never answered, the error is raised at once.
 """
 
 import json
@@ -24,10 +24,10 @@ from weightgen.errors import (
 from weightgen.version import __version__
 
 CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 60.0
-"""A server that is silent for so long is taken for gone; while a job is followed it sends a heartbeat every 15 s."""
+"""A server that is silent for this long counts as gone; while a job is followed, it sends a heartbeat every 15 s."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 MAX_ANSWER_BYTES = 64 * 2**20
-"""Of an answer that is no file."""
+"""Limit for an answer that is not a file."""
 
 ERRORS: dict[str, type[WeightgenError]] = {
     "malformed-request": BadOption,
@@ -44,11 +44,11 @@ ERRORS: dict[str, type[WeightgenError]] = {
     "took-too-long": UnsupportedTask,
     "verification-failed": VerificationFailed,
 }
-"""Kind of problem -> error; any other is no fault of the caller's: ServiceFailed."""
+"""Kind of problem -> error. Any other kind is not the caller's fault: ServiceFailed."""
 
 
 class Patience:
-    """How long something is tried again; `renew` when there was progress."""
+    """How long to keep trying; `renew` starts it again after progress."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -58,9 +58,9 @@ class Patience:
         self._end, self._pause = time.monotonic() + self._seconds, FIRST_PAUSE_SECONDS
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Sleep for `seconds`, or for a pause that grows; False, at once, where that would outlast the patience."""
+        """Sleep for `seconds`, or for a pause that grows; returns False at once if that would outlast the patience."""
         if seconds is None:
-            # Spread out, or all clients of a server that went would come back to the next one at once.
+            # Random, or all clients of a server that stopped would come back to the next one at once.
             seconds = self._pause * random.uniform(0.5, 1.0)
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
         if time.monotonic() + seconds > self._end:
@@ -71,7 +71,7 @@ class Patience:
 
 @dataclass
 class Connection:
-    """A server, and how it is asked; for one thread at a time."""
+    """A connection to one server, for one thread at a time."""
 
     url: str
     key: str | None = None
@@ -93,20 +93,20 @@ class Connection:
     def ask(self, method: str, path: str, **given: Any) -> dict[str, Any]:
         """The JSON object that answers a request; `given` is what httpx2 takes (json, headers, params, content).
 
-        `content` may be a function that begins the body anew: a request can be sent more than once.
+        `content` may be a function that returns the body from its start: a request can be sent more than once.
 
-        Raises the error that a problem stands for, ServiceFailed where no sense can be had of the server.
+        Raises the error for the server's problem, or ServiceFailed if its answer cannot be understood.
         """
         _, body = self._send(method, path, is_stream=False, **given)
         return _parse_object(body, f"{self.url}{path}")
 
     def open(self, path: str, *, headers: dict[str, str] | None = None) -> httpx2.Response:
-        """A successful answer to a GET, its body yet to be read and closed by the caller; raises as `ask`."""
+        """A successful answer to a GET; the caller reads and closes its body. Raises like `ask`."""
         answer, _ = self._send("GET", path, is_stream=True, headers=headers)
         return answer
 
     def lost(self, error: httpx2.TransportError) -> ServiceFailed:
-        """What is told when a connection broke and patience has ended."""
+        """The error to raise when a connection broke and patience has ended."""
         return ServiceFailed(f"the connection to {self.url} was lost ({type(error).__name__}); ask again later")
 
     def _send(self, method: str, path: str, *, is_stream: bool, **given: Any) -> tuple[httpx2.Response, bytes]:
@@ -132,16 +132,16 @@ class Connection:
                 f"nothing answers at {self.url}; start the service there (make serve, or python -m service), or say "
                 "where it is with --url or WEIGHTGEN_URL"
             ) from error
-        # Whether the request arrived, nobody knows; all that the client asks can be asked twice.
+        # The request may or may not have arrived; every request of the client can be sent twice.
         if not patience.wait():
             raise self.lost(error) from error
 
 
 def object_in(value: Any, name: str, kind: type) -> Any:
-    """`value[name]` of this kind; ServiceFailed where a server answers otherwise than weightgen's does."""
+    """`value[name]` of this type; raises ServiceFailed if the server sent something else."""
     found = value.get(name) if isinstance(value, dict) else None
     if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
-        raise ServiceFailed(f"the server's answer has no {name!r} that could be used; is it another version's?")
+        raise ServiceFailed(f"the server's answer has no {name!r} that could be used; is it of another version?")
     return found
 
 
@@ -164,7 +164,7 @@ def _check_key(key: str) -> str:
 
 
 def _read(answer: httpx2.Response, url: str) -> bytes:
-    """The body of an answer, which is closed; not more than fits."""
+    """The body of an answer, at most MAX_ANSWER_BYTES; closes the answer."""
     blocks, size = [], 0
     try:
         for block in answer.iter_raw():
@@ -188,13 +188,13 @@ def _parse_object(body: bytes, place: str) -> dict[str, Any]:
 
 
 def _retry_seconds(answer: httpx2.Response) -> float | None:
-    """What Retry-After says in seconds; None where it says nothing or a date."""
+    """Seconds in Retry-After; None if it is absent or a date."""
     said = answer.headers.get("retry-after", "").strip()
     return float(said) if said.isdecimal() and len(said) < 10 else None
 
 
 def _error_of(status: int, body: bytes, url: str) -> WeightgenError:
-    """The server's sentence as an error of the library."""
+    """The server's message as a WeightgenError."""
     try:
         problem = json.loads(body)
     except (ValueError, RecursionError):
@@ -205,7 +205,7 @@ def _error_of(status: int, body: bytes, url: str) -> WeightgenError:
 
 
 def error_of_problem(body: dict[str, Any]) -> WeightgenError:
-    """The error that a problem (RFC 9457) of the service stands for, with its sentence."""
+    """The WeightgenError for a problem (RFC 9457) of the service, with its message."""
     kind = str(body.get("type", "")).rpartition(":")[2]
     sentence, parts = str(body.get("detail", "")), body.get("errors")
     for part in parts if isinstance(parts, list) else ():

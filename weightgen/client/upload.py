@@ -23,7 +23,7 @@ MEDIA_TYPES = {
     ".csv": "text/csv",
     ".parquet": "application/vnd.apache.parquet",
 }
-"""Suffix of a file -> what it is sent as."""
+"""Suffix of a file -> media type of the request."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Upload:
     media_type: str
 
     def content(self, *, progress: bool) -> Callable[[], Iterator[bytes]]:
-        """What begins the body from its start, each time it is called."""
+        """A function that returns the body from its start, each time it is called."""
 
         def read() -> Iterator[bytes]:
             self.file.seek(0)
@@ -51,7 +51,7 @@ class Upload:
 def pack(data: "str | Path | Mapping[str, np.ndarray]") -> Iterator[Upload]:
     """The body for a file, for a folder of folders of pictures, or for arrays by name (x and y, or x_train, …).
 
-    NotFound for a path where nothing is, BadData for a folder without pictures.
+    Raises NotFound for a path that does not exist, BadData for a folder without files.
     """
     if isinstance(data, str | Path):
         path = Path(data)
@@ -75,7 +75,7 @@ def _open_file(path: Path) -> Iterator[tuple[BinaryIO, str]]:
 
 @contextlib.contextmanager
 def _zip_folder(path: Path) -> Iterator[tuple[BinaryIO, str]]:
-    """Every file below the folder but hidden ones; links are not followed, what lies elsewhere stays there."""
+    """A zip of every file below the folder except hidden ones; links are not followed."""
     names = [found.relative_to(path) for found in sorted(path.rglob("*")) if found.is_file() and not found.is_symlink()]
     names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
     if not names:

@@ -1,1 +1,1 @@
-"""What is handed over: the gate that checks weights, and the artifact folder."""
+"""Delivery: the gate that checks weights, and the artifact folder that is handed over."""

@@ -2,13 +2,13 @@
 
     model.safetensors   the state, written by weightgen.files.checkpoint
     config.json         the keyword arguments of the architecture's class, and nothing else: a class that takes
-                        **kwargs would be given every other key
+                        **kwargs would get every other key too
     README.md           the model card
     manifest.json       request, generator, seed, nearest checkpoint, verification, spec, sha256 of the other files
 
-`PyTorchModelHubMixin.from_pretrained(folder)` of the architecture's class loads it; `read_artifact` does, and checks
-every hash. A network of another library says by `hub_files(class_names)` which JSON files that library's loader reads
-(config.json and others); that loader loads it instead. The same request to the same generator file writes the same
+`PyTorchModelHubMixin.from_pretrained(folder)` of the architecture's class loads it. `read_artifact` loads it too, and
+checks every hash. A network of another library is loaded by that library's loader; `hub_files(class_names)` gives the
+JSON files that the loader reads (config.json and others). The same request to the same generator file writes the same
 bytes, so no time and no path is written.
 """
 
@@ -35,7 +35,7 @@ WEIGHTS, CONFIG, CARD, MANIFEST = "model.safetensors", "config.json", "README.md
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """What a folder holds, after its hashes were checked."""
+    """The content of a folder whose hashes were checked."""
 
     state: State
     spec: StateSpec
@@ -87,9 +87,9 @@ def write_artifact(
     manifest: Mapping[str, Any],
     scoreboard: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write the folder, whole or not at all, and return its manifest; a folder that is not empty is refused.
+    """Write the folder, whole or not at all, and return its manifest; refuses a folder that is not empty.
 
-    `manifest` is that of `describe_artifact`; the accuracies of a `scoreboard` go onto the card.
+    `manifest` comes from `describe_artifact`; the card shows the accuracies of a `scoreboard`.
     """
     spec = target.spec
     with new_folder(folder) as partial:
@@ -114,7 +114,7 @@ def write_artifact(
 
 
 def read_artifact(folder: str | Path, *, target: Target | None = None) -> Artifact:
-    """The artifact in a folder. CorruptFile names what is missing or altered; SpecMismatch if `target` is another."""
+    """The artifact in a folder; CorruptFile names what is missing or altered, SpecMismatch if `target` differs."""
     folder = Path(folder)
     if not folder.is_dir():
         raise NotFound(f"{folder}: no such folder; expected an artifact")
@@ -159,7 +159,7 @@ def _loader(target: Target) -> tuple[str, str]:
 
 
 def _describe_for_hub(target: Target, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Name -> JSON value of the files that whoever loads the weights reads, CONFIG among them."""
+    """Name -> JSON value of the files that the loader of the weights reads, CONFIG among them."""
     if _library(target) is None:
         return {CONFIG: dict(target.spec.config)}
     support = manifest["request"]["support"]
@@ -186,7 +186,7 @@ def _write_card(target: Target, manifest: Mapping[str, Any], scoreboard: Mapping
         "",
         f"# {spec.arch}: generated weights",
         "",
-        f"{spec.num_parameters:,} parameters of `{spec.arch}`, asked of the weightgen generator "
+        f"{spec.num_parameters:,} parameters of `{spec.arch}`, requested from the weightgen generator "
         f"`{generator['name']}` with {sum(support['shots']) if support else 'no'} labelled examples, "
         "made without a training step.",
         "",
@@ -210,7 +210,7 @@ def _write_card(target: Target, manifest: Mapping[str, Any], scoreboard: Mapping
         *(_write_scores(scoreboard) if scoreboard is not None else []),
         "## Licence",
         "",
-        "The weights derive from the support examples and from the generator; whoever owns the examples says under "
+        "The weights derive from the support examples and from the generator. The owner of the examples decides under "
         "which licence the weights may be used. The generator's card names the data it was trained on.",
         "",
         "## Provenance",

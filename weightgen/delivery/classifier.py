@@ -1,4 +1,4 @@
-"""The profile of classifiers: one support example in five of each class is held back, and has to be recognised."""
+"""The profile of classifiers: one support example in five of each class is held back and must be recognised."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,16 +20,16 @@ HOLD_BACK = 5
 
 
 class Classifier:
-    """A network whose highest output is the class."""
+    """The profile of a network whose highest output is the class."""
 
     name = "classifier"
 
     def check(self, request: GenerationRequest, state: State) -> Checks:
-        """Whether the state loads, is finite and has an effect on the support set, or on noise without one."""
+        """Whether the state loads, is finite and has an effect on the support set, or on noise if there is none."""
         return check_state(request.target, state, inputs=_probe(request))
 
     def hold_back(self, request: GenerationRequest) -> Trial | None:
-        """One example in five of each class is held back, drawn by the request's seed."""
+        """A trial with one example in five of each class held back, drawn with the request's seed."""
         if request.condition.support is None:
             return None
         parts = hold_back(request.condition.support, rng=torch.Generator().manual_seed(request.seed))
@@ -39,7 +39,7 @@ class Classifier:
         return Trial(replace(request, condition=replace(request.condition, support=kept)), inputs, labels)
 
     def compare(self, trial: Trial, states: Sequence[State], references: Sequence[WeightGenerator]) -> Comparison:
-        """A state with a fault recognises nothing."""
+        """Which held-back examples each state gets right; a state with a fault gets none right."""
         target, nothing = trial.partial.target, torch.zeros(len(trial.answers), dtype=torch.bool)
 
         def is_right(logits: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Classifier:
 
 
 def check_state(target: Target, state: State, *, inputs: Tensor) -> Checks:
-    """What holds of a classifier's state: "loads", "finite" and "has_effect".
+    """Whether a classifier's state has the properties "loads", "finite" and "has_effect".
 
     It has an effect if its logits for `inputs` (n, *input_shape) are finite, differ between inputs and differ from
     those of the default initialisation.
@@ -89,7 +89,7 @@ def check_state(target: Target, state: State, *, inputs: Tensor) -> Checks:
 
 
 def hold_back(support: SupportSet, *, rng: torch.Generator) -> tuple[SupportSet, Tensor, Tensor] | None:
-    """The support set without one in five examples of each class, and inputs and labels of those.
+    """The support set without one in five examples of each class, and the inputs and labels of those examples.
 
     None if every class has only one example.
     """
@@ -108,7 +108,7 @@ def hold_back(support: SupportSet, *, rng: torch.Generator) -> tuple[SupportSet,
 
 
 def _generate_each(references: Sequence[WeightGenerator], request: GenerationRequest) -> list[State]:
-    """The first state of every reference, those that refit a trunk all at once."""
+    """The first state of every reference; if all of them refit a trunk, they do so in one pass."""
     refitting = [r for r in references if isinstance(r, RefitsTrunks)]
     if request.condition.support is None or not references or len(refitting) < len(references):
         return [r.generate(request)[0] for r in references]
@@ -117,7 +117,7 @@ def _generate_each(references: Sequence[WeightGenerator], request: GenerationReq
 
 
 def _probe(request: GenerationRequest) -> Tensor:
-    """Inputs to look at outputs for: the support set's, or noise without one."""
+    """Inputs on which outputs are compared: the support set's, or noise if there is none."""
     if request.condition.support is not None:
         return request.condition.support.inputs
     return torch.rand(8, *request.target.input_shape, generator=torch.Generator().manual_seed(0))

@@ -1,10 +1,10 @@
-"""The gate: what is generated is handed over only if it loads, works, and no reference does better.
+"""The gate: generated weights are handed over only if they load, work, and no reference does better.
 
-Whether a reference does better is asked on examples that no candidate was made from: the profile of the weights holds
-some back, every candidate is made from the rest and scored on those. A reference must win by more than one standard
-error of the paired difference, or chance alone would often replace good weights: of k examples that only the reference
-gets right and l that only the generated weights do, k - l > sqrt(k + l + 1). The 1 makes sure that one example alone
-never decides. What is handed over is always made from all examples.
+References are compared on examples that no candidate was made from: the profile of the weights holds some examples
+back, every candidate is made from the rest, and all are scored on the held-back ones. A reference must win by more than
+one standard error of the paired difference, or chance alone would often replace good weights. If only the reference
+gets k examples right, and only the generated weights get l right, it wins if k - l > sqrt(k + l + 1). Because of the 1,
+one example alone never decides. The weights that are handed over are always made from all examples.
 """
 
 import math
@@ -31,11 +31,11 @@ class VerifiedWeights:
     source: str
     """Name of the generator or reference that made it."""
     report: dict[str, Any]
-    """JSON: what was checked and found; the same for the same request."""
+    """JSON: what was checked, and the results; equal requests give equal reports."""
 
     @property
     def is_fallback(self) -> bool:
-        """Whether a reference stands in for what was generated."""
+        """Whether a reference replaces the generated weights."""
         return self.report["fell_back"]
 
 
@@ -47,10 +47,10 @@ def generate_verified(
     fallback: bool = True,
     profile: Profile = CLASSIFIER,
 ) -> list[VerifiedWeights]:
-    """The generated weights, each sample through the gate; or the best reference's where one wins.
+    """The generated weights, each sample through the gate, or the best reference's weights if one wins.
 
-    `references` are what the answer is compared with, a random trunk under a solved head by default; the first sample
-    of each counts. Without `fallback`, a reference that wins raises VerificationFailed.
+    `references` are compared with the generated weights; the default is a random trunk under a solved head. Only the
+    first sample of each counts. Without `fallback`, VerificationFailed is raised if a reference wins.
     """
     against = [RandomTrunkRidge()] if references is None else references
     (verified,) = generate_verified_many(generator, [request], [against], [fallback], profile=profile)
@@ -68,9 +68,10 @@ def generate_verified_many(
     profile: Profile = CLASSIFIER,
     on_generated: Callable[[], None] = lambda: None,
 ) -> list[list[VerifiedWeights] | WeightgenError]:
-    """For each of several requests what `generate_verified` gives, or raises, for it alone.
+    """For each of several requests, what `generate_verified` would return or raise for it alone.
 
-    Those that the generator can make in one pass are. `on_generated` is called between generation and the gate.
+    Requests that the generator can serve together are made in one pass. `on_generated` is called between generation and
+    the gate.
     """
     states = generate_all(generator, requests)
     on_generated()
@@ -95,7 +96,7 @@ def generate_verified_many(
 
 
 def generate_all(generator: WeightGenerator, requests: Sequence[GenerationRequest]) -> list[list[State]]:
-    """What the generator makes of each request, of those that it can in one pass."""
+    """The states for each request; requests that the generator can serve together are made in one pass."""
     groups: dict[Hashable, list[int]] = {}
     for i, request in enumerate(requests):
         group = generator.group_of(request) if isinstance(generator, MakesMany) else None
@@ -119,7 +120,7 @@ def _verify(
     fallback: bool,
     held: dict[str, Any],
 ) -> VerifiedWeights:
-    """The state through the gate, or the reference that takes its place."""
+    """The state after the gate, or the reference that replaces it."""
     checks, winner = profile.check(request, state), held.get("winner")
     if not checks.faults and winner is None:
         report = {"passed": True, "fell_back": False, "source": name, "sentence": _describe_pass(name, held)}
@@ -142,7 +143,7 @@ def _score_sample(comparison: Comparison | None, sample: int, profile: Profile) 
         "references": {name: n / count for name, n in right.items()},
         "winner": None,
     }
-    # The best first; equal ones in the order they were given.
+    # The best first; ties keep the order in which they were given.
     for name in sorted(right, key=lambda name: -right[name]):
         margin = right[name] - int(correct.sum())
         error = math.sqrt(int((comparison.references[name] != correct).sum()) + 1)

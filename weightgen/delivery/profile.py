@@ -1,4 +1,4 @@
-"""How weights of one kind are verified: a profile for each kind, one gate for all (`weightgen.delivery.gate`)."""
+"""How weights of one kind are verified: each kind has a profile, and all share one gate (`weightgen.delivery.gate`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ class Comparison:
     """Which held-back examples each candidate gets right, bool (m,) each."""
 
     generated: list[Tensor] = field(default_factory=list)
-    """One for each sample."""
+    """One tensor for each sample."""
     references: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -47,7 +47,7 @@ class Profile(Protocol):
     name: str
 
     def check(self, request: GenerationRequest, state: State) -> Checks:
-        """What holds of a state by itself."""
+        """Checks of one state by itself."""
         ...
 
     def hold_back(self, request: GenerationRequest) -> Trial | None:
@@ -59,5 +59,5 @@ class Profile(Protocol):
         ...
 
     def why_no_trial(self) -> str:
-        """Why `hold_back` gave None, part of a sentence."""
+        """Why `hold_back` returned None, as a part of a sentence."""
         ...

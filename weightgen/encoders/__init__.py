@@ -1,1 +1,1 @@
-"""What reads a condition: encoders of support sets."""
+"""Encoders of support sets."""

@@ -1,13 +1,13 @@
 """A class-aware encoder of support sets that sees images through a frozen CLIP; needs the extra 'clip'.
 
 The set encoder of D2NWG (Soro et al. 2025, arXiv:2402.18153, section 3.3): features of CLIP (Radford et al. 2021,
-arXiv:2103.00020), attention among the images of a class, then among the classes; mean and spread where the paper pools
-by attention. It is called like `SupportSetEncoder`, with which it shares all that comes after the images of a class.
+arXiv:2103.00020), attention among the images of a class, then among the classes. It pools by mean and spread where the
+paper pools by attention. It is called like `SupportSetEncoder`, and both share all steps after the images of a class.
 
     tower   = ClipTower.load("path/to/clip-vit-base-patch32")       a folder, or a repository of the Hugging Face hub
     encoder = ClipSupportEncoder(tower, dim=128)
 
-The tower belongs to no generator file: a file names it and its digest (`describe`), `load` refuses another one.
+No generator file holds the tower. A file names it and its digest (`describe`), and `load` refuses another tower.
 """
 
 import hashlib
@@ -30,17 +30,17 @@ from weightgen.layers.transformer import Block
 from weightgen.spec import State
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of the colours of CLIP's training images, channel by channel: what its towers expect to be taken off."""
+"""Mean and deviation of the colours of CLIP's training images, by channel; its towers expect normalised images."""
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _KINDS = ("clip", "clip_vision_model")
 _BATCH = 64
-"""Images a forward pass; bounds the memory of activations."""
+"""Images in a forward pass; bounds the memory of activations."""
 
 
 class ClipTower:
-    """A frozen CLIP vision tower with its projection, on the device of whatever images it is given.
+    """A frozen CLIP vision tower with its projection; it moves to the device of its images.
 
-    Not an nn.Module on purpose: a module that holds one neither trains nor saves it, and a copy of it shares it.
+    Not an nn.Module on purpose: a module that holds a tower neither trains nor saves it, and its copies share it.
     """
 
     def __init__(self, network: nn.Module, *, image_size: int, dim: int, source: str) -> None:
@@ -49,8 +49,8 @@ class ClipTower:
 
     @classmethod
     def load(cls, source: str | Path, *, digest: str | None = None) -> "ClipTower":
-        """The tower of a folder as transformers saves them (a whole CLIP or its vision part), or of a repository of
-        the hub; CorruptFile if it is none, or not the one of `digest`."""
+        """The tower in a folder that transformers saved (a whole CLIP or its vision part), or in a repository of the
+        hub; CorruptFile if it is not a CLIP tower, or its digest is not `digest`."""
         try:
             import transformers
         except ImportError as error:
@@ -59,7 +59,7 @@ class ClipTower:
             ) from error
         folder = Path(source) if Path(source).is_dir() else _fetch(str(source))
         config = _read_config(folder)
-        with torch.random.fork_rng(devices=[]):  # the constructor draws weights, which are overwritten at once
+        with torch.random.fork_rng(devices=[]):  # the constructor draws weights, which are overwritten
             network = transformers.CLIPVisionModelWithProjection(config)
         network.load_state_dict(_read_weights(folder, network.state_dict()))
         tower = cls(network, image_size=config.image_size, dim=config.projection_dim, source=str(source))
@@ -68,9 +68,9 @@ class ClipTower:
         return tower
 
     def features(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
-        """Image features of unit mean square of images in [0, 1] of any size; no gradient goes through.
+        """Features (n, d) of unit mean square for images in [0, 1] of any size; without gradient.
 
-        About nine billion operations an image for ViT-B/32: encode what is asked for again and again once.
+        About nine billion operations an image for ViT-B/32: encode images that are used often only once.
         """
         self.network.to(images.device)
         mean, deviation = (images.new_tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
@@ -83,7 +83,7 @@ class ClipTower:
 
     @cached_property
     def digest(self) -> str:
-        """sha256, hex, of the tower's names, shapes and float32 weights, however they were stored."""
+        """sha256, hex, of the tower's names, shapes and float32 weights; the stored dtype does not matter."""
         sha = hashlib.sha256()
         for name, t in sorted(self.network.state_dict().items()):
             sha.update(f"{name}{tuple(t.shape)}".encode())
@@ -91,7 +91,7 @@ class ClipTower:
         return sha.hexdigest()
 
     def describe(self) -> dict[str, str]:
-        """What a generator file says of its tower: `ClipTower.load(**described)` finds it again."""
+        """The entry for the tower in a generator file; `ClipTower.load(**described)` finds the tower again."""
         return {"source": self.source, "digest": self.digest}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ClipTower":
@@ -101,8 +101,8 @@ class ClipTower:
 class ClipSupportEncoder(nn.Module):
     """Labelled images (n, 1 or 3, h, w) in [0, 1] to class prototypes (k, e) and a summary (e,).
 
-    Orders of examples and of classes matter as little as to `SupportSetEncoder`. The tower is no part of its
-    parameters, nor of its state.
+    The order of examples and of classes has the same effect as for `SupportSetEncoder`. The tower is not part of its
+    parameters or its state.
     """
 
     def __init__(self, tower: ClipTower, *, dim: int = 128, heads: int = 4, depth: int = 2) -> None:
@@ -130,7 +130,7 @@ class ClipSupportEncoder(nn.Module):
         return prototypes, self.summary(pool_members(prototypes))
 
     def _relate_images(self, embedded: Sequence[Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
-        """Every set's images (n, e), in their order, after attention among those of one class."""
+        """Every set's embedded images (n, e), in their order, after attention among the images of one class."""
         orders = [torch.argsort(y, stable=True) for y in labels]
         sizes = [torch.bincount(y).tolist() for y in labels]
         classes = [c for e, order, of in zip(embedded, orders, sizes, strict=True) for c in e[order].split(of)]
@@ -140,7 +140,7 @@ class ClipSupportEncoder(nn.Module):
 
 
 def _read_config(folder: Path) -> Any:
-    """The CLIPVisionConfig of what config.json says; a whole CLIP has its vision tower's in a part of its own."""
+    """The CLIPVisionConfig in a folder's config.json; a whole CLIP has it in the part vision_config."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CLIPVisionConfig
 
@@ -165,7 +165,7 @@ def _read_config(folder: Path) -> Any:
 
 
 def _read_weights(folder: Path, expected: Mapping[str, Tensor]) -> State:
-    """The tensors of the tower in float32, of a file that may hold those of the text tower too."""
+    """The tower's tensors in float32, from a file that may hold the text tower too."""
     path = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
         raise NotFound(f"{folder}: holds no weights, expected {' or '.join(_WEIGHT_FILES)}")
@@ -192,5 +192,5 @@ def _fetch(repository: str) -> Path:
                 continue
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise NotFound(f"{repository}: no such folder, and not to be had from the hub: {reason}") from error
+        raise NotFound(f"{repository}: no such folder, and the hub does not give it: {reason}") from error
     return folder

@@ -1,7 +1,7 @@
 """A class-aware encoder of support sets: a prototype of every class, in class order, and a summary of them all.
 
 After the set encoder of D2NWG (Soro et al. 2025, arXiv:2402.18153, section 3.3: a Set Transformer within classes, then
-over classes), with a convolutional network in the place of CLIP's features, and means within classes.
+over classes), with a convolutional network instead of CLIP's features, and means within classes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,8 +18,8 @@ from weightgen.layers.transformer import Block
 class SupportSetEncoder(nn.Module):
     """Labelled images (n, 1 or 3, 28, 28) in [0, 1] to class prototypes (k, e) and a summary (e,).
 
-    Another order of the examples changes nothing; another order of the classes reorders the prototypes, and leaves the
-    summary as it is: a trunk may not depend on how classes are numbered, a class row has to.
+    Another order of the examples changes nothing. Another order of the classes reorders the prototypes and keeps the
+    summary: a trunk must not depend on how classes are numbered, but a class row must.
     """
 
     def __init__(self, *, width: int = 32, dim: int = 128, heads: int = 4, depth: int = 2) -> None:
@@ -55,8 +55,7 @@ class SupportSetEncoder(nn.Module):
 def describe_classes(
     embedded: Float[Tensor, "n e"], images: Tensor, labels: Int[Tensor, " n"], num_classes: int
 ) -> Float[Tensor, "k d"]:
-    """Mean and spread of every class's embeddings, the mean and spread of its colours, and how many there are: k rows
-    of d = 2 e + 7."""
+    """Mean and spread of each class's embeddings and colours, and its number of examples: (k, d), d = 2 e + 7."""
     counts = torch.bincount(labels, minlength=num_classes)[:, None].to(embedded)
 
     def average(values: Tensor) -> Tensor:
@@ -73,7 +72,7 @@ def describe_classes(
 def relate_members(
     sets: Sequence[Float[Tensor, "_ e"]], blocks: Iterable[nn.Module], norm: nn.Module
 ) -> list[Float[Tensor, "_ e"]]:
-    """The members of every set after attention among themselves; their order changes nothing but theirs."""
+    """The members (_, e) of every set after attention among themselves; reordered members give reordered results."""
     related: list[Tensor] = [torch.empty(0)] * len(sets)
     for size in {len(x) for x in sets}:  # sets of one size go through the transformer together
         chosen = [i for i, x in enumerate(sets) if len(x) == size]

@@ -24,7 +24,7 @@ class Nearest:
     distance: float
     """`weightgen.references.zoo.trunk_distance` after matching hidden units; unrelated trunks are at about 1.4."""
     ratio: float
-    """Distance over the median distance of a zoo trunk to its nearest other; near 0 for a copy, near 1 for one more."""
+    """Distance over the median distance of a zoo trunk to its nearest other; near 0 for a copy, near 1 if new."""
 
 
 def find_nearest(zoo: ReferenceZoo, target: Target, state: State) -> Nearest:
@@ -35,7 +35,7 @@ def find_nearest(zoo: ReferenceZoo, target: Target, state: State) -> Nearest:
 
 
 def describe_nearest(zoo: ReferenceZoo, nearest: Nearest) -> dict[str, Any]:
-    """JSON of the checkpoint that is nearest, and how near."""
+    """JSON of the nearest checkpoint and its distance."""
     run = zoo.runs[nearest.index]
     kept = {key: run[key] for key in ("run_id", "dataset", "classes", "sha256")}
     return {**kept, "distance": nearest.distance, "ratio": nearest.ratio}
@@ -44,10 +44,10 @@ def describe_nearest(zoo: ReferenceZoo, nearest: Nearest) -> dict[str, Any]:
 def copying_statistic(generated: Sequence[float], held_out: Sequence[float]) -> float:
     """Z_U of Meehan, Chaudhuri, Dasgupta 2020, "A Non-Parametric Test to Detect Data-Copying" (arXiv:2004.05675).
 
-    Of distances to the nearest training example, from generated (m) and from held-out true ones (n):
-    U = number of pairs (g, h) with g > h, ties half; Z_U = (U - mn/2) / sqrt(mn(m + n + 1)/12). Far below zero means
-    copying. Here the held-out ones are the zoo's own trunks, each against the others. With m = 1 it cannot go below
-    about -1.7: only many tasks give it power.
+    `generated` (m) and `held_out` (n) are distances to the nearest training example, from generated and from held-out
+    true examples. U = number of pairs (g, h) with g > h, ties count half; Z_U = (U - mn/2) / sqrt(mn(m + n + 1)/12).
+    Far below zero means copying. Here the held-out ones are the zoo's own trunks, each compared with the others. With
+    m = 1 it cannot go below about -1.7: only many tasks give it power.
     """
     m, n = len(generated), len(held_out)
     if m == 0 or n == 0:

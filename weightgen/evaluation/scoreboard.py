@@ -1,9 +1,9 @@
-"""The scoreboard: what is generated beside every reference, on the test part of the same data.
+"""The scoreboard: accuracy of generated weights and of every reference, on the test part of the same data.
 
-Every reference has equal access to data: it sees the same support set and, where it brings a trunk, refits BatchNorm's
-statistics and the class head on it. The comparison leans towards the references where it leans at all: training from
-scratch and the fine-tuned arms count at the best of their learning rates as the TEST part judges, and scratch also at
-the better of with and without augmentation. What is generated at step 0 has one try.
+Every reference has equal access to data: it sees the same support set. If it has a trunk, it refits BatchNorm's
+statistics and the class head on that set. Where the comparison is not even, it favours the references: training from
+scratch and fine-tuning count at the learning rate that is best on the TEST part, and training from scratch also with or
+without augmentation, whichever is better. The generated weights at step 0 get one try.
 
 Keys that cannot be filled (no reference zoo, a generator without a trunk condition) are null, and a note says why.
 """
@@ -59,10 +59,10 @@ class ScoreboardConfig:
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     finetune_rates: tuple[float, ...] = (3e-4, 2e-3, 1e-2)
-    """Each arm's curve is that of its best rate at `judged_at` steps."""
+    """Each arm's curve uses the rate that is best at `judged_at` steps."""
     judged_at: int = 50
     sigma: float = 0.1
-    """Of noise round the nearest."""
+    """Size of the noise that the reference `noise` adds to the nearest trunk."""
 
     def __post_init__(self) -> None:
         if self.judged_at not in self.finetune.record_at or 0 not in self.finetune.record_at:
@@ -91,8 +91,8 @@ def compare(
     """The scoreboard of one generator on one data set, JSON values only; accuracies are fractions.
 
     With `tasks` > 1 every number is the mean over tasks, each with its own support set and, with `ways`, its own class
-    subset of that size; `target` has `ways` classes then. The shuffled condition is a support set of `other` data if
-    given, else of another of the tasks, else of the same images under other labels. `say` is told what goes on.
+    subset of that size; `target` then has `ways` classes. The shuffled condition is a support set of `other` data if
+    given, else that of another task, else the same images under other labels. `say` gets lines of progress.
     """
     config = config or ScoreboardConfig()
     say = say or (lambda _: None)
@@ -202,7 +202,7 @@ def _score_task(
     start = time.perf_counter()
     runs = sweep_from_scratch(bench.target, bench.task.support, bench.config.scratch, seed=bench.task.seed)
     sweep_seconds = time.perf_counter() - start
-    # Of equally accurate runs the quickest: its seconds are what generation is compared with.
+    # The quickest of equally accurate runs: generation is compared with its seconds.
     ranked = sorted(runs, key=lambda run: (-bench.score(run.state), run.seconds))
     states["scratch"] = ranked[0].state
     scores = {arm: bench.score(s) if s is not None else None for arm, s in states.items()}
@@ -238,7 +238,7 @@ def _score_task(
 
 
 def _time_generation(generator: WeightGenerator, request: GenerationRequest) -> tuple[State, float]:
-    """What is generated, and the median seconds of a call after one that warms up."""
+    """A generated state, and the median seconds of a call after a first one that warms up."""
     state, seconds = generator.generate(request)[0], []
     for _ in range(TIMED_CALLS):
         start = time.perf_counter()
@@ -265,7 +265,7 @@ def _draw_curve(bench: _Bench, state: State) -> tuple[dict[str, float], float]:
 
 
 def _area(points: Mapping[str, float]) -> float:
-    """Mean accuracy over the steps of a curve, straight between its points."""
+    """Mean accuracy over the steps of a curve, by straight lines between its points."""
     steps, values = [int(s) for s in points], list(points.values())
     pairs = zip(range(len(steps) - 1), range(1, len(steps)), strict=True)
     area = sum((steps[j] - steps[i]) * (values[i] + values[j]) / 2 for i, j in pairs)
@@ -279,10 +279,10 @@ def _measure_novelty(
     scratch: Sequence[ScratchRun],
     nearest_refit: State | None,
 ) -> dict[str, Any] | None:
-    """How far the generated trunk is from trained ones, and how far its errors are theirs.
+    """Distance of the generated trunk to trained ones, and the overlap of their errors.
 
-    `error_iou` is with the retrieved trunk under its refitted head, `independent_error_iou` that of the two best
-    networks trained from scratch, which share nothing but the support set.
+    `error_iou` compares it with the retrieved trunk under a refitted head. `independent_error_iou` compares the two
+    best networks trained from scratch, which share only the support set.
     """
     if zoo is None:
         return None
@@ -305,7 +305,7 @@ def _measure_novelty(
 
 
 def _merge(scored: list[dict[str, Any]], zoo: ReferenceZoo | None) -> dict[str, Any]:
-    """Means over tasks in the shape of one task's scoreboard, with their spread."""
+    """Means over tasks, laid out like the scoreboard of one task, with their spread."""
     if len(scored) == 1:
         board = dict(scored[0])
     else:
@@ -336,7 +336,7 @@ def _merge(scored: list[dict[str, Any]], zoo: ReferenceZoo | None) -> dict[str, 
 
 
 def _average(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Key by key, over the rows that have a number."""
+    """Mean of each key over the rows that have a number for it."""
     found = {key: [row[key] for row in rows if row[key] is not None] for key in rows[0]}
     return {
         key: statistics.fmean(v for v in values if v is not None) if values else None for key, values in found.items()
@@ -368,7 +368,7 @@ def _check_classes(target: Target, num_classes: int, name: str) -> None:
 def _usable_references(
     generator: WeightGenerator, target: Target, references: ReferenceZoo | None, notes: list[str]
 ) -> tuple[ReferenceZoo | None, TaskEmbedding | None]:
-    """The zoo and the embedding if references can be made of them; otherwise a note says why not."""
+    """The zoo and the embedding if references can be made from them; otherwise None, and a note says why."""
     embed, reason = task_embedding(generator, target.spec.arch, references)
     if references is None or embed is None:
         notes.append(f"retrieval, soup, zoo_mean and noise are null: {reason}")
@@ -380,7 +380,7 @@ def _usable_references(
 def _other_supports(
     drawn: Sequence[_Task], other: LabelledData | None, *, per_class: int, seed: int
 ) -> tuple[list[SupportSet], str]:
-    """For every task the support set of another one with as many classes, and in words where they come from."""
+    """For every task the support set of another task with as many classes, and words that say where they come from."""
     num_classes = drawn[0].support.num_classes
     if other is not None:
         if other.num_classes < num_classes or other.x_train.shape[1:] != drawn[0].data.x_train.shape[1:]:

@@ -1,12 +1,12 @@
-"""How far a task lies from those that a generator learnt from, by the generator's own embedding.
+"""Distance of a task from those that a generator learnt from, by the generator's own embedding.
 
-The distance is 1 - cosine to the nearest task of its reference zoo. What is far is calibrated on the zoo itself: a task
-is outside if it is farther from all of them than 95% of them are from their nearest fellow. The flag says that the
-generator has seen nothing like it, not that it fails: accuracy falls off gently, and a data set that is new to the
+The distance is 1 - cosine to the nearest task of its reference zoo. The threshold comes from the zoo itself: a task is
+outside if it is farther from all tasks of the zoo than 95% of them are from their nearest neighbour. Outside means that
+the generator has seen nothing like it, not that it fails: accuracy falls off gently, and a data set that is new to the
 generator may still be served well.
 
-An embedding that puts all tasks of its zoo into one point (some do, where the trunk hardly depends on the task) cannot
-tell, and says so: then uniform noise would lie among them too.
+Some embeddings put all tasks of their zoo into one point (if the trunk hardly depends on the task). Then uniform noise
+would lie among the tasks too, so `is_outside` is None.
 """
 
 from dataclasses import dataclass
@@ -20,28 +20,28 @@ from weightgen.references.zoo import ReferenceZoo
 
 QUANTILE = 0.95
 RESOLUTION = 2e-4
-"""Threshold below which an embedding tells no task from another: at 1e-4, noise was found among the tasks of a zoo."""
+"""Thresholds below this mean that an embedding cannot separate tasks: at 1e-4, noise lay among the tasks of a zoo."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskDistance:
-    """Where a task lies relative to those of a zoo."""
+    """Where a task lies relative to the tasks of a zoo."""
 
     distance: float
-    """1 - cosine to the nearest of them, 0 to 2."""
+    """1 - cosine to the nearest task, 0 to 2."""
     threshold: float
-    """`QUANTILE` of the distance of each of them to its nearest fellow."""
+    """`QUANTILE` of the distances of the zoo's tasks to their nearest neighbours."""
     nearest: str
-    """The data set of the nearest."""
+    """The data set of the nearest task."""
 
     @property
     def is_outside(self) -> bool | None:
-        """Whether the task is unlike all of the zoo; None if the embedding cannot tell."""
+        """Whether the task is unlike all tasks of the zoo; None if the embedding cannot separate tasks."""
         return None if self.threshold < RESOLUTION else self.distance > self.threshold
 
 
 def measure_task(zoo: ReferenceZoo, embedding: Float[Tensor, "e"]) -> TaskDistance:
-    """The distance of the task of this unit-norm embedding from those of the zoo; UnsupportedTask for a zoo of one."""
+    """Distance of a task with this unit-norm embedding from the zoo's tasks; UnsupportedTask for a zoo of one task."""
     index = zoo.rank(embedding)[0]
     return TaskDistance(
         distance=max(0.0, 1.0 - float(zoo.embeddings[index] @ embedding)),
@@ -51,10 +51,10 @@ def measure_task(zoo: ReferenceZoo, embedding: Float[Tensor, "e"]) -> TaskDistan
 
 
 def calibrate(zoo: ReferenceZoo) -> float:
-    """The distance that `QUANTILE` of the zoo's tasks keep to their nearest fellow; runs of one task are no fellows."""
+    """`QUANTILE` of the distances of the zoo's tasks to their nearest neighbours; runs of one task do not count."""
     tasks = [(run["dataset"], tuple(run["classes"])) for run in zoo.runs]
     if len(set(tasks)) < 2:
-        raise UnsupportedTask("the reference zoo holds one task, which is near to nothing; expected at least two")
+        raise UnsupportedTask("the reference zoo holds one task, which has no neighbour; expected at least two")
     is_same = torch.tensor([[a == b for b in tasks] for a in tasks])
     likeness = (zoo.embeddings @ zoo.embeddings.T).masked_fill(is_same, -1.0)
     return max(0.0, float(torch.quantile(1.0 - likeness.max(1).values, QUANTILE)))

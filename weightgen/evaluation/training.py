@@ -1,8 +1,8 @@
-"""Accuracy of a state, fine-tuning from it, and training from scratch: what every comparison is made of.
+"""Fine-tuning from a state and training from scratch, for comparisons.
 
 All training here is AdamW on the support set and nothing else. BatchNorm networks are trained on batch statistics and
-scored on running ones, which are recalibrated on the clean support set wherever a state is taken: a few steps with
-momentum 0.1 would leave them behind the weights.
+scored on running statistics. These are recalibrated on the clean support set whenever a state is taken: after a few
+steps with momentum 0.1 they would lag behind the weights.
 """
 
 import math
@@ -32,7 +32,7 @@ class FinetuneConfig:
     cycle: int = 50
     """Steps of one cosine from the learning rate to 0 (SGDR, arXiv:1608.03983, with restarts of equal length)."""
     warmup: int = 5
-    """First steps, over which the rate rises in a line: Adam's first steps are as long as its later ones, but blind."""
+    """First steps, over which the rate rises linearly: Adam's first steps have full length but a poor direction."""
     batch_size: int = 128
     weight_decay: float = 1e-4
     augment: bool = True
@@ -51,7 +51,7 @@ class FinetuneConfig:
 class ScratchConfig:
     """How a network is trained from its default initialisation: one cosine from peak to 0.
 
-    To convergence, or as near as this many steps come: `benchmarks.studies.scratch_length` says how near.
+    Training runs to convergence or to the step limit; `benchmarks.studies.scratch_length` measures how near that is.
     """
 
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
@@ -81,7 +81,7 @@ class ScratchRun:
     augmented: bool
     steps: int
     train_loss: float
-    """Running mean at the end."""
+    """Running mean of the loss at the end."""
     seconds: float
     """Wall clock of this run: initialisation, training and recalibration, without any scoring."""
 
@@ -175,7 +175,7 @@ def _train(
     augment: bool,
     rng: torch.Generator,
 ) -> Iterator[float]:
-    """Trains without end, one AdamW step for every loss that is asked for."""
+    """Train without end: every loss that is asked for takes one AdamW step."""
     augment = augment and support.inputs.ndim == 4
     if support.inputs.ndim == 4:
         module = module.to(memory_format=torch.channels_last)  # a third faster on a CPU # pyright: ignore
@@ -197,7 +197,7 @@ def _train(
 
 
 def _draw_batches(count: int, batch_size: int, rng: torch.Generator) -> Iterator[Tensor | None]:
-    """Row numbers of batch after batch, epochs end to end; None stands for all rows."""
+    """Row numbers of each batch, without end and without gaps between epochs; None means all rows."""
     if count <= batch_size:
         while True:
             yield None
@@ -214,7 +214,7 @@ def _rows(support: SupportSet, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _take_state(target: Target, module: nn.Module, support: SupportSet) -> State:
-    """A copy of the module's state, fit to be scored in eval mode; the module itself goes on as it was."""
+    """A copy of the module's state, ready to be scored in eval mode; the module is not changed."""
     state = {
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()

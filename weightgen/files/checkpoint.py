@@ -1,7 +1,7 @@
-"""Checkpoints: states of a spec, the checkpoint files of others, and files of many models.
+"""Checkpoints: states of a spec, checkpoint files of other libraries, and files of many models.
 
-Nothing is ever unpickled: `torch.load` stands once in this project, in `load_foreign`, with `weights_only=True`. Our
-own file format is in `weightgen.files.state_file`, whose public functions can be imported from here too.
+Nothing is ever unpickled: `torch.load` appears once in this project, in `load_foreign`, with `weights_only=True`. Our
+own file format is in `weightgen.files.state_file`; its public functions can be imported from here too.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ def save_for_spec(
 
 
 def load_for_spec(path: str | Path, spec: StateSpec, *, allow_nonfinite: bool = False) -> State:
-    """A full state in the spec's order, ties restored; SpecMismatch unless the file holds exactly that."""
+    """A full state in the spec's order, ties restored; SpecMismatch if the file does not fit the spec exactly."""
     state = spec.restore_ties(load_state(path, allow_nonfinite=allow_nonfinite))
     try:
         spec.check(state)
@@ -74,8 +74,8 @@ def load_foreign(path: str | Path, *, allow_nonfinite: bool = False) -> State:
     """A state from any common checkpoint file: .safetensors, a shard index (.index.json), .pt, .pth, .th, .bin, .ckpt.
 
     Pickled files are read with `weights_only=True`. A training checkpoint may keep its state under `state_dict`,
-    `model_state_dict`, `model` or `net`; what stands beside it is dropped, and only then. The prefixes of
-    DataParallel (`module.`) and torch.compile (`_orig_mod.`) are taken off.
+    `model_state_dict`, `model` or `net`; only then are its other entries dropped. The prefixes of DataParallel
+    (`module.`) and torch.compile (`_orig_mod.`) are removed.
     """
     name = Path(path).name
     if name.endswith(".index.json"):
@@ -85,7 +85,7 @@ def load_foreign(path: str | Path, *, allow_nonfinite: bool = False) -> State:
     elif name.endswith(_PICKLED_SUFFIXES):
         state = _load_pickled(str(path), allow_nonfinite)
     else:
-        with open_to_read(path):  # a missing file or a folder is said first
+        with open_to_read(path):  # a missing file or a folder raises first
             kinds = ", ".join((".safetensors", ".index.json", *_PICKLED_SUFFIXES))
             raise CorruptFile(f"{path}: not a checkpoint by its name; expected one that ends in {kinds}")
     if not state:
@@ -97,8 +97,8 @@ def read_models(path: str | Path, *, allow_nonfinite: bool = False) -> Iterator[
     """The models of a file that holds many, one (key, state) at a time, as the .json beside the file describes.
 
     `stacked` with `stack_axis` 0: every tensor is (n, ...), and the keys are "0" to n - 1, the places in its `rows`.
-    `key_format` "<row key>/<name>": the keys are those of its `rows`. Else, or without a .json: one model, named like
-    the file.
+    `key_format` "<row key>/<name>": the keys are those of its `rows`. Otherwise, or without a .json, the file holds one
+    model, and the key is the file's name without suffix.
     """
     path = Path(path)
     beside = path.with_suffix(".json")
@@ -113,18 +113,18 @@ def read_models(path: str | Path, *, allow_nonfinite: bool = False) -> Iterator[
 
 
 def _same_bytes(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one shape and dtype hold the same bits; NaN equals itself."""
+    """Whether two tensors of the same shape and dtype hold the same bits; NaN equals itself."""
     return np.array_equal(bytes_of(a.detach().cpu()), bytes_of(b.detach().cpu()))
 
 
-# Reading the formats of others.
+# Reading the formats of other libraries.
 
 _PICKLED_SUFFIXES = (".pt", ".pth", ".th", ".bin", ".ckpt")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _MAX_VIEWS = 16
-"""How often the bytes of a pickled file may be counted over by tensors that share storage (ties, slices)."""
+"""How many times the bytes of a pickled file may be counted by tensors that share storage (ties, slices)."""
 _UNPICKLING_ERRORS = (
-    # A byte changed at random makes torch's restricted unpickler fail in any of these ways.
+    # One changed byte can make torch's restricted unpickler fail in any of these ways.
     *(pickle.UnpicklingError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
     *(AssertionError, EOFError, ImportError, MemoryError, OSError, struct.error, zipfile.BadZipFile),
 )
@@ -145,7 +145,7 @@ def _load_pickled(path: str, allow_nonfinite: bool) -> State:
         file.seek(0)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about pickle protocols, which the reader of a message cannot change
+                warnings.simplefilter("ignore")  # about pickle protocols, which the user cannot change
                 value = torch.load(file, map_location="cpu", weights_only=True)
         except _UNPICKLING_ERRORS as error:
             raise CorruptFile(f"{path}: {_say_why(error)}") from error
@@ -165,7 +165,7 @@ def _load_pickled(path: str, allow_nonfinite: bool) -> State:
 
 
 def _refuse_zip_bomb(file: BinaryIO, num_bytes: int, path: str) -> None:
-    """torch.save stores records uncompressed, so that their sizes add up to less than the file's."""
+    """Refuse compressed records: torch.save stores records as they are, so their sizes add up to less than the file."""
     try:
         with zipfile.ZipFile(file) as archive:
             records = archive.infolist()
@@ -187,7 +187,7 @@ def _say_why(error: BaseException) -> str:
 
 
 def _find_state(value: Any, path: str, *, depth: int = 0) -> State:
-    """The dict of tensors in what was pickled, itself or under a wrapper's key."""
+    """The dict of tensors in a pickled value: the value itself or what a wrapper's key holds."""
     if not isinstance(value, Mapping):
         raise CorruptFile(f"{path}: holds a {type(value).__name__}, expected a dict of tensors")
     found = [key for key in _WRAPPERS if key in value and _holds_state(value[key])]

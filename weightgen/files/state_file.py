@@ -46,7 +46,7 @@ _DTYPE_NAMES = {
 DTYPES: dict[str, torch.dtype] = {
     code: getattr(torch, name) for code, name in _DTYPE_NAMES.items() if hasattr(torch, name)
 }
-"""The header's word for every dtype that this torch has."""
+"""Code in the header -> dtype, for every dtype that this torch has."""
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -85,7 +85,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """Where one tensor of a file lies."""
+    """Dtype, shape and place of one tensor in a file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -97,7 +97,7 @@ class TensorEntry:
 class StateReader:
     """A safetensors file opened for reading one tensor, or some rows of one, at a time; use as a context manager.
 
-    The file is mapped, not read: memory in use is what was asked for. Every tensor returned is a copy.
+    The file is mapped, not read: only the tensors that are asked for take memory. Every tensor returned is a copy.
     """
 
     def __init__(self, path: str | Path, *, allow_nonfinite: bool = False) -> None:
@@ -132,7 +132,7 @@ class StateReader:
         return self._checked(name, tensor)
 
     def read_rows(self, name: str, rows: Sequence[int]) -> Tensor:
-        """Those rows of a tensor (n, ...), in the order asked for."""
+        """The given rows of a tensor (n, ...), in the order of `rows`."""
         entry = self._entry(name)
         num_rows = entry.shape[0] if entry.shape else 0
         wrong = next((row for row in rows if not 0 <= row < num_rows), None)
@@ -150,7 +150,7 @@ class StateReader:
         return self.entries[name]
 
     def _stored(self, entry: TensorEntry) -> np.ndarray:
-        """The mapped bytes of a tensor; must not outlive the expression it stands in, or the map cannot be closed."""
+        """The mapped bytes of a tensor; use them within one expression, or the map cannot be closed."""
         return np.frombuffer(self._map, np.uint8, entry.end - entry.begin, entry.begin)
 
     def _checked(self, name: str, tensor: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ def _refuse_unwritable(state: Mapping[str, Tensor]) -> None:
 
 
 def is_name(name: str) -> bool:
-    """Whether a tensor can be called this: not endless, and UTF-8 (JSON may smuggle in half a surrogate pair)."""
+    """Whether a tensor can have this name: not too long, and valid UTF-8 (JSON can hold half a surrogate pair)."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -210,7 +210,7 @@ def is_name(name: str) -> bool:
 
 
 def bytes_of(tensor: Tensor) -> np.ndarray:
-    """The values of a tensor as bytes (n,), row by row; its own memory where it is contiguous."""
+    """The values of a tensor as bytes (n,), row by row; shares the tensor's memory if it is contiguous."""
     return tensor.resolve_conj().contiguous().flatten().view(torch.uint8).numpy()
 
 
@@ -270,7 +270,7 @@ def refuse_nonfinite(path: str, name: str, tensor: Tensor) -> None:
     if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
         return
     real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-    numbers = real.float() if real.element_size() == 1 else real  # 8-bit floats know no comparison
+    numbers = real.float() if real.element_size() == 1 else real  # 8-bit floats cannot be compared
     lowest, highest = torch.aminmax(numbers)  # NaN wins in both; thirty times faster than isfinite().all()
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise CorruptFile(f"{path}: {name!r} holds NaN or infinite values; pass allow_nonfinite=True to read it anyway")

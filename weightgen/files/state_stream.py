@@ -1,7 +1,7 @@
-"""Safetensors files written one tensor at a time, in any order: a state need never be in memory as a whole.
+"""Safetensors files written one tensor at a time, in any order: the whole state is never in memory.
 
-The bytes are those that `save_state` writes for the same tensors. A state past a size is split into shards named as the
-Hugging Face Hub names them, with an index that `load_foreign` reads: model-00001-of-00003.safetensors,
+The bytes are those that `save_state` writes for the same tensors. A larger state is split into shards with the names of
+the Hugging Face Hub and an index that `load_foreign` reads: model-00001-of-00003.safetensors,
 model.safetensors.index.json.
 """
 
@@ -27,7 +27,7 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A tensor to come."""
+    """Dtype and shape of a tensor that is written later."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -61,7 +61,7 @@ class StreamedState:
         self._missing = set(slots)
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """Put a tensor in its place, which may hold none yet; the tensor can be let go of afterwards."""
+        """Write a tensor to its place, once; its memory can be freed afterwards."""
         slot = self._slots[name]
         assert name in self._missing, f"{name!r} is written twice"
         if tensor.dtype != slot.dtype or tuple(tensor.shape) != slot.shape:
@@ -80,7 +80,7 @@ class StreamedState:
 def stream_state(
     path: str | Path, slots: Mapping[str, Slot], *, manifest: Mapping[str, Any] | None = None
 ) -> Iterator[StreamedState]:
-    """A file to fill, which takes its place at `path` when the block ends well and every slot has been written."""
+    """A file to fill; it is moved to `path` when the block ends without error and every slot has been written."""
     with new_file(path) as file:
         state = StreamedState(file, slots, manifest)
         yield state
@@ -90,7 +90,7 @@ def stream_state(
 def write_shards(
     folder: Path, slots: Mapping[str, Slot], tensors: Iterable[tuple[str, Tensor]], *, max_shard_bytes: int
 ) -> list[Path]:
-    """Write the tensors of `slots`, which come in any order, to one file in `folder` or to shards; the files' paths.
+    """Write the tensors of `slots`, in any order, to one file in `folder` or to shards; returns the files' paths.
 
     A shard holds at most `max_shard_bytes` of tensors, or a single tensor larger than that.
     """

@@ -1,8 +1,8 @@
-"""Files and folders that are written whole or not at all, and JSON that has one spelling.
+"""Files and folders that are written whole or not at all, and canonical JSON files.
 
-A file is written under no name or a hidden one beside its place, flushed to the disk, then renamed. On Linux the
-unfinished file has no name, so that even a killed process leaves nothing behind. A folder is filled under the hidden
-name `.<name>.partial` and renamed when it is complete; what a killed process left there goes with the next attempt.
+A file is written without a name or under a hidden one in the same folder, flushed to the disk, then renamed. On Linux
+the unfinished file has no name, so that even a killed process leaves nothing behind. A folder is filled under the
+hidden name `.<name>.partial` and renamed when it is complete; the next attempt removes what a killed process left.
 """
 
 import contextlib
@@ -24,16 +24,16 @@ MAX_JSON_BYTES = 256 * 2**20
 
 
 def write_file(path: str | Path, data: bytes) -> None:
-    """Replace the file at `path` by `data`, at once: readers see the old bytes or the new ones."""
+    """Replace the file at `path` by `data` in one step: readers see the old bytes or the new ones."""
     with new_file(path) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
 def new_file(path: str | Path) -> Iterator[BufferedWriter]:
-    """A file open for writing that takes its place at `path` when the block ends well, and vanishes when it does not.
+    """A file open for writing; it is moved to `path` when the block ends without error, and removed otherwise.
 
-    Missing parent folders are made. Raises StorageFailed, naming the path, whatever the operating system refuses.
+    Missing parent folders are made. Raises StorageFailed, naming the path, for every error of the operating system.
     """
     path = Path(path)
     with _naming(path):
@@ -59,10 +59,10 @@ def new_file(path: str | Path) -> Iterator[BufferedWriter]:
 
 @contextlib.contextmanager
 def new_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
-    """A folder to fill, that takes its place at `path` when the block ends well, and is removed when it does not.
+    """A folder to fill; it is moved to `path` when the block ends without error, and removed otherwise.
 
-    An existing folder with something in it is refused before anything is done, or exchanged as a whole with `replace`.
-    Two writers of one folder exclude each other: the second is refused.
+    An existing folder that is not empty is refused before anything is done; with `replace` it is replaced as a whole.
+    If two processes write the same folder, the second is refused.
     """
     path = Path(path)
     with _naming(path):
@@ -70,7 +70,7 @@ def new_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         partial, replaced = (path.with_name(f".{path.name}.{suffix}") for suffix in ("partial", "replaced"))
         with _claim(partial):
             if replaced.exists() and not path.exists():
-                os.rename(replaced, path)  # an earlier exchange was killed between its two renames
+                os.rename(replaced, path)  # an earlier replacement was killed between its two renames
             if path.exists() and not path.is_dir():
                 raise NotADirectoryError(None, "a file of this name exists")
             if path.exists() and not replace and any(path.iterdir()):
@@ -108,7 +108,7 @@ def sha256_file(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def open_to_read(path: str | Path) -> Iterator[BinaryIO]:
-    """A regular file open for reading; NotFound where there is none, CorruptFile for folders, pipes and devices."""
+    """A regular file open for reading; NotFound if there is none, CorruptFile for folders, pipes and devices."""
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
@@ -128,7 +128,7 @@ def open_to_read(path: str | Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses inside the block into one sentence about `path`."""
+    """Turn an OSError inside the block into StorageFailed with one sentence about `path`."""
     if "\0" in str(path):
         raise StorageFailed(f"{str(path)!r}: cannot be written: a name cannot hold a NUL character")
     try:
@@ -166,8 +166,8 @@ def _link(descriptor: int, name: Path) -> None:
 def _claim(partial: Path) -> Iterator[None]:
     """An empty folder `partial` that no other process holds; removed at the end if it is still there.
 
-    The claim is a lock on the folder, which the system drops when its process dies, so that leftovers can be told
-    from work in progress.
+    The claim is a lock on the folder. The system drops it when the process dies, so that leftovers are not taken for
+    work in progress.
     """
     partial.mkdir(exist_ok=True)
     descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)

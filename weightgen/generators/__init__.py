@@ -1,6 +1,6 @@
-"""The methods of making weights that are learnt. A new one is a folder beside these and a line in METHODS.
+"""The learnt methods of making weights. A new method is a folder here and an entry in METHODS.
 
-Each folder declares its method in `method.py`, which needs no torch; its class is imported when a file is loaded.
+Each folder declares its method in `method.py`, which needs no torch. The class is imported when a file is loaded.
 """
 
 from importlib import import_module
@@ -20,8 +20,7 @@ METHODS = {method.name: method for method in (D2NWG, D2NWG_LAYERWISE, LOGAH, MIP
 
 
 def method_of_file(path: str | Path) -> Method:
-    """The method that wrote a generator file; CorruptFile if it is no such file, UnknownName for a method that is not
-    registered."""
+    """The method that wrote a generator file; CorruptFile if it is not one, UnknownName for an unregistered method."""
     from weightgen.generators.file import read_method
 
     name = read_method(Path(path))
@@ -37,5 +36,5 @@ def class_of(method: Method) -> Any:
 
 
 def load_generator(path: str | Path) -> "WeightGenerator":
-    """The learnt generator in a file; its manifest says which method it belongs to, and that method checks the rest."""
+    """The learnt generator in a file; the manifest names its method, and that method checks the rest."""
     return class_of(method_of_file(path)).load(Path(path))

@@ -1,4 +1,4 @@
-"""What the files of all generators have in common: their format, and which method of which version wrote them."""
+"""What all generator files share: their format, and the method and version that wrote them."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ FORMAT = "weightgen.generator"
 
 
 def read_method(path: Path) -> str:
-    """The method whose file this is; CorruptFile if it is no generator file."""
+    """Name of the method that wrote a generator file; CorruptFile if it is not one."""
     manifest = read_manifest(path)
     if manifest.get("format") != FORMAT:
         raise CorruptFile(f"{path}: format {manifest.get('format')!r}, expected a generator file ({FORMAT!r})")
@@ -18,7 +18,7 @@ def read_method(path: Path) -> str:
 
 
 def read_generator_manifest(path: Path, *, method: str, version: int) -> dict[str, Any]:
-    """The manifest of a file of this method; CorruptFile if it is another, UnsupportedTask for another version."""
+    """The manifest of a file of this method; CorruptFile for another method, UnsupportedTask for another version."""
     manifest = read_manifest(path)
     if manifest.get("format") != FORMAT or manifest.get("method") != method:
         raise CorruptFile(f"{path}: expected a generator file of method {method!r}")

@@ -1,8 +1,8 @@
 """ArchGraph: the computation of a network as a graph whose nodes own the tensors of its state.
 
-A node is one operation of a forward pass in evaluation mode; an edge says that the one's result goes into the other.
-Reshaping, slicing, dropout, casts and arithmetic on masks or positions leave no node. The same computation written in
-two ways (fused attention or not, a norm as one call or by hand) is meant to become the same nodes.
+A node is one operation of a forward pass in evaluation mode; an edge means that the result of one node is an input of
+another. Reshaping, slicing, dropout, casts and arithmetic on masks or positions leave no node. The same computation
+written in two ways (fused attention or not, a norm as one call or by hand) is meant to give the same nodes.
 
 Knyazev et al. 2021 (arXiv:2110.13100) and 2023 (arXiv:2303.04143) define such graphs for hypernetworks; Zhou et al.
 2024, LoGAH (arXiv:2405.16287) uses them. `weightgen.graph.trace` finds the nodes of a module.
@@ -38,13 +38,13 @@ OPS = (
     "output",
     "linear",
     "conv",
-    "grouped_conv",  # more than one group; depthwise is one channel a group
+    "grouped_conv",  # more than one group; depthwise means one channel in each group
     "transposed_conv",
     "batch_norm",
     "instance_norm",
     "group_norm",
     "layer_norm",
-    "rms_norm",  # no mean is taken away; also an L2 norm
+    "rms_norm",  # no mean is subtracted; also an L2 norm
     "embedding",
     "parameter",  # a tensor used as it is: positions, a class token, layer scale, a relative-position table
     "attention",  # softmax(q k^T) v, fused or not
@@ -54,11 +54,11 @@ OPS = (
     "product",  # of two results, by element or as matrices
     "concat",
     "recurrent",
-    "expert",  # linear, on the part of the data that a gate sent here
-    "gate",  # linear, its largest outputs choose experts
+    "expert",  # linear, on the rows that a gate chose
+    "gate",  # linear; its largest outputs choose experts
     "other",
 )
-"""What a node does. The position in this list is the number of the op in `ArchGraph.op_ids`; new ones go last."""
+"""What a node does. The position in this list is the op's number in `ArchGraph.op_ids`; append new ones at the end."""
 
 ROLES = (
     "weight",
@@ -69,21 +69,21 @@ ROLES = (
     "raw",
     "running mean",
     "running var",
-    "carried",  # integers and booleans, which nobody generates
+    "carried",  # integers and booleans, which are never generated
 )
-"""What a tensor is to the node that owns it. The weight of a norm that scales by 1 + weight is a norm bias: like a bias
-it begins at 0."""
+"""The role of a tensor in the node that owns it. The weight of a norm that scales by 1 + weight is a norm bias: like a
+bias it begins at 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class OwnedTensor:
-    """A tensor of the spec, seen from the node that owns it."""
+    """A tensor of the spec and its role in the node that owns it."""
 
     name: str
     role: str
     """One of ROLES."""
     is_transposed: bool = False
-    """Whether a matrix is stored (in, out), as x @ W reads it, instead of (out, in)."""
+    """Whether a matrix is stored (in, out), as in x @ W, instead of (out, in)."""
     is_buffer: bool = False
     """Whether the module keeps it as a buffer (statistics, masks, frequencies) and not as a parameter that learns."""
 
@@ -95,9 +95,9 @@ class Node:
     op: str
     """One of OPS."""
     tensors: tuple[OwnedTensor, ...] = ()
-    """In the order of the spec; a tied tensor goes with the tensor that it is tied to."""
+    """In the order of the spec; a tied tensor belongs to the node of the tensor that it is tied to."""
     reads: tuple[str, ...] = ()
-    """Names of tensors that it uses and that an earlier node owns: tied weights, modules used twice."""
+    """Names of tensors that it uses but an earlier node owns: tied weights, modules used twice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,11 +111,11 @@ class ArchGraph:
     edges: Int64[Tensor, "m 2"]
     """(source, target), each pair once, sorted by target, then source."""
     unreached: tuple[str, ...] = ()
-    """Tensors of the spec that no traced operation reads. Their nodes hang behind the tensor before them."""
+    """Tensors of the spec that no traced operation reads. Their nodes follow the node of the tensor before them."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Entries of the module's state_dict that are not in the spec (quantised, lazy, not a tensor ...), and why."""
     notes: tuple[str, ...] = ()
-    """What a reader of a report should know: values that had to be guessed, a pass that broke off, empty tensors."""
+    """Remarks for a report: values that had to be guessed, a forward pass that failed, empty tensors."""
 
     @cached_property
     def owner(self) -> dict[str, int]:
@@ -145,8 +145,8 @@ class ArchGraph:
     def depth(self) -> Int64[Tensor, " n"]:
         """Distance from the input: edges on the shortest path, (n,).
 
-        A node that the input does not reach (a raw parameter, an embedding of positions) stands one before the first
-        node that uses it, so that the layer scale of block 7 has the depth of block 7.
+        A node that the input does not reach (a raw parameter, an embedding of positions) has one less than the depth of
+        the first node that uses it, so that the layer scale of block 7 has the depth of block 7.
         """
         unknown = len(self.nodes) + 1
         depth = [unknown] * len(self.nodes)
@@ -161,10 +161,10 @@ class ArchGraph:
         return torch.tensor([0 if d >= unknown else d for d in depth])
 
     def distances(self, max_distance: int = 50) -> Int16[Tensor, "n n"]:
-        """Edges on the shortest path from node i to node j, (n, n): 0 to itself, -1 where there is no path.
+        """Edges on the shortest path from node i to node j, (n, n): 0 to itself, -1 if there is no path.
 
-        Longer paths count as `max_distance` (published: 50). Distances against the arrows are the transpose. Kept
-        after the first call; n columns of n numbers, one vector operation per edge.
+        Longer paths count as `max_distance` (published: 50). Distances against the arrows are the transpose. The result
+        is cached; it costs one vector operation of n numbers per edge.
         """
         if max_distance not in self._kept_distances:
             self._kept_distances[max_distance] = self._find_distances(max_distance)
@@ -189,8 +189,8 @@ class ArchGraph:
     def shape_codes(self) -> Int64[Tensor, "t 4"]:
         """Every tensor's (out, in, kernel height, kernel width) in the order of the spec, (t, 4); 1 where it has none.
 
-        As in GHN-3 and LoGAH. A one-dimensional kernel is its height, a three-dimensional one has depth x height as
-        its height. A stack of matrices (experts) counts its matrices as the kernel height.
+        As in GHN-3 and LoGAH. The size of a one-dimensional kernel is its height; the height of a three-dimensional one
+        is depth x height. For a stack of matrices (experts) the kernel height is their number.
         """
         return torch.tensor([self.shape_code(t.name) for t in self.spec.tensors]).reshape(-1, 4)
 
@@ -215,7 +215,7 @@ class ArchGraph:
     def digest(self) -> str:
         """sha256 of nodes, edges and the spec's names, shapes and dtypes, hex; the same on every machine.
 
-        Values of integer tensors do not count: how many batches a BatchNorm has seen is not architecture.
+        Values of integer tensors are left out: the number of batches that a BatchNorm has seen is not architecture.
         """
         nodes = [[n.op, [[t.name, t.role, t.is_transposed] for t in n.tensors], list(n.reads)] for n in self.nodes]
         content = {
@@ -229,12 +229,11 @@ class ArchGraph:
 def build_graph(module: nn.Module, example_inputs: Tensor | tuple[Any, ...] | None = None) -> ArchGraph:
     """The graph of any module, from one forward pass of its structure on the meta device.
 
-    The module, its mode, buffers, hooks, gradients and every random number generator are left alone; its tensors may
-    be on any device, the meta device too, and are neither read (but for integers) nor copied. Without
-    `example_inputs` the inputs are guessed from the first layers, or from the config of a Hugging Face model. Where
-    the pass breaks off, the parts it has not met are passed through one by one, each behind the one registered before
-    it, and `notes` says why.
-    The last 64 structures are kept. Raises BadData for a module without any tensor that can be served.
+    The module, its mode, buffers, hooks, gradients and every random number generator are not changed. Its tensors may
+    be on any device, also on the meta device; they are not copied, and only integers are read. Without `example_inputs`
+    the inputs are guessed from the first layers, or from the config of a Hugging Face model. If the pass fails, the
+    parts that it has not reached are run one by one, each behind the one registered before it, and `notes` says why.
+    The last 64 structures are cached. Raises BadData for a module without any tensor that can be served.
     """
     entries, left_out, notes = read_entries(module)
     if not entries:
@@ -286,7 +285,7 @@ def _describe_inputs(inputs: tuple[Any, ...] | None) -> Any:
 
 
 def _assemble(spec: StateSpec, drafts: list[Draft], module: nn.Module, buffers: set[str]) -> ArchGraph:
-    """The graph of recorded drafts, and of the tensors that none of them owns."""
+    """The graph of the recorded drafts and of the tensors that none of them owns."""
     drafts = _drop_dead(drafts)
     output = drafts.pop() if drafts[-1].op == "output" else Draft("output", "output", [])
     unreached = own_rest(spec, drafts, module)
@@ -305,7 +304,7 @@ def _assemble(spec: StateSpec, drafts: list[Draft], module: nn.Module, buffers: 
 
 
 def _drop_dead(drafts: list[Draft]) -> list[Draft]:
-    """Without the drafts that lead neither to the output nor to a tensor, in the same order."""
+    """The drafts in the same order, without those that lead neither to the output nor to a tensor."""
     alive = [bool(d.tensors or d.reads or d.op in ("input", "output")) for d in drafts]
     for i in range(len(drafts) - 1, -1, -1):
         if alive[i]:

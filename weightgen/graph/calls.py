@@ -1,8 +1,8 @@
-"""What becomes of a torch call: no node, a node, or parameters for the node that owns them.
+"""From a torch call to the graph: the call adds no node, a node, or parameters to the node that owns them.
 
 One computation may be written in several ways: a bias added behind a layer, a norm and its weight, or an activation by
-hand become the nodes that the one call would have left. Values that depend on neither the input nor a parameter
-(masks, positions) are not followed.
+hand give the same nodes as the single call. Values that depend on neither the input nor a parameter (masks, positions)
+are not followed.
 """
 
 import math
@@ -16,11 +16,11 @@ from weightgen.graph.layers import record_embedding, record_layer, record_matmul
 from weightgen.graph.patterns import find_activation, find_norm
 
 _JOINS = rules.SUMS | rules.PRODUCTS | rules.ASSEMBLIES | rules.CONCATS
-"""Of one value alone (rotary positions turn a part against another) they leave no node."""
+"""These calls leave no node if they join one value with itself, as rotary positions do."""
 
 
 def follow_call(book: DraftBook, call: Call, result: Any) -> None:
-    """Say what every tensor of a call's result stands for, and record the node that the call leaves, if any."""
+    """Record the value of every tensor in a call's result, and the node that the call adds, if any."""
     name = call.name
     values = book.values_in((call.args, call.kwargs))
     if not values:
@@ -82,7 +82,7 @@ def _adds_one(call: Call) -> bool:
 
 
 def _index(book: DraftBook, args: Any) -> Value | None:
-    """A part of a tensor: of a table by the input's ids (an embedding), or of the data by what a gate chose."""
+    """The value of a part of a tensor: rows of a table by the input's ids (an embedding), or data that a gate chose."""
     value = book.value_of(args[0])
     chosen = book.values_in(args[1:])
     is_routed = any(v.is_routed for v in chosen)
@@ -96,7 +96,7 @@ def _index(book: DraftBook, args: Any) -> Value | None:
 
 
 def _choose(book: DraftBook, value: Value) -> Value:
-    """The largest few: a linear layer whose outputs are chosen from is a gate."""
+    """The value of the largest few of `value`; a linear layer whose outputs are chosen from becomes a gate."""
     node = value.node
     while book.drafts[node].op in ("activation", "sum") and book.drafts[node].sources:
         node = book.drafts[node].sources[0]
@@ -106,7 +106,7 @@ def _choose(book: DraftBook, value: Value) -> Value:
 
 
 def _merge(book: DraftBook, name: str, values: list[Value]) -> Value | None:
-    """A bias behind a layer, the weight of a norm, or a norm by hand; None where it is none of these."""
+    """The value of a bias behind a layer, the weight of a norm, or a norm by hand; None if it is none of these."""
     is_sum, is_product = name in rules.SUMS, name in rules.PRODUCTS
     if len(values) != 2 or not (is_sum or is_product):
         return None
@@ -137,7 +137,7 @@ def _merge(book: DraftBook, name: str, values: list[Value]) -> Value | None:
 
 
 def _num_outputs(book: DraftBook, draft: Draft) -> int:
-    """Number of outputs of a layer, of all its experts together."""
+    """Number of outputs of a layer, summed over its experts."""
     name, _, is_transposed = next(t for t in draft.tensors if t[1] == "weight")
     shape = book.shapes[name]
     if draft.op.endswith("conv"):

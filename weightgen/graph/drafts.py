@@ -1,7 +1,7 @@
-"""The nodes recorded so far in one pass, what every tensor of the pass stands for, and which node owns which tensor.
+"""The nodes recorded so far in one pass, the value of every tensor of the pass, and the node that owns each parameter.
 
-A value is what a tensor of the pass stands for: the result of a node, or parameters alone, as they are or reshaped.
-Arithmetic on parameters alone leaves no node; the operation that uses the result owns them (weight norm, LoRA).
+The value of a tensor is the result of a node, or parameters alone, as they are or reshaped. Arithmetic on parameters
+alone adds no node; the operation that uses the result owns the parameters (weight norm, LoRA).
 """
 
 import math
@@ -34,7 +34,7 @@ class Draft:
     reads: list[str] = field(default_factory=list)
     is_used: bool = False
     has_offset: bool = False
-    """Whether it is a norm that scales by one plus its weight, which then has the role of a bias: it begins at 0."""
+    """Whether it is a norm that scales by one plus its weight; that weight has the role of a bias: it begins at 0."""
 
     def has_role(self, role: str) -> bool:
         return any(found == role for _, found, _ in self.tensors)
@@ -42,19 +42,19 @@ class Draft:
 
 @dataclass(slots=True, eq=False)
 class Value:
-    """What one tensor of the pass stands for. Views of one memory share their value."""
+    """The value of one tensor of the pass. Views of the same memory share their value."""
 
     node: int
     """Number of the draft whose result it is; -1 for parameters alone."""
     params: tuple[str, ...] = ()
     is_routed: bool = False
-    """Whether it is a part of the data that a gate chose, or says which."""
+    """Whether it is a part of the data that a gate chose, or the indices of that part."""
     is_offset: bool = False
     """Whether it is one plus a parameter."""
 
 
 class DraftBook:
-    """Drafts of one pass and the values of its tensors. `names` maps id of a twin's tensor -> its name and itself."""
+    """Drafts of one pass and the values of its tensors. `names`: id of a twin's tensor -> its name and the tensor."""
 
     def __init__(self, names: Mapping[int, tuple[str, Tensor]]) -> None:
         self.drafts = [Draft("input", "input", [])]
@@ -63,12 +63,12 @@ class DraftBook:
         self.shapes = {name: tensor.shape for name, tensor in names.values()}
         self._values = {key: Value(-1, (name,)) for key, (name, _) in names.items()}
         self._integers = {name for name, tensor in names.values() if not tensor.dtype.is_floating_point}
-        self._alive: list[Tensor] = []  # an id names a tensor only while that tensor lives
+        self._alive: list[Tensor] = []  # an id is unique only while its tensor lives
         self._raw: dict[str, int] = {}
         self._nodes: dict[Any, int] = {}
 
     def value_of(self, tensor: object) -> Value | None:
-        """None for what depends on neither the input nor a parameter, and for what is no tensor."""
+        """The value of a tensor; None if it depends on neither the input nor a parameter, or is not a tensor."""
         return self._values.get(id(tensor))
 
     def values_in(self, arguments: Any) -> list[Value]:
@@ -76,31 +76,31 @@ class DraftBook:
         return [v for t in tensors_in(arguments) if (v := self._values.get(id(t))) is not None]
 
     def float_values(self, arguments: Any) -> list[Value]:
-        """Values of the arguments that are not indices or masks, each once."""
+        """Values of the arguments that hold floats, not indices or masks; each value once."""
         found = (self._values.get(id(t)) for t in tensors_in(arguments) if has_numbers(t))
         unique = {(v.node, v.params): v for v in found if v is not None}
         return list(unique.values())
 
     def parameter(self, call: Call, slot: tuple[str, int]) -> tuple[Any, Value | None]:
-        """The argument in a slot (keyword, place), and its value if it is parameters alone."""
+        """The argument in a slot (keyword, place), and its value if it consists of parameters alone."""
         keyword, place = slot
         argument = call.kwargs.get(keyword, call.args[place] if place < len(call.args) else None)
         value = self.value_of(argument)
         return argument, value if value is not None and value.node < 0 else None
 
     def keep(self, tensor: Tensor, value: Value) -> None:
-        """Say what a tensor stands for; it lives as long as the book."""
+        """Store the value of a tensor, and keep the tensor alive as long as the book."""
         self._values[id(tensor)] = value
         self._alive.append(tensor)
 
     def record(self, op: str, call: str, values: Iterable[Value], *, params: Iterable[Value | None] = ()) -> Value:
-        """The result of a new node. The same call of the same results, with the same parameters, is the same node: a
-        loop over the slices of stacked experts leaves the nodes of one."""
+        """The result of a new node. Equal calls on equal results and parameters share one node: a loop over the slices
+        of stacked experts adds the nodes of one expert."""
         values = list(values)
         data = [v for v in values if v.node >= 0]
         sources = self.nodes_of(values)
         held = tuple(v.params for v in params if v is not None)
-        # Several inputs are one node, and a norm by hand is yet to meet its weight.
+        # Several inputs share one node, and the weight of a norm by hand comes later.
         is_distinct = sources == [0] or (call == "norm" and not held)
         key = len(self.drafts) if is_distinct else (op, call, tuple(sources), held)
         node = self._nodes.setdefault(key, len(self.drafts))
@@ -109,7 +109,7 @@ class DraftBook:
         return Value(node, (), bool(data) and all(v.is_routed for v in data))
 
     def nodes_of(self, values: Iterable[Value]) -> list[int]:
-        """Numbers of the nodes whose results these are; parameters alone become nodes of their own."""
+        """Numbers of the nodes that made these values; parameters alone become nodes of their own."""
         nodes: dict[int, None] = {}
         for value in values:
             if value.node >= 0:
@@ -131,7 +131,7 @@ class DraftBook:
         return found
 
     def own(self, node: int, value: Value, role: str, *, is_transposed: bool = False) -> None:
-        """Give a node the parameters of a value: the largest in this role, the others as they are."""
+        """Give a node the parameters of a value: the largest gets this role, the others the role raw."""
         main = max(value.params, key=lambda name: math.prod(self.shapes[name]))
         for name in value.params:
             is_main = name == main
@@ -147,13 +147,13 @@ class DraftBook:
 
 
 def copy_value(values: list[Value]) -> Value:
-    """What a copy of one of them stands for: the first that is the result of a node, or else the first."""
+    """The value of a copy: the first that is the result of a node, or else the first."""
     first = next((v for v in values if v.node >= 0), values[0])
     return Value(first.node, first.params, first.is_routed, first.is_offset)
 
 
 def tensors_in(values: Any) -> Iterable[Tensor]:
-    """The tensors among arguments or results, inside of lists and mappings too."""
+    """The tensors among arguments or results, also inside lists and mappings."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, (list, tuple)):
@@ -168,5 +168,5 @@ def tensors_in(values: Any) -> Iterable[Tensor]:
 
 
 def has_numbers(tensor: Tensor) -> bool:
-    """Whether it holds floating point numbers, and not indices or a mask."""
+    """Whether a tensor holds floating point numbers, not indices or a mask."""
     return tensor.dtype.is_floating_point or tensor.dtype.is_complex

@@ -1,4 +1,4 @@
-"""Which entries of a module's state_dict a graph can serve, and their spec; the others, and why not."""
+"""The entries of a module's state_dict that a graph can serve, with their spec, and why the others are left out."""
 
 from collections.abc import Mapping
 
@@ -8,11 +8,11 @@ from torch.nn.parameter import is_lazy
 from weightgen.spec import StateSpec, describe_tensors
 
 MAX_CARRIED = 2**20
-"""Integers of one tensor that a spec carries; quantised weights are longer."""
+"""Most integers of one tensor that a spec carries; quantised weights have more."""
 
 
 def read_entries(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """The tensors of the state_dict that a spec can hold; the other entries and why not; notes."""
+    """The tensors of the state_dict that a spec can hold, the reason for each other entry, and notes."""
     notes = []
     cycle = _find_cycle(module)
     if cycle:
@@ -32,7 +32,7 @@ def read_entries(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], 
 
 
 def _find_cycle(module: nn.Module) -> str | None:
-    """Which submodule contains itself, in words."""
+    """A phrase that names the submodule which contains itself; None if there is none."""
     above: dict[int, str] = {}
     finished: set[int] = set()
 
@@ -55,7 +55,7 @@ def _find_cycle(module: nn.Module) -> str | None:
 
 def _why_left_out(tensor: object) -> str:
     if not isinstance(tensor, Tensor):
-        return f"it is no tensor but {type(tensor).__name__}"
+        return f"it is not a tensor but {type(tensor).__name__}"
     if is_lazy(tensor):
         return "it is lazy, its shape is not known yet; run one batch through the module first"
     dtype = str(tensor.dtype).removeprefix("torch.")

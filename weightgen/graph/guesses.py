@@ -1,7 +1,7 @@
-"""Numbers that a forward pass asks of tensors on the meta device, which have none: guesses that let it go on.
+"""Guesses for the numbers that a forward pass reads from tensors on the meta device, which have none.
 
-A condition is met, a search finds one row per place, `==` does not hold, elements are all alike. A mixture of experts
-that sends rows by the data therefore runs each of its experts once.
+Conditions are true, a search finds one row per place, `==` is false, and all elements are equal. So a mixture of
+experts, which chooses rows by the data, runs each of its experts once.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ MAX_GUESSES = 100_000
 
 
 class Guesser:
-    """The guesses of one pass; a method returns NotImplemented where torch knows the answer."""
+    """The guesses of one pass; a method returns NotImplemented if torch knows the answer."""
 
     def __init__(self) -> None:
         self.asked: dict[str, None] = {}
-        """What was asked for, in order."""
+        """The kinds of numbers that were asked for, in order."""
         self._known: dict[int, int] = {}
         self._differing: set[int] = set()
-        self._alive: list[Any] = []  # an id names a tensor only while that tensor lives
+        self._alive: list[Any] = []  # an id is unique only while its tensor lives
         self._num_guesses = 0
 
     def _count(self, what: str) -> None:
@@ -32,7 +32,7 @@ class Guesser:
 
     def guess_truth(self, args: Any, kwargs: dict[str, Any]) -> Any:
         self._count("conditions")
-        # A loop that runs while a condition holds would never end: conditions are met less often as they are asked.
+        # A loop that runs while a condition holds must end: every 4096th guess is False.
         return id(args[0]) not in self._differing and self._num_guesses % 4096 != 0
 
     def guess_number(self, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -65,7 +65,7 @@ class Guesser:
         return False
 
     def guess_places(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        """nonzero, and where with one argument: as many rows as the mask has, all of them found."""
+        """nonzero, and where with one argument: every row of the mask is found."""
         self._count("positions")
         mask = args[0] if args else kwargs["input"]
         rows = mask.shape[0] if mask.dim() else 1
@@ -81,7 +81,7 @@ class Guesser:
         return True
 
     def mark_equality(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        """`==` seldom holds: an index is not the one that stands for nothing."""
+        """`==` gives a mask that counts as False: for example, an index is not the padding index."""
         if not isinstance(args[0], Tensor):
             return NotImplemented
         other = args[1] if isinstance(args[1], Tensor) else args[0]
@@ -91,7 +91,7 @@ class Guesser:
         return result
 
     def mark_rows(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Rows of found positions, each of which knows its number, so that a loop over experts meets each of them."""
+        """Rows of found positions; each remembers its number, so that a loop over experts reaches all of them."""
         if args[0].dtype.is_floating_point or args[0].dim() == 0 or args[0].shape[0] > 4096:
             return NotImplemented
         rows = args[0].unbind(*args[1:], **kwargs)
@@ -100,7 +100,7 @@ class Guesser:
         return rows
 
     def index(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        """A part by masks, whose number of elements nobody knows: one row per place."""
+        """A part selected by masks, whose number of elements is unknown: one row per place."""
         x, place = args
         places = place if isinstance(place, tuple) else (place,)
         if any(isinstance(p, Tensor) and p.dtype == torch.bool for p in places):
@@ -126,7 +126,7 @@ class Guesser:
         return args[0].clone()
 
     def guess_distinct(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        """unique, and unique_consecutive: all are alike, so that there is one."""
+        """unique and unique_consecutive: all elements count as equal, so there is one."""
         self._count("numbers")
         x, dim = args[0], kwargs["dim"]
         inverse = torch.empty(x.shape if dim is None else x.shape[dim], dtype=torch.long, device="meta")

@@ -1,4 +1,4 @@
-"""Operations that own tensors, as nodes: layers and norms, products with a weight, tables, recurrence, attention.
+"""Nodes for operations that own tensors: layers and norms, products with a weight, tables, recurrence, attention.
 
 Each function takes the arguments of one torch call and returns the value of its result.
 """
@@ -19,7 +19,7 @@ _MULTI_HEAD = (
 
 
 def record_layer(book: DraftBook, call: Call) -> Value | None:
-    """A function with parameters in known places; None where it works on parameters alone."""
+    """The result of a function with parameters in known places; None if it works on parameters alone."""
     name, func, args, kwargs = call
     op, slots = rules.OWNERS[name]
     if func is torch.batch_norm:
@@ -29,7 +29,7 @@ def record_layer(book: DraftBook, call: Call) -> Value | None:
     value = book.value_of(data)
     is_parameter = value is None or value.node < 0
     if is_parameter and (name in ("batch_norm", "instance_norm") or not any(v for _, v in held.values())):
-        return None  # a weight made normal before it is used
+        return None  # a weight that is normalised before it is used
     others = [
         v
         for argument, held_value in held.values()
@@ -53,7 +53,7 @@ def record_layer(book: DraftBook, call: Call) -> Value | None:
 
 
 def record_matmul(book: DraftBook, call: Call) -> Value | None:
-    """A product of matrices: a linear layer where one of them is a parameter."""
+    """The result of a matrix product; it is a linear layer if one of the matrices is a parameter."""
     name, _, args, kwargs = call
     operands = [(t, v) for t in tensors_in((args, kwargs)) if (v := book.value_of(t)) is not None]
     addend = None
@@ -83,7 +83,7 @@ def record_matmul(book: DraftBook, call: Call) -> Value | None:
 
 
 def record_embedding(book: DraftBook, call: Call) -> Value | None:
-    """Rows of a table; of a table that was computed, what it stands for."""
+    """The value of rows of a table; if the table was computed, its own value."""
     name, _, args, kwargs = call
     ids, weight = args[0] if args else kwargs["input"], args[1] if len(args) > 1 else kwargs["weight"]
     if name == "embedding_bag" and ids.dtype.is_floating_point:
@@ -140,7 +140,7 @@ def record_multi_head(book: DraftBook, call: Call) -> Value:
 
 
 def _attend_by_hand(book: DraftBook, values: list[Value]) -> Value | None:
-    """softmax(q k^T) v as one node: its sources are those of the products, masks and scales before."""
+    """softmax(q k^T) v as one node, whose sources are those of the products, masks and scales before it."""
     for value in values:
         sources = find_scores(book.drafts, value.node)
         if sources is not None:
@@ -155,7 +155,7 @@ def _is_flipped(weight: Tensor) -> bool:
 
 
 def _contracts_first(args: Any, weight: Tensor) -> bool:
-    """Whether einsum sums over the first axis of a weight and not over its last: stored (in, out)."""
+    """Whether einsum sums over the first axis of a weight, not the last: it is stored (in, out)."""
     equation = args[0] if isinstance(args[0], str) else ""
     terms, _, result = equation.replace(" ", "").partition("->")
     place = next((i for i, t in enumerate(tensors_in(args)) if t is weight), 0)

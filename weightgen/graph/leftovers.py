@@ -1,4 +1,4 @@
-"""Tensors that no recorded operation owns: ties, counters, and the parts of a module that its pass has not met."""
+"""Tensors that no recorded operation owns: ties, counters, and parts of a module that the pass did not reach."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ _OPS_OF_TYPES = (
 
 
 def own_rest(spec: StateSpec, drafts: list[Draft], module: nn.Module) -> list[str]:
-    """Give every tensor without an owner one, behind the tensor before it; returns what no operation read."""
+    """Give every tensor without an owner a node behind the tensor before it; returns those that no operation read."""
     owner = {name: i for i, draft in enumerate(drafts) for name, _, _ in draft.tensors}
     of_module: dict[str, int] = {}
     for name, node in owner.items():
@@ -57,8 +57,8 @@ def own_rest(spec: StateSpec, drafts: list[Draft], module: nn.Module) -> list[st
 
 
 class _Kinds:
-    """What tensors that no operation read are: as torch's own layers have them, or as a module of the same type that
-    was met has them (the norm before a cross-attention, in a decoder that was run alone)."""
+    """Ops and roles for tensors that no operation read: those of torch's own layers, or those of another module of the
+    same type that the pass reached (the norm before a cross-attention, in a decoder that was run alone)."""
 
     def __init__(self, module: nn.Module, drafts: Sequence[Draft], owner: dict[str, int]) -> None:
         self._parts = dict(module.named_modules())
@@ -77,7 +77,7 @@ class _Kinds:
         return self._examples.get(type(part), {}).get(name, ("parameter", "raw", False))
 
     def _find_examples(self) -> dict[type, dict[str, tuple[str, str, bool]]]:
-        """Of every type of which one was met, its tensors being those of one node: what they are by their names."""
+        """Module type -> name -> (op, role, is_transposed), for types that the pass reached, with one node."""
         roles = {name: (role, flipped) for draft in self._drafts for name, role, flipped in draft.tensors}
         found: dict[type, dict[str, tuple[str, str, bool]]] = {}
         for path, part in self._parts.items():

@@ -1,7 +1,7 @@
-"""The forward pass through a module's twin; where it breaks off, passes through the parts it has not met.
+"""The forward pass through a module's twin and, if it fails, passes through the parts that it did not reach.
 
-A part is traced by itself, on inputs guessed for it, and follows the part that was registered before it: the order of
-operations inside it is its own, and only the edges between parts are guessed.
+A part is traced by itself, on inputs guessed for it, and follows the part that was registered before it. The order of
+operations inside a part is the true one; only the edges between parts are guessed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ Names = Mapping[int, tuple[str, Tensor]]
 def trace(
     module: nn.Module, spec: StateSpec, entries: Mapping[str, Tensor], inputs: tuple[Any, ...] | None
 ) -> tuple[list[Draft], list[str]]:
-    """Drafts of the nodes of a module, the last one the output where a pass ran to the end; and notes."""
+    """Drafts of the nodes of a module, which end with the output if the module could be traced; and notes."""
     maker = TwinMaker()
     try:
         twin = maker.copy(module)
@@ -46,13 +46,13 @@ def trace(
     met = set(recorder.book.owner) if recorder else set()
     end = _run_parts(twin, drafts, len(drafts) - 1, met, names, maker.tensors)
     drafts.append(Draft("output", "output", [end]))
-    return drafts, [f"the forward pass broke off ({reason}); what it had not met follows part by part, as registered"]
+    return drafts, [f"the forward pass broke off ({reason}); parts it had not reached follow one by one, as registered"]
 
 
 def _run_first(
     part: nn.Module, guesses: Iterable[tuple[Any, Any]], names: Names, twins: Mapping[int, Tensor]
 ) -> tuple[Recorder | None, str]:
-    """The first pass that runs to the end; else the one that came furthest, and why it broke off."""
+    """The first pass that runs to the end; else the one that came furthest, and why it failed."""
     best: Recorder | None = None
     reason = "no input could be guessed; give example_inputs"
     for args, kwargs in guesses:
@@ -70,7 +70,7 @@ def _run_first(
 def _run_parts(
     module: nn.Module, drafts: list[Draft], end: int, met: set[str], names: Names, twins: Mapping[int, Tensor]
 ) -> int:
-    """Add the drafts of the children that were not met, each behind the one before; returns the last node."""
+    """Add the drafts of the children that were not reached, each behind the one before; returns the last node."""
     for child in module.children():
         own = {id(t): names[id(t)] for t in (*child.parameters(), *child.buffers()) if id(t) in names}
         missing = {name for name, _ in own.values()} - met

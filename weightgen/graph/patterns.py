@@ -1,7 +1,6 @@
 """Computations written by hand, found among the nodes recorded so far: a norm, an activation, the scores of attention.
 
-Nodes are known by their number in `drafts`; a chain is nodes without tensors, of some calls, that lead from one to
-another.
+A node is given by its number in `drafts`. A chain is a path of nodes without tensors, all from a given set of calls.
 """
 
 from collections.abc import Sequence
@@ -19,8 +18,10 @@ _SCORE_CALLS = rules.SUMS | rules.PRODUCTS | frozenset(("softmax", "_softmax", "
 
 
 def find_norm(drafts: Sequence[Draft], factors: Sequence[int]) -> tuple[str, int] | None:
-    """x / sqrt(mean(x^2)) among two factors: `rms_norm` and the node of x, or `layer_norm` where x is without its mean,
-    and the node that this was taken from."""
+    """Find x / sqrt(mean(x^2)) in a product of two factors: `rms_norm` and the node of x.
+
+    If x is y without its mean: `layer_norm` and the node of y. None if there is no norm.
+    """
     for node, scale in (tuple(factors), tuple(factors)[::-1]):
         chain, outside = _walk(drafts, scale, _SCALE_CALLS, until=node)
         calls = {drafts[i].call for i in chain}
@@ -39,7 +40,7 @@ def find_norm(drafts: Sequence[Draft], factors: Sequence[int]) -> tuple[str, int
 
 
 def find_activation(drafts: Sequence[Draft], parts: Sequence[int]) -> int | None:
-    """The node of x in x times or plus a function of x, by element: GELU and SiLU written out."""
+    """The node of x if the parts are x and a function of x, by element: GELU and SiLU written out; else None."""
     for node, factor in (tuple(parts), tuple(parts)[::-1]):
         _, outside = _walk(drafts, factor, _ELEMENT_CALLS, until=node)
         if outside == {node}:
@@ -48,7 +49,7 @@ def find_activation(drafts: Sequence[Draft], parts: Sequence[int]) -> int | None
 
 
 def find_scores(drafts: Sequence[Draft], node: int) -> list[int] | None:
-    """What q and k, masks and scales come from if the node is softmax(q k^T); None if it is not."""
+    """The nodes that q, k, masks and scales come from if the node is softmax(q k^T); None if it is not."""
     if node < 0 or drafts[node].call not in ("softmax", "_softmax"):
         return None
     chain, outside = _walk(drafts, node, _SCORE_CALLS)
@@ -56,7 +57,7 @@ def find_scores(drafts: Sequence[Draft], node: int) -> list[int] | None:
 
 
 def _walk(drafts: Sequence[Draft], start: int, calls: frozenset[str], *, until: int = -1) -> tuple[set[int], set[int]]:
-    """Nodes without tensors, of these calls, that lead from `until` to `start`; and what leads to those."""
+    """Nodes without tensors, of these calls, that lead from `until` to `start`; and the nodes that lead to those."""
     chain: set[int] = set()
     outside: set[int] = set()
     waiting = [start]
@@ -66,7 +67,7 @@ def _walk(drafts: Sequence[Draft], start: int, calls: frozenset[str], *, until: 
         if node != until and draft.call in calls and not draft.tensors and not draft.reads:
             if node not in chain:
                 chain.add(node)
-                # What is multiplied are q and k, however they were made.
+                # The product is that of q and k; how they were made does not matter.
                 waiting.extend(() if draft.call == "matmul" else draft.sources)
                 outside.update(draft.sources if draft.call == "matmul" else ())
         else:

@@ -1,4 +1,4 @@
-"""What each torch operation means to an ArchGraph, by its name, and the result shapes of the commonest ones."""
+"""What each torch function means for an ArchGraph, by name, and the result shapes of the most common ones."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,7 +30,7 @@ COPIES = _words(
     "meshgrid trapezoid diff zero_ fill_ copysign logical_not __invert__ topk kthvalue conj bitwise_not isnan isinf "
     "eq ne gt lt ge le searchsorted bucketize unique unique_consecutive bincount histc"
 )
-"""The result holds the same numbers, or some of them, or integers found from them: no node."""
+"""The result holds the same numbers, or some of them, or integers computed from them: no node."""
 
 DROPOUTS = _words("dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout")
 """In evaluation mode the result is the argument."""
@@ -52,7 +52,7 @@ SUMS = _words(
     "scatter_add scatter_reduce addcmul addcdiv logaddexp hypot masked_scatter remainder fmod"
 )
 ASSEMBLIES = _words("__setitem__ index_put index_copy copy index_fill scatter masked_scatter")
-"""Writes into a part of a tensor."""
+"""Functions that write into a part of a tensor."""
 CONCATS = _words("cat concat concatenate stack hstack vstack dstack column_stack row_stack block_diag")
 PRODUCTS = _words(
     "mul multiply div divide true_divide __mul__ __rmul__ __truediv__ __rtruediv__ __rdiv__ __imul__ __itruediv__ "
@@ -65,7 +65,7 @@ MATMULS = _words(
 ATTENTIONS = _words("scaled_dot_product_attention flex_attention _scaled_dot_product_flash_attention")
 RECURRENT = _words("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell")
 
-# Which argument holds what: (name of the keyword, position).
+# Role -> (keyword, position) of the argument that holds it.
 Slots = dict[str, tuple[str, int]]
 _NORM_WITH_STATISTICS: Slots = {
     "running mean": ("running_mean", 1),
@@ -105,7 +105,7 @@ FACTORIES_LIKE = _words(
     "empty_like zeros_like ones_like full_like rand_like randn_like randint_like new_empty new_zeros new_ones "
     "new_full new_tensor new_empty_strided"
 )
-"""They take the device of a tensor; what they make holds nothing of it."""
+"""They take shape and device from a tensor, but none of its numbers."""
 
 QUIET = _words(
     "dim size stride numel nelement __len__ ndimension is_floating_point is_complex element_size storage_offset "
@@ -117,7 +117,7 @@ QUIET = _words(
     "is_sparse_csr is_ipu is_maia volatile retains_grad manual_seed initial_seed get_rng_state set_rng_state "
     "get_default_dtype is_autocast_enabled is_grad_enabled"
 )
-"""Questions about a tensor whose answer is not a tensor made of it."""
+"""Functions whose result is not a tensor made from their argument."""
 
 
 def is_in_place(name: str) -> bool:
@@ -126,7 +126,7 @@ def is_in_place(name: str) -> bool:
 
 
 def _empty_like(x: Tensor) -> Tensor:
-    # On the meta device empty_like takes a hundred times as long as empty.
+    # On the meta device empty_like is a hundred times slower than empty.
     return torch.empty(x.shape, dtype=x.dtype, device="meta") if x.is_contiguous() else torch.empty_like(x)
 
 
@@ -137,7 +137,7 @@ def _like_input(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 
 def _by_element(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """One floating point tensor with numbers, or with a tensor of the same type and no larger shape."""
+    """Result of a call on a floating point tensor and numbers, or tensors of the same dtype and no larger shape."""
     if kwargs or not isinstance(args[0], Tensor) or not args[0].dtype.is_floating_point:
         return NotImplemented
     x = args[0]
@@ -175,7 +175,7 @@ def _grouped_mm(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 
 def _recur(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Of sequences that are not packed, (x, hidden, weights, has_biases, layers, dropout, train, both ways, ...)."""
+    """For sequences that are not packed: (x, hidden, weights, has_biases, layers, dropout, train, both ways, ...)."""
     if len(args) != 9 or isinstance(args[2], Tensor) or (isinstance(args[1], Tensor) and args[1].dim() == 1):
         return NotImplemented
     hidden = [args[1]] if isinstance(args[1], Tensor) else list(args[1])
@@ -187,7 +187,7 @@ def _attend(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     if len(args) < 3:
         return NotImplemented
     query, value = args[0], args[2]
-    # Contiguous in the order (positions, heads), as the fused kernels leave it: the view that follows depends on it.
+    # Contiguous in the order (positions, heads), like the fused kernels' result: the view that follows depends on it.
     shape = (*query.shape[:-1], value.shape[-1])
     if len(shape) != 4:
         return torch.empty(shape, dtype=query.dtype, device="meta")
@@ -205,4 +205,4 @@ SHORTCUTS: dict[str, Callable[[Sequence[Any], dict[str, Any]], Any]] = {
     **dict.fromkeys(("grouped_mm", "_grouped_mm"), _grouped_mm),
     "scaled_dot_product_attention": _attend,
 }
-"""Result shapes of what large models call most: torch's own take up to a millisecond each on the meta device."""
+"""Results of the calls that large models make most: torch itself takes up to a millisecond each on the meta device."""

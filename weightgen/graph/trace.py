@@ -1,7 +1,7 @@
-"""Runs the forward pass of a module's meta twin and hands every call of a torch function to those who record it.
+"""Runs the forward pass of a module's meta twin and records every call of a torch function.
 
 Torch hands every call of its functions to the recorder (a TorchFunctionMode), at the level at which people write
-them: one linear layer is one call. What becomes of a call is said in `weightgen.graph.calls`.
+them: one linear layer is one call. `weightgen.graph.calls` turns calls into nodes.
 """
 
 import random
@@ -21,9 +21,9 @@ from weightgen.graph.guesses import GUESSES, Guesser
 from weightgen.runtime.global_rng import borrowed_rng
 
 MAX_CALLS = 1_000_000
-"""A pass that calls more functions than this does not end, or not soon."""
+"""A pass that makes more calls than this is stopped: it may never end."""
 
-# What a forward pass may raise when it meets tensors without numbers.
+# Errors that a forward pass may raise because its tensors have no numbers.
 TRACE_ERRORS = (
     RuntimeError,
     ValueError,
@@ -38,15 +38,18 @@ TRACE_ERRORS = (
 
 
 class Recorder(TorchFunctionMode):
-    """Writes the nodes of one pass into `book`. `names` maps id of a twin's tensor -> its name; `twins` maps id of the
-    module's own tensors -> twins, for code that holds them in a closure."""
+    """Writes the nodes of one pass into `book`.
+
+    `names`: id of a twin's tensor -> its name and the tensor. `twins`: id of one of the module's own tensors -> its
+    twin, for code that holds the original in a closure.
+    """
 
     def __init__(self, names: Mapping[int, tuple[str, Tensor]], twins: Mapping[int, Tensor]) -> None:
         super().__init__()
         self.book = DraftBook(names)
         self.guesser = Guesser()
         self._twins = twins
-        self._alive: list[Tensor] = []  # an id names a tensor only while that tensor lives
+        self._alive: list[Tensor] = []  # an id is unique only while its tensor lives
         self._num_calls = 0
 
     def run(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -108,7 +111,7 @@ class Recorder(TorchFunctionMode):
         return func(*self._on_meta(args), **{k: v for k, v in kwargs.items() if k != "pin_memory"} | {"device": "meta"})
 
     def _as_numbers(self, values: Any) -> Any:
-        """Sizes and bounds that are tensors, guessed."""
+        """Arguments with guessed numbers instead of scalar tensors (sizes and bounds)."""
         if isinstance(values, Tensor):
             return self.guesser.guess_number((values,), {}) if values.dim() == 0 else values
         return type(values)(map(self._as_numbers, values)) if type(values) in (list, tuple) else values
@@ -120,7 +123,7 @@ class Recorder(TorchFunctionMode):
             twin = self._twins.get(id(values))
             if twin is None and values.dim() == 0 and values.device.type == "cpu":
                 return values  # a number, which torch mixes with any device
-            if twin is None:  # a constant that the forward pass holds outside of the module
+            if twin is None:  # a constant from outside the module
                 twin = torch.empty_like(values, device="meta")
                 self._alive.append(twin)
             return twin
@@ -129,7 +132,7 @@ class Recorder(TorchFunctionMode):
         return {k: self._on_meta(v) for k, v in values.items()} if type(values) is dict else values
 
     def _compute(self, name: str, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-        """The result on the meta device, without the work where only its shape matters."""
+        """The result on the meta device; skips the work if only the shape matters."""
         if name in _MOVES:
             dtype = next((a.dtype if isinstance(a, Tensor) else a for a in (*args[1:], *kwargs.values())
                           if isinstance(a, (torch.dtype, Tensor))), args[0].dtype)  # fmt: skip

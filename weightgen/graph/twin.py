@@ -1,7 +1,7 @@
 """A module's structure on the meta device, and inputs that its forward pass may take.
 
-The twin shares no tensor, container or hook with the module: running it leaves the module as it was. Nothing is
-copied but Python objects, so that a module of any size has a twin in milliseconds.
+The twin shares no tensor, container or hook with the module: running it does not change the module. Only Python
+objects are copied, so that a twin of a module of any size takes milliseconds.
 """
 
 import functools
@@ -18,7 +18,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 SEQUENCE_LENGTH = 2
-"""Positions of a guessed sequence: a module that loops over time makes one round of nodes for each."""
+"""Length of a guessed sequence; short, because a module that loops over time adds nodes for every position."""
 IMAGE_SIZES = (224, 32, 28, 64, 128, 256, 299, 384, 16, 8, 512)
 
 _ATOMS = frozenset((int, float, str, bool, type(None), torch.Size, torch.dtype))
@@ -30,15 +30,15 @@ _NOT_STRUCTURE = _HOOKS | {"training"}
 
 
 class TwinMaker:
-    """Copies of modules, each object once. `tensors` maps id of a module's tensor -> its twin on the meta device."""
+    """Copies modules, each object once. `tensors`: id of a module's tensor -> its twin on the meta device."""
 
     def __init__(self) -> None:
         self.tensors: dict[int, Tensor] = {}
         self._made: dict[int, Any] = {}
-        self._alive: list[Any] = []  # an id names an object only while that object lives
+        self._alive: list[Any] = []  # an id is unique only while its object lives
 
     def copy(self, value: Any) -> Any:
-        """The twin of a module, tensor or container; what can be neither changed nor run is shared."""
+        """The twin of a module, tensor or container; objects that can be neither changed nor run are shared."""
         kind = type(value)
         if kind in _ATOMS or isinstance(value, _SHARED):
             return value
@@ -92,7 +92,7 @@ class TwinMaker:
             if type(value) in _ATOMS:
                 own[name] = value
             elif name in _HOOKS:
-                # Only what torch itself computes weights with (weight_norm, spectral_norm) belongs to the structure.
+                # Only torch's own hooks that compute weights (weight_norm, spectral_norm) belong to the structure.
                 ours = ((k, h) for k, h in value.items() if type(h).__module__.startswith("torch.nn.utils"))
                 own[name] = OrderedDict((k, self.copy(h)) for k, h in ours) if value else OrderedDict()
             else:
@@ -117,7 +117,7 @@ def _wrapped(module: nn.Module) -> nn.Module | None:
 
 
 def guess_inputs(module: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Arguments for forward on the meta device, the likeliest first; floats are of the module's own dtype."""
+    """Guessed arguments for forward on the meta device, the most likely first; floats have the module's own dtype."""
     module = _wrapped(module) or module
     floats = functools.partial(torch.empty, dtype=_find_dtype(module), device="meta")
     parameters = inspect.signature(module.forward).parameters
@@ -128,7 +128,7 @@ def guess_inputs(module: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str,
         images = given.get("pixel_values")
         if images is not None:
             frames = images[:, None].expand(-1, getattr(config, "num_frames", 1), -1, -1, -1)
-            yield (), given | {"pixel_values": frames}  # several images, or a film
+            yield (), given | {"pixel_values": frames}  # several images, or a video
             if "input_ids" in given:
                 yield (), {name: value for name, value in given.items() if name != "pixel_values"}
         if "input_features" in given:
@@ -150,7 +150,7 @@ def guess_inputs(module: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str,
 
 
 def _find_dtype(module: nn.Module) -> torch.dtype:
-    """Of the first tensor of floats that is computed with: those of one byte only store weights."""
+    """The dtype of the first float tensor of more than one byte a number: one-byte floats only store weights."""
     dtypes = (t.dtype for t in itertools.chain(module.parameters(), module.buffers()))
     return next((dtype for dtype in dtypes if dtype.is_floating_point and dtype.itemsize > 1), torch.float32)
 
@@ -158,7 +158,7 @@ def _find_dtype(module: nn.Module) -> torch.dtype:
 def _model_arguments(
     module: nn.Module, config: Any, parameters: Mapping[str, Any], floats: Callable[..., Tensor]
 ) -> dict[str, Any]:
-    """Arguments of a Hugging Face model, by the name of its main input and its config."""
+    """Arguments of a Hugging Face model, from the name of its main input and its config."""
     name = str(module.main_input_name)
     if name not in parameters:
         name = next((p for p in parameters if p in ("input_ids", "input_features", "input_values")), name)
@@ -219,7 +219,7 @@ def _guess_tensors(module: nn.Module, floats: Callable[..., Tensor]) -> Iterator
 
 
 def _taken(module: nn.Module) -> tuple[Any, ...]:
-    """What a layer takes: (kind of input, its width); empty for what does not say."""
+    """The input of a layer as (kind, width); empty if the layer does not fix it."""
     convs = {1: "signal", 2: "image", 3: "volume"}
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return "ids", module.num_embeddings
@@ -241,7 +241,7 @@ def _taken(module: nn.Module) -> tuple[Any, ...]:
 
 
 def _declared_sizes(module: nn.Module) -> Iterator[int]:
-    """Image sizes that the module or one of its parts names as such."""
+    """Image sizes in the attributes of the module and its parts."""
     described = getattr(module, "pretrained_cfg", None)  # of timm
     if isinstance(described, dict) and described.get("input_size"):
         yield described["input_size"][-1]
@@ -256,13 +256,13 @@ def _declared_sizes(module: nn.Module) -> Iterator[int]:
 def structure_key(module: nn.Module) -> Any:
     """A hashable value, equal for modules with the same classes, names, shapes, ties and hyperparameters.
 
-    Functions and objects that cannot be looked into count by identity, and live as long as the key.
+    Functions and opaque objects are compared by identity, and live as long as the key.
     """
     return _Freezer().freeze(module)
 
 
 class _ById:
-    """An object that only equals itself."""
+    """Wraps an object; equal only to a wrapper of the same object."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -293,7 +293,7 @@ class _Freezer:
             return kind, frozenset(map(self.freeze, value))
         number = self._numbers.get(id(value))
         if number is not None:
-            return _ById, number  # seen before: the number says where
+            return _ById, number  # seen before: the number stands for the first occurrence
         if isinstance(value, (type, types.FunctionType)):
             return value
         if isinstance(value, Tensor):

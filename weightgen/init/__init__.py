@@ -1,1 +1,1 @@
-"""Weights for any module at hand, and the report that says where each tensor came from."""
+"""Weights for any module, and the report that says where each tensor came from."""

@@ -1,7 +1,7 @@
-"""Weights for a module at hand: `init_` fills it in place, `write_init` streams them to safetensors files.
+"""Weights for any module: `init_` fills it in place, `write_init` streams them to safetensors files.
 
-Both take a graph hypernetwork, its file or the name of a released one, and return a report with a row for every tensor:
-predicted, or the module's own initialisation and why. `plan_init` reports without making anything.
+Both take a graph hypernetwork, its file or the name of a released one. They return a report with a row for every
+tensor: predicted, or the module's own initialisation and why. `plan_init` makes the report without making weights.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from weightgen.runtime.global_rng import borrowed_rng
 from weightgen.spec import State, TensorSpec
 
 MAX_SHARD_BYTES = 5 * 10**9
-"""As the Hugging Face libraries split."""
+"""The shard size of the Hugging Face libraries."""
 RELEASED_GROUP = "weightgen.released"
 """Entry points of this group find the file of a released generator by its name (docs/decisions/0008)."""
 
@@ -42,12 +42,12 @@ _NOT_WRITTEN = "not written"
 
 
 def init_(module: nn.Module, source: Logah | str | Path = "logah", seed: int = 0, *, noise: float = 0.0) -> InitReport:
-    """Fill a module's weights in place and say where each tensor's came from.
+    """Fill a module's weights in place; returns a report that says where each tensor came from.
 
     `source` is a graph hypernetwork, its file or the name of a released one. The module's ties, mode, dtypes and every
-    random number generator are left alone; what is not predicted keeps the value it has. The same module, source, seed
-    and noise give the same bytes; without noise (the share of a weight's variance that is drawn at random) the seed
-    changes nothing.
+    random number generator are not changed; tensors that are not predicted keep their values. The same module, source,
+    seed and noise give the same bytes. `noise` is the share of a weight's variance that is drawn at random; without it
+    the seed changes nothing.
     """
     generator = load_source(source)
     check_draw(seed, noise)
@@ -57,10 +57,10 @@ def init_(module: nn.Module, source: Logah | str | Path = "logah", seed: int = 0
 def fill_module(
     generator: Logah, module: nn.Module, *, graph: ArchGraph | None = None, seed: int = 0, noise: float = 0.0
 ) -> InitReport:
-    """Fill a module in place with what a generator predicts, and report on every tensor.
+    """Fill a module in place with the tensors that a generator predicts; returns a report on every tensor.
 
-    `graph` saves tracing where it is known. Raises BadOption for a module on the meta device, which has no place for
-    numbers: stream those with `write_init`.
+    A known `graph` saves the tracing. Raises BadOption for a module on the meta device, which has no place for numbers:
+    use `write_init` for those.
     """
     graph = build_graph(module) if graph is None else graph
     plan = generator.plan(graph)
@@ -80,12 +80,12 @@ def write_init(
     noise: float = 0.0,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> InitReport:
-    """Write the weights that `init_` would give to a new folder, tensor by tensor; the module keeps its own.
+    """Write the weights that `init_` would make to a new folder, tensor by tensor; the module is not changed.
 
-    It may be on the meta device: then memory holds one tensor at a time, and what is not predicted is drawn by
-    `reset_parameters` of the layer it belongs to, with `seed`. Files: model.safetensors, or shards of at most
-    `max_shard_bytes` and their index; tied tensors once; report.json. Raises BadOption, naming them, for tensors on the
-    meta device that are neither predicted nor drawn by their layer.
+    The module may be on the meta device. Then memory holds one tensor at a time, and a tensor that is not predicted is
+    drawn by `reset_parameters` of its layer, with `seed`. Files: model.safetensors, or shards of at most
+    `max_shard_bytes` and their index, with tied tensors once; report.json. Raises BadOption, which names them, for
+    tensors on the meta device that are neither predicted nor drawn by their layer.
     """
     planned = plan_init(module, load_source(source))
     with new_folder(folder) as partial:
@@ -95,13 +95,13 @@ def write_init(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InitPlan:
-    """What a generator would do to a module: nothing is made yet."""
+    """What a generator will make for a module, before it is made."""
 
     module: nn.Module
     generator: Logah
     graph: ArchGraph
     slots: Mapping[str, Slot]
-    """What files of it hold: every tensor once, but those that no safetensors file can hold."""
+    """The tensors for the files: each once, without those that a safetensors file cannot hold."""
     report: InitReport
 
     @property
@@ -112,7 +112,7 @@ class InitPlan:
 def plan_init(module: nn.Module, generator: Logah, *, dtype: torch.dtype | None = None) -> InitPlan:
     """The report of `write_init` and the slots that it would fill, on the meta device for a module of any size.
 
-    `dtype` is that of floats in files; None: the module's own. The graph, and so the weights, do not depend on it.
+    `dtype` is the dtype of floats in the files; None keeps the module's own. Graph and weights do not depend on it.
     """
     graph = build_graph(module)
     plan = generator.plan(graph)
@@ -130,7 +130,7 @@ def plan_init(module: nn.Module, generator: Logah, *, dtype: torch.dtype | None 
 def fill_folder(
     folder: Path, planned: InitPlan, *, seed: int = 0, noise: float = 0.0, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> None:
-    """Put the files of `write_init` in a folder that exists; for callers that put more beside them."""
+    """Write the files of `write_init` into an existing folder, for callers that add other files."""
     check_draw(seed, noise)
     own, missing = _own_values(planned, seed=seed)
     if missing:
@@ -150,10 +150,10 @@ def find_undrawn(planned: InitPlan) -> list[str]:
 
 
 def load_source(source: Logah | str | Path) -> Logah:
-    """The graph hypernetwork that is meant.
+    """The graph hypernetwork that `source` names.
 
-    Raises NotFound where there is no such file and no released generator of this name, CorruptFile for what is no
-    generator file, UnsupportedTask for one of another method.
+    Raises NotFound if there is no such file and no released generator of this name, CorruptFile if the file is not a
+    generator file, UnsupportedTask if it holds another method.
     """
     if isinstance(source, Logah):
         return source
@@ -180,12 +180,12 @@ def _find_file(source: str | Path) -> Path:
         return path
     raise unknown or NotFound(
         f"{source!r} is no file, and no installed package says where released generators are; "
-        "install weightgen anew (pip install -e . in a checkout), or give a generator file"
+        "install weightgen again (pip install -e . in a checkout), or give a generator file"
     )
 
 
 def check_draw(seed: int, noise: float) -> None:
-    """Raise BadOption for a seed or a share of noise that nothing can be drawn with."""
+    """Raise BadOption for a seed or a share of noise that is out of range."""
     if not 0 <= seed < 2**63:
         raise BadOption(f"seed is {seed}, expected 0 to 2^63 - 1")
     if not 0 <= noise < 1:
@@ -194,7 +194,7 @@ def check_draw(seed: int, noise: float) -> None:
 
 @contextlib.contextmanager
 def _loops_cut(module: nn.Module) -> Iterator[None]:
-    """Inside the block no submodule contains itself: torch's own walks over such a module never end."""
+    """Inside the block no submodule contains itself; torch's own loops over such a module would never end."""
     above: set[int] = set()
     finished: set[int] = set()
     cut: list[tuple[dict[str, Any], str, nn.Module]] = []
@@ -222,7 +222,7 @@ def _loops_cut(module: nn.Module) -> Iterator[None]:
 
 
 def _origin(module: nn.Module, tensor: TensorSpec, tensors: Mapping[str, Tensor]) -> str:
-    """What gives a tensor its numbers that is not predicted, in words."""
+    """The source of the numbers of a tensor that is not predicted, as a phrase."""
     if not tensors[tensor.name].is_meta or tensor.carried is not None or tensor.numel == 0:
         return _AS_IT_IS
     layer = module.get_submodule(tensor.name.rpartition(".")[0])
@@ -250,7 +250,7 @@ def _is_writable(tensor: object) -> bool:
 
 
 def _own_values(planned: InitPlan, *, seed: int) -> tuple[State, list[str]]:
-    """Values of the tensors that are not predicted, and the names of those that nothing but a constructor gives."""
+    """Values of the tensors that are not predicted, and the names of those that only a constructor can make."""
     rows = [row for row in planned.report.kept if row.how != _NOT_WRITTEN]
     module, specs = planned.module, planned.graph.spec.by_name
     values: State = {}
@@ -275,23 +275,23 @@ def _can_reset(layer: nn.Module) -> bool:
 
 
 def _draw(layer: nn.Module, path: str, names: list[str], *, seed: int) -> State:
-    """Those of a layer's tensors that its own reset_parameters draws; the global RNG is left as it was."""
-    # The layer's path is in the seed, or equal layers would begin equal.
+    """The tensors of a layer that its own reset_parameters draws; the global RNG is left as it was."""
+    # The layer's path is part of the seed, or equal layers would get equal values.
     drawn_from = int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:8])
     try:
         first, second = (_reset(layer, seed=drawn_from, blank=blank) for blank in (0, 1))
-    except Exception:  # of the module's author: it may ask for arguments, or for a state that a constructor makes
+    except Exception:  # from the module's own code, which may need arguments or a state that a constructor makes
         return {}
     values = {}
     for name in names:
         tensor, again = (getattr(made, name.rpartition(".")[2]).detach() for made in (first, second))
-        if torch.equal(tensor, again):  # else reset_parameters left it blank
+        if torch.equal(tensor, again):  # if they differ, reset_parameters left it blank
             values[name] = tensor
     return values
 
 
 def _reset(layer: nn.Module, *, seed: int, blank: int) -> nn.Module:
-    """A copy of a layer on the CPU, every number of it `blank` and then drawn by reset_parameters."""
+    """A copy of a layer on the CPU, filled with `blank` and then drawn by reset_parameters."""
     layer = copy.deepcopy(layer).to_empty(device="cpu")
     with torch.no_grad(), borrowed_rng():
         for tensor in itertools.chain(layer.parameters(), layer.buffers()):

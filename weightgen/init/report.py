@@ -1,6 +1,6 @@
-"""InitReport: where every tensor of a module got its numbers from, and why.
+"""InitReport: where the numbers of every tensor of a module come from, and why.
 
-Nothing is skipped in silence: a tensor that a generator does not predict stands in the report with its reason.
+A tensor that a generator does not predict is in the report too, with the reason.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ class TensorReport:
     name: str
     shape: tuple[int, ...]
     source: Source
-    """"predicted"; "own": the module's own initialisation; "tied": the numbers are those of another tensor."""
+    """"predicted"; "own": the module's own initialisation; "tied": it shares the numbers of another tensor."""
     how: str
-    """What made the numbers: a way of predicting, an initialiser, the name of the tensor it is tied to."""
+    """What made the numbers: a kind of prediction, an initialiser, or the name of the tensor it is tied to."""
     why: str = ""
-    """Why it is not predicted; empty where it is."""
+    """Why it is not predicted; empty if it is."""
     is_parameter: bool = True
     """Whether training changes it: buffers do not count towards coverage."""
 
@@ -44,7 +44,7 @@ class InitReport:
 
     rows: tuple[TensorReport, ...]
     notes: tuple[str, ...] = ()
-    """What had to be guessed while the module was traced."""
+    """Remarks of the tracing, such as values that had to be guessed."""
 
     @property
     def predicted(self) -> tuple[TensorReport, ...]:
@@ -52,12 +52,12 @@ class InitReport:
 
     @property
     def kept(self) -> tuple[TensorReport, ...]:
-        """The rows that are not predicted nor tied to another."""
+        """The rows of tensors that are neither predicted nor tied."""
         return tuple(row for row in self.rows if row.source == "own")
 
     @property
     def tensor_coverage(self) -> float:
-        """Share of the parameter tensors that are predicted; a tie counts once. 1 where there are none."""
+        """Share of the parameter tensors that are predicted; a tie counts once. 1 if there are none."""
         return _share([1 for r in self.predicted if r.is_parameter], [1 for r in self._counted])
 
     @property
@@ -82,7 +82,7 @@ class InitReport:
         }
 
     def __str__(self) -> str:
-        """A table of all rows under one line that sums them up."""
+        """A table of all rows below one line with the coverage."""
         head = (
             f"predicted {self.tensor_coverage:.1%} of the parameter tensors, "
             f"{self.number_coverage:.1%} of their numbers"

@@ -1,1 +1,1 @@
-"""Building blocks on plain tensors that know nothing of specs."""
+"""Building blocks for plain tensors, independent of specs."""

@@ -16,7 +16,7 @@ def augment_images(
     max_degrees: float = 10.0,
     max_scaling: float = 0.1,
 ) -> Float[Tensor, "n c h w"]:
-    """Images (n, c, h, w), each shifted (pixels), turned and scaled at random in one resampling, edges repeated."""
+    """Images shifted (by pixels), turned and scaled at random in one resampling, edges repeated, (n, c, h, w)."""
     n, _, height, width = images.shape
     draw = 2 * torch.rand(4, n, generator=rng, device=rng.device).to(images) - 1
     angle = math.radians(max_degrees) * draw[0]

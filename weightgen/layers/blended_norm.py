@@ -1,12 +1,12 @@
-"""Normalisation by statistics of a batch, blended with given ones.
+"""Normalisation by the statistics of a batch, blended with given statistics.
 
 The formulas are those of batch normalisation (Ioffe, Szegedy 2015, arXiv:1502.03167) with
 
     mean = blend * prior_mean + (1 - blend) * batch_mean
     var  = blend * prior_var  + (1 - blend) * batch_var
 
-so that a batch of few examples need not be trusted alone. Written with its own backward pass: activations are read four
-times instead of a dozen, which is what refinement of small networks spends its time on.
+so that a batch of few examples is not the only source. It has its own backward pass, which reads activations four times
+instead of twelve; refinement of small networks spends most of its time there.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def blended_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z (n, c, ...) normalised, scaled and shifted by channel, and the mean (c,) and variance (c,) that were used.
 
-    `blend` is a scalar in [0, 1]. Differentiable once, in everything.
+    `blend` is a scalar in [0, 1]. Differentiable once, in all tensors.
     """
     return _BlendedNorm.apply(z, gain, bias, prior_mean, prior_var, blend, sums)  # pyright: ignore
 

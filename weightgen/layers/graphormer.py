@@ -1,9 +1,9 @@
-"""A transformer over the nodes of a graph, which attend by how far they are from each other.
+"""A transformer over the nodes of a graph, whose attention depends on the distances between nodes.
 
 Graphormer (Ying et al. 2021, arXiv:2106.05234, section 3.1) as GHN-3 uses it (Knyazev et al. 2023, arXiv:2303.04143):
-a node's embedding is that of its operation and its tensors, its degrees and its distance from the input; every head
-adds a bias to its attention, read off a table of distances along and against the arrows. The table is made once for
-all layers. Numbers (sizes, degrees, distances) are embedded as functions, not looked up: all parameters train always.
+a node's embedding is made from its operation, its tensors, its degrees and its distance from the input. Every head adds
+a bias to its attention, from a table of distances along and against the arrows, which all layers share. Numbers (sizes,
+degrees, distances) are embedded by functions, not looked up: every example trains all parameters.
 
 Shapes: n nodes, t tensors, each owned by a node, d node embedding, h heads.
 """
@@ -22,29 +22,29 @@ _NUM_NUMBER_FEATURES = 16
 
 
 class GraphInputs(NamedTuple):
-    """What the encoder reads of a graph; all integers."""
+    """The encoder's inputs for a graph; all integers."""
 
     ops: Int[Tensor, " n"]
     degrees: Int[Tensor, "n 2"]
-    """In and out."""
+    """In-degree and out-degree."""
     depth: Int[Tensor, " n"]
     """Distance from the input."""
     distances: Int[Tensor, "n n"]
-    """From row to column along the arrows, capped; 0 to itself, -1 where there is no path."""
+    """From row to column along the arrows, capped; 0 to itself, -1 if there is no path."""
     twins: Int[Tensor, " n"]
-    """How many nodes alike stand before each: query, key and value of one attention are 0, 1 and 2. Without it they
-    would have the same weights."""
+    """Number of equal nodes before each: query, key and value of one attention are 0, 1 and 2. Without it they would
+    get the same weights."""
     roles: Int[Tensor, " t"]
     shapes: Int[Tensor, "t 4"]
     """(out, in, kernel height, kernel width)"""
     siblings: Int[Tensor, " t"]
-    """How many tensors alike their node has before each: an LSTM is one node with the matrices of all its layers."""
+    """Number of equal tensors before each in its node: an LSTM is one node with the matrices of all its layers."""
     owners: Int[Tensor, " t"]
     """The node that each tensor belongs to."""
 
 
 class GraphEncoder(nn.Module):
-    """Graphs to one token per tensor, (t, d): its node after all layers, and its own role and shape."""
+    """Maps graphs to one token per tensor, (t, d): its node after all layers, plus its own role and shape."""
 
     def __init__(
         self, *, num_ops: int, num_roles: int, dim: int, num_layers: int, num_heads: int, max_distance: int
@@ -61,7 +61,7 @@ class GraphEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, graph: GraphInputs, shift: Float[Tensor, " d"] | None = None) -> Float[Tensor, "t d"]:
-        """`shift` is added to every node before the first layer: what is known besides the graph."""
+        """Tokens (t, d); `shift`, which holds other knowledge, is added to every node before the first layer."""
         sizes = number_features(torch.cat([graph.shapes, graph.siblings[:, None]], 1))
         tensors = self.of_role(graph.roles) + self.of_shape(rearrange(sizes, "t s f -> t (s f)"))
         place = torch.cat([graph.degrees, graph.depth[:, None], graph.twins[:, None]], 1)
@@ -76,7 +76,7 @@ class GraphEncoder(nn.Module):
 
 
 class GraphormerLayer(nn.Module):
-    """Self-attention of nodes (n, d) with a bias (h, n, n), and an MLP, each behind a norm and with its residual."""
+    """Self-attention of nodes (n, d) with a bias (h, n, n), then an MLP, each with a norm before and a residual."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -94,9 +94,9 @@ class GraphormerLayer(nn.Module):
 
 
 class DistanceBias(nn.Module):
-    """Distances (n, n), as in GraphInputs, to a bias (h, n, n): a small network of the distance, one for each way.
+    """Maps distances (n, n), as in GraphInputs, to a bias (h, n, n) by a small network of distance and direction.
 
-    Along an arrow there is no way back: every pair has one distance and a direction, or none. So the network runs on
+    Graphs have no cycles, so every pair has one distance and a direction, or none. The network runs on
     2 x max_distance + 2 cases, not on n x n pairs.
     """
 
@@ -118,5 +118,5 @@ class DistanceBias(nn.Module):
         back = torch.cat([nothing, features, is_self, torch.zeros_like(is_self)], 1)[1:]
         apart = forth.new_zeros(1, forth.shape[1])
         apart[:, -1] = 1
-        # The last case, -1, is that of no path either way.
+        # The last case, -1, is for no path in either direction.
         return self.table(torch.cat([forth, back, apart])).T[:, cases]

@@ -1,10 +1,10 @@
 """Weights of any shape as products of two thin factors: W = A B (LoGAH, Zhou et al. 2024, arXiv:2405.16287, section 3).
 
 A row of A is a function of its place on the axis (`axis_features`) and its kernel position, weighted by the tensor's
-token; a column of B likewise; an r x r core read off the token ties them together. So every parameter trains at every
-width, no row is a copy of another, and factors are made for the size asked for. There are twice as many features as
-ranks, so that two tensors of one width need not write to the same r directions. A factor is scaled so that the root
-mean square of W is the one asked for, times a learnt gain; the factors tell it without the product, in O((m + n) r^2).
+token, and so is a column of B. An r x r core, made from the token, connects them. So every parameter trains at every
+width, no row is a copy of another, and factors have exactly the size asked for. There are twice as many features as
+ranks, so that two tensors of the same width can use different directions. One factor is scaled so that W has the root
+mean square asked for, times a learnt gain. It is computed from the factors without the product, in O((m + n) r^2).
 
 Shapes: t tensors, d token, r rank, h features; a weight has m rows (unit, kernel height) and n columns (unit, width).
 """
@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from weightgen.layers.axis_features import AxisFeatures
 
 _CORES_AT_ONCE = 32
-"""Tensors whose cores are made together: a matrix product worth its name, in little memory."""
+"""Tensors whose cores are made together: enough for an efficient matrix product, in little memory."""
 _MAX_TERMS = 128
-"""Terms of a sum up to which a wider product is faster than a narrow one whose numbers are then moved."""
+"""Up to this many terms of a sum, a wider product is faster than a narrow one whose numbers are moved afterwards."""
 _MAX_BLOCK = 2**18
-"""Numbers of a product made at a time where it cannot be made in place: what stays in a cache."""
+"""Numbers of a product in one block if it cannot be made in place: a block stays in the cache."""
 
 
 class Factors(NamedTuple):
@@ -52,7 +52,7 @@ class WeightShape:
 
     @classmethod
     def of_kernel(cls, shape: tuple[int, ...], *, rms: float) -> "WeightShape":
-        """A matrix (out, in) or a kernel (out, in, ..., width): width goes with the columns, the rest with the rows."""
+        """A matrix (out, in) or a kernel (out, in, ..., width): the width goes to the columns, the rest to the rows."""
         kernel = shape[2:]
         return cls(shape, (shape[0], math.prod(kernel[:-1])), (shape[1], kernel[-1] if kernel else 1), rms)
 
@@ -68,7 +68,7 @@ class WeightShape:
 
 
 class LowRankDecoder(nn.Module):
-    """Tokens (t, d) to the factors of weights of any shape, and to vectors of any length."""
+    """Maps tokens (t, d) to the factors of weights of any shape, and to vectors of any length."""
 
     def __init__(self, dim: int, rank: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class LowRankDecoder(nn.Module):
                 nn.init.zeros_(module.bias)
         for mix in (self.row_mix, self.column_mix):
             nn.init.orthogonal_(mix.weight)
-        # Gates mostly near 1 or -1, so that no direction prevails; gains near 1 and vectors near 0.
+        # Gates mostly near 1 or -1, so that no direction dominates; gains near 1 and vectors near 0.
         nn.init.normal_(self.gates.weight, std=2 * (8 * dim) ** -0.5)
         nn.init.normal_(self.log_gain.weight, std=0.1 * (8 * dim) ** -0.5)
         nn.init.zeros_(self.log_gain.bias)
@@ -97,7 +97,7 @@ class LowRankDecoder(nn.Module):
         nn.init.zeros_(self.vector_core.bias)
 
     def forward(self, tokens: Float[Tensor, "t d"], shapes: Sequence[WeightShape]) -> Iterator[Factors]:
-        """The factors of every weight, in order, made as they are asked for."""
+        """The factors of every weight, in order; each is made when it is asked for."""
         row_axes, column_axes = _Kept(self.row_features), _Kept(self.column_features)
         for start in range(0, len(shapes), _CORES_AT_ONCE):
             hidden = self.trunk(tokens[start : start + _CORES_AT_ONCE])
@@ -116,7 +116,7 @@ class LowRankDecoder(nn.Module):
                 yield Factors(left, right * scale, rms[i]) if is_taller else Factors(left * scale, right, rms[i])
 
     def vectors(self, tokens: Float[Tensor, "t d"], sizes: Sequence[int]) -> list[Tensor]:
-        """A vector (size,) for every token, of order 0.1 before training; all of one size in one product."""
+        """A vector (size,) for every token, of order 0.1 before training; one product for all vectors of a size."""
         cores = self.vector_core(self.vector_trunk(tokens))
         found: dict[int, Tensor] = {}
         for size in set(sizes):
@@ -132,21 +132,21 @@ def mean_square(left: Float[Tensor, "m r"], right: Float[Tensor, "r n"]) -> Floa
 
 
 def multiply(factors: Factors, shape: WeightShape) -> Tensor:
-    """The weight that the factors make, differentiable in them."""
+    """The weight from its factors; differentiable."""
     matrix = factors.left @ factors.right
     return (matrix.T if shape.is_transposed else _unfold(matrix, shape)).reshape(shape.shape)
 
 
 def multiply_into(target: Tensor, factors: Factors, shape: WeightShape) -> None:
-    """Write the weight that the factors make into `target`, whatever its dtype, layout and device; no gradient.
+    """Write the weight from its factors into `target` of any dtype, layout and device; without gradient.
 
-    One matrix product with the target as its output where it can be, else blocks of rows, which are rounded to the
+    If possible, this is one matrix product with the target as its output; else blocks of rows, each rounded to the
     target's dtype once.
     """
     target = target.detach()
     left, right = (f.detach().to(target.device) for f in (factors.left, factors.right))
     if shape.is_transposed:
-        left, right = right.T.contiguous(), left.T  # a long left factor read across its rows takes twice as long
+        left, right = right.T.contiguous(), left.T  # twice as fast for a long left factor: it is read along its rows
     heights = shape.rows[1]
     is_plain = heights == 1
     if target.dtype == left.dtype and target.is_contiguous():
@@ -171,9 +171,9 @@ def _unfold(block: Tensor, shape: WeightShape) -> Tensor:
 
 
 def _spread(right: Float[Tensor, "r n"], shape: WeightShape) -> Float[Tensor, "yr iyx"]:
-    """The right factor once for every kernel height, elsewhere 0: of left factors (o, y r) a product (o, i y x).
+    """The right factor once for every kernel height, 0 elsewhere, for a product (o, y r) @ (y r, i y x) -> (o, i y x).
 
-    Where numbers come out in their order, nothing has to be moved in runs of a kernel's width.
+    The product has its numbers in the right order, so that they need not be moved in runs of a kernel's width.
     """
     (_, heights), (units, widths) = shape.rows, shape.columns
     spread = right.new_zeros(heights, len(right), units, heights, widths)
@@ -189,7 +189,7 @@ class _Axis:
         self._products: Tensor | None = None
 
     def gram(self, mix: Float[Tensor, "r h"], factor: Float[Tensor, "r n"]) -> Float[Tensor, "r r"]:
-        """factor @ factor.T of factor = mix @ features.T; of long axes by way of products that all tensors share."""
+        """factor @ factor.T for factor = mix @ features.T; for long axes from products that all tensors share."""
         if not self._is_shared or len(self.features) < 6 * len(mix):
             return factor @ factor.T
         if self._products is None:
@@ -198,7 +198,7 @@ class _Axis:
 
 
 class _Kept:
-    """Axes by their sizes, made once for all tensors that have them; very long ones are let go of."""
+    """Cache of axes by their sizes, for all tensors that have them; very long ones are not kept."""
 
     def __init__(self, features: AxisFeatures, *, max_rows: int = 8192) -> None:
         self._features, self._max_rows = features, max_rows

@@ -1,4 +1,4 @@
-"""Places to vectors that differ as random ones do, for functions of place that are not smooth: weights of a layer."""
+"""Vectors of places that differ like random vectors, for functions of place that are not smooth, such as weights."""
 
 import math
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 class PlaceEmbedding(nn.Module):
-    """Places (b, k, p) of order 1 to vectors (b, k, dim), by one layer of sines.
+    """Maps places (b, k, p) of order 1 to vectors (b, k, dim), by one layer of sines.
 
-    SIREN, Sitzmann et al. 2020 (arXiv:2006.09661). Behind a GELU all places would look alike: the mean of its features
-    outweighs what tells neighbours apart.
+    SIREN, Sitzmann et al. 2020 (arXiv:2006.09661). With a GELU all places would look alike: the mean of its features is
+    larger than the differences between neighbours.
     """
 
     def __init__(self, place_dim: int, dim: int, *, gain: float = 4.0) -> None:
-        """`gain` is how far phases turn between places, in radians, about."""
+        """`gain` is about how far phases turn between places, in radians."""
         super().__init__()
         self.phase = nn.Linear(place_dim, 2 * dim)
         self.out = nn.Linear(2 * dim, dim)

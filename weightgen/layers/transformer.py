@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Self-attention and an MLP over tokens (b, n, d), each with its residual; the identity at first if modulated."""
+    """Self-attention and an MLP over tokens (b, n, d), each with a residual; the identity at first if modulated."""
 
     def __init__(self, dim: int, heads: int, *, condition_dim: int | None = None, expansion: int = 4) -> None:
-        """With `condition_dim`, shifts, scales and gates of both parts are read off a vector (b, condition_dim)."""
+        """With `condition_dim`, shifts, scales and gates of both parts are made from a vector (b, condition_dim)."""
         super().__init__()
         self.heads = heads
         affine = condition_dim is None
@@ -42,7 +42,7 @@ class Block(nn.Module):
 
 
 def embed_scalar(values: Float[Tensor, " b"], dim: int, *, period: float = 10_000.0) -> Float[Tensor, "b dim"]:
-    """Sines and cosines of numbers of order 1 to 10, at wavelengths in a geometric row (Vaswani et al. 2017, 3.5)."""
+    """Sines and cosines (b, dim) of numbers of order 1 to 10, with geometric wavelengths (Vaswani et al. 2017, 3.5)."""
     rates = torch.exp(-math.log(period) * torch.arange(dim // 2, device=values.device) / (dim // 2))
     angles = 100 * values[:, None] * rates
     return torch.cat([angles.cos(), angles.sin()], -1)

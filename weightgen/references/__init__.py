@@ -1,6 +1,6 @@
-"""References: rules that need no generator, and the zoo of trained trunks that they take from.
+"""References: rules that need no generator, and the zoo of trained trunks that they use.
 
-`references_for` says which of them a generator is compared with.
+`references_for` gives those that a generator is compared with.
 """
 
 from weightgen.references.default_init import RandomTrunkRidge
@@ -11,7 +11,7 @@ from weightgen.request import EmbedsTasks, TaskEmbedding, WeightGenerator
 
 
 def references_for(generator: WeightGenerator, arch: str, zoo: ReferenceZoo | None) -> list[WeightGenerator]:
-    """What the weights of a generator are compared with when they are made.
+    """The references that a generator's weights are compared with when they are made.
 
     Retrieval and soup need a zoo whose tasks this generator has embedded; a random trunk needs nothing.
     """
@@ -22,7 +22,7 @@ def references_for(generator: WeightGenerator, arch: str, zoo: ReferenceZoo | No
 
 
 def task_embedding(generator: WeightGenerator, arch: str, zoo: ReferenceZoo | None) -> tuple[TaskEmbedding | None, str]:
-    """The embedding under which the zoo's tasks can be compared with others; None, and why, if there is none."""
+    """The embedding that compares the zoo's tasks with others, and ""; or None, and the reason why there is none."""
     if zoo is None:
         return None, "there is no reference zoo for this architecture and these inputs"
     if not isinstance(generator, EmbedsTasks):

@@ -1,4 +1,4 @@
-"""The two references that have learnt nothing: default initialisation, and a random trunk under a solved class head."""
+"""The two references without any learning: default initialisation, and a random trunk under a solved class head."""
 
 import torch
 
@@ -9,7 +9,7 @@ from weightgen.target.trunk import take_trunk
 
 
 class DefaultInit:
-    """The architecture's default initialisation; the condition is of no use to it."""
+    """The architecture's default initialisation; ignores the condition."""
 
     name = "default_init"
 

@@ -1,6 +1,6 @@
-"""Noise round the nearest: the retrieved trunk plus Gaussian noise, refitted on the support set.
+"""Noise around the nearest: the retrieved trunk plus Gaussian noise, refitted on the support set.
 
-What a generator that memorised its zoo and blurs it would give.
+It imitates a generator that memorised its zoo and blurs it.
 """
 
 import torch
@@ -14,7 +14,7 @@ from weightgen.spec import State
 
 
 class Noise:
-    """Noise has `sigma` times the root mean square of each tensor as its standard deviation."""
+    """The reference `noise`; its standard deviation is `sigma` times the root mean square of each tensor."""
 
     name = "noise"
 

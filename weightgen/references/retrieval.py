@@ -7,7 +7,7 @@ from weightgen.spec import State
 
 
 class Retrieval:
-    """Likeness is the inner product of task embeddings under `embed`, the generator's own."""
+    """The reference `retrieval`; likeness is the inner product of task embeddings, which `embed` makes."""
 
     name = "retrieval"
 
@@ -20,7 +20,7 @@ class Retrieval:
         self.zoo.check(request.target)
 
     def nearest(self, request: GenerationRequest) -> int:
-        """Number of the trunk that is retrieved."""
+        """Index of the trunk that is retrieved."""
         return self.zoo.nearest(request, self.embed)[0]
 
     def trunks(self, request: GenerationRequest) -> list[State]:

@@ -1,7 +1,7 @@
 """Aligned soup: the mean of the trunks of the nearest tasks, refitted on the support set.
 
-Wortsman et al. 2022, "Model soups" (arXiv:2203.05482), uniform soup, of networks of different tasks; hidden units are
-matched first (Ainsworth et al. 2022, "Git Re-Basin", arXiv:2209.04836), or the mean of unrelated trunks is noise.
+Uniform soup (Wortsman et al. 2022, "Model soups", arXiv:2203.05482) of networks of different tasks. Hidden units are
+matched first (Ainsworth et al. 2022, "Git Re-Basin", arXiv:2209.04836): the mean of unmatched trunks would be noise.
 """
 
 from weightgen.errors import BadOption
@@ -12,7 +12,7 @@ from weightgen.spec import State
 
 
 class Soup:
-    """The mean of the `size` trunks whose tasks are most like this one under `embed`; of all, in a smaller zoo."""
+    """The mean of the `size` trunks whose tasks are most like this one under `embed`, or of all in a smaller zoo."""
 
     name = "soup"
 

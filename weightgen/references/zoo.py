@@ -1,9 +1,9 @@
-"""ReferenceZoo: a few dozen trained trunks in one file, for references to work with and novelty to be measured against.
+"""ReferenceZoo: a few dozen trained trunks in one file, used by references and to measure novelty.
 
-Only trunks are kept: the networks of a zoo solve tasks with other classes, so a reference takes a trunk from here and
-refits everything that the support set decides (`refit`): BatchNorm's statistics and the class head in closed form.
-References therefore see the same data as the generator they are compared with, which makes them far stronger than in
-published comparisons, where a retrieved or averaged network keeps the head of another task.
+Only trunks are kept. The networks of a zoo solve tasks with other classes, so a reference takes a trunk from here and
+refits BatchNorm's statistics and the class head on the support set, in closed form (`refit`). So references see the
+same data as the generator they are compared with. This makes them far stronger than in published comparisons, where a
+retrieved or averaged network keeps the head of another task.
 
 All trunks are stored aligned to the first one (`weightgen.weightspace.canonical`), so that means of them are soups.
 
@@ -35,9 +35,9 @@ from weightgen.weightspace.canonical import align
 FORMAT, VERSION = "weightgen.references", 1
 MAX_TRUNKS = 1024
 ABOVE_CHANCE = 1.1
-"""Test accuracy in units of chance that a training run has to exceed to count as one."""
+"""A training run counts only if its test accuracy is more than this times chance."""
 _CANDIDATES = 3
-"""Trunks nearest in the common alignment that are aligned one to one before their distance counts."""
+"""Number of trunks, nearest in the common alignment, whose distance is measured again after their own alignment."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class ReferenceZoo:
     trunks: Mapping[str, Tensor]
     """Tensor name -> (n, *shape)."""
     embeddings: Tensor
-    """(n, e), unit norm: each task under the embedding of the generator `embedder`."""
+    """(n, e), unit norm: each task's embedding by the generator `embedder`."""
     leave_one_out: Tensor
     """(n,) distance (`trunk_distance`) of each trunk to the nearest other one; 0 for a single trunk."""
     runs: tuple[Mapping[str, Any], ...]
@@ -71,11 +71,11 @@ class ReferenceZoo:
             )
 
     def trunk(self, index: int) -> State:
-        """The float32 trunk number `index`."""
+        """The trunk at `index`, in float32."""
         return {name: t[index].float() for name, t in self.trunks.items()}
 
     def nearest(self, request: GenerationRequest, embed: TaskEmbedding) -> list[int]:
-        """Trunks by likeness of their task to the request's, nearest first."""
+        """Indices of trunks by likeness of their task to the request's, nearest first."""
         return self.rank(embed(require_support(request), arch=request.target.spec.arch))
 
     def mean_trunk(self, indices: Sequence[int] | None = None) -> State:
@@ -84,7 +84,7 @@ class ReferenceZoo:
         return {name: t[rows].float().mean(0) for name, t in self.trunks.items()}
 
     def distances(self, target: Target, trunk: Mapping[str, Tensor]) -> list[float]:
-        """`trunk_distance` of a trunk to each of the zoo's, all at once."""
+        """`trunk_distance` of a trunk to each of the zoo's, computed together."""
         learnt = [name for name, _ in target.skeleton.named_parameters() if name in trunk]
         squares = torch.zeros(len(self))
         for name in learnt:
@@ -98,7 +98,7 @@ class ReferenceZoo:
         return {name: t / t.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12) for name, t in flat.items()}
 
     def rank(self, embedding: Tensor) -> list[int]:
-        """Trunks by similarity of their task to `embedding` (e,), nearest first; ties in stored order."""
+        """Indices of trunks by likeness of their task to `embedding` (e,), nearest first; ties in stored order."""
         if embedding.shape != self.embeddings.shape[1:]:
             raise UnsupportedTask(
                 f"the reference zoo was embedded in {self.embeddings.shape[1]} dimensions, "
@@ -162,9 +162,9 @@ def require_one(request: GenerationRequest) -> SupportSet:
 def trunk_distance(target: Target, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """Relative L2 distance of two trunks' parameters, each tensor at unit mean square, 0 to 2.
 
-    sqrt(sum_t |a_t / rms(a_t) - b_t / rms(b_t)|^2 / sum_t n_t) over tensors t of n_t numbers each, the root
-    mean square difference. Unit mean square because a layer before a ReLU or a BatchNorm has no scale of its own;
-    BatchNorm's running statistics do not count, they are measured, not learnt. Unrelated trunks are at about 1.4.
+    The root mean square difference sqrt(sum_t |a_t / rms(a_t) - b_t / rms(b_t)|^2 / sum_t n_t) over tensors t of n_t
+    numbers each. Unit mean square, because the scale of a layer before a ReLU or a BatchNorm has no meaning.
+    BatchNorm's running statistics do not count: they are measured, not learnt. Unrelated trunks are at about 1.4.
     """
     learnt = {name for name, _ in target.skeleton.named_parameters()}
     names = [n for n in a if n in learnt]
@@ -175,9 +175,10 @@ def trunk_distance(target: Target, a: Mapping[str, Tensor], b: Mapping[str, Tens
 def nearest_trunk(
     zoo: ReferenceZoo, target: Target, trunk: Mapping[str, Tensor], *, excluded: Collection[int] = ()
 ) -> tuple[int, float]:
-    """Number and distance of the zoo's trunk nearest to this one, hidden units matched; `excluded` ones do not count.
+    """Index and distance of the zoo's trunk nearest to this one, hidden units matched; `excluded` ones do not count.
 
-    All are compared after alignment to the zoo's first trunk, the nearest few again after alignment to each of them.
+    All are compared after alignment to the zoo's first trunk. The nearest few are compared again after alignment to
+    each of them.
     """
     spec = trunk_spec(target.spec)
     moved = align(trunk, zoo.trunk(0), spec)
@@ -202,12 +203,13 @@ def build_reference_zoo(
     max_trunks: int = 64,
     dtype: torch.dtype = torch.float16,
 ) -> ReferenceZoo:
-    """The final checkpoints of a zoo folder's training runs whose trunk fits the target's (any number of classes).
+    """A reference zoo from the final checkpoints of a zoo folder's runs whose trunk fits the target's, any classes.
 
-    Runs that learnt nothing (dead units: test accuracy at chance) are left out, lest references be men of straw.
-    `support_of` draws a support set of a run's task ({"dataset", "classes"}), `embed` embeds it, `embedder` is the
-    `digest_of` of the generator that does. Of more than `max_trunks` runs, data sets take turns, their most accurate
-    runs first. float16 halves the file; its rounding (a relative 5e-4) is far below what the head's refit absorbs.
+    Runs that learnt nothing (dead units: test accuracy at chance) are left out, or references would be too weak.
+    `support_of` draws a support set of a run's task ({"dataset", "classes"}), `embed` embeds it, and `embedder` is
+    `digest_of` of the generator that embeds. If there are more than `max_trunks` runs, the data sets take turns, each
+    with its most accurate runs first. float16 halves the file; its rounding (a relative 5e-4) is far below what the
+    head's refit absorbs.
     """
     if not 1 <= max_trunks <= MAX_TRUNKS or dtype not in (torch.float16, torch.float32):
         raise BadOption(f"max_trunks {max_trunks} and {dtype}: expected 1 to {MAX_TRUNKS}, float16 or float32")
@@ -235,7 +237,7 @@ def build_reference_zoo(
 
 
 def _find_runs(zoo_dir: Path, target: Target) -> list[tuple[Path, dict[str, Any]]]:
-    """Final checkpoint file and run.json of every complete training run that fits the target and learnt, by run_id."""
+    """Final checkpoint file and run.json of every complete run that fits the target and is above chance, by run_id."""
     index = read_json(zoo_dir / "zoo.json")
     if not isinstance(index, dict) or index.get("format") != "weightgen.zoo":
         raise CorruptFile(f"{zoo_dir / 'zoo.json'}: expected the index of a zoo (format 'weightgen.zoo')")
@@ -283,7 +285,7 @@ def _describe_run(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _store(stacked: Tensor, dtype: torch.dtype) -> Tensor:
-    """In `dtype`, unless values are too large for it: BatchNorm's variances can be."""
+    """The tensor in `dtype`, or unchanged if values are too large for it, as BatchNorm's variances can be."""
     small = stacked.to(dtype)
     return small if torch.isfinite(small).all() else stacked
 

@@ -7,7 +7,7 @@ from weightgen.spec import State
 
 
 class ZooMean:
-    """The same trunk for every task."""
+    """The reference `zoo_mean`: the same trunk for every task."""
 
     name = "zoo_mean"
 

@@ -1,1 +1,1 @@
-"""What a process shares: random numbers, memory."""
+"""State that a whole process shares: random numbers, memory."""

@@ -1,7 +1,7 @@
-"""torch's global random generator, which constructors of modules draw from, lent to one thread at a time.
+"""torch's global random generator, used by one thread at a time; constructors of modules draw from it.
 
-Everything else draws from an explicit `rng`. Two threads that seeded the global one and drew from it at the same time
-would get each other's numbers, and the same request other weights.
+Everything else draws from an explicit `rng`. If two threads seeded the global one and drew from it at the same time,
+they would get each other's numbers, and the same request would give other weights.
 """
 
 import threading
@@ -17,7 +17,7 @@ _LOCK = threading.RLock()
 def borrowed_rng(seed: int | None = None) -> Iterator[None]:
     """Let this thread alone draw from the global generator of the CPU, seeded if `seed` is given.
 
-    It is handed back as it was. Other threads that borrow it wait.
+    Its state is restored afterwards. Other threads that borrow it wait.
     """
     with _LOCK, torch.random.fork_rng(devices=[]):
         if seed is not None:

@@ -1,1 +1,1 @@
-"""What has a closed form or takes a few fixed steps: the class head, BatchNorm's statistics, refinement."""
+"""Parts with a closed form or a few fixed steps: the class head, BatchNorm's statistics, refinement."""

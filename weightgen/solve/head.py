@@ -3,8 +3,8 @@
 Bertinetto et al. 2019, "Meta-learning with differentiable closed-form solvers" (arXiv:1805.08136), section 3.2: with
 features F (n, d) and one-hot targets Y (n, k), both centred, W = (F'F + lambda I)^-1 F'Y, or in the dual
 F'(FF' + lambda I)^-1 Y when there are fewer examples than features. A least-squares head has the wrong scale for a
-softmax: fine-tuning from it first destroys it. So its logits are multiplied by the scale that gives the least
-cross-entropy on leave-one-out predictions, which ridge regression has in closed form too.
+softmax, and fine-tuning from it would first destroy it. So its logits are multiplied by the scale with the least
+cross-entropy on leave-one-out predictions, which ridge regression also gives in closed form.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def solve_head(target: Target, state: State, support: SupportSet, *, ridge: floa
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RidgeHead:
-    """A calibrated ridge head, and what it would say of every example had it not seen that one."""
+    """A calibrated ridge head, and its logits for every example as if that example had been left out."""
 
     weight: Tensor
     """(k, d)"""
@@ -54,7 +54,7 @@ def ridge_head(
 ) -> RidgeHead:
     """The calibrated ridge head on features (n, d); differentiable in the features and the penalty.
 
-    Classes count equally whatever their number of examples: squared errors are weighted by 1 / class size.
+    Classes count equally, with any number of examples: squared errors are weighted by 1 / class size.
     """
     n, d = features.shape
     root = root_weights(labels, num_classes).to(features)
@@ -76,7 +76,7 @@ def ridge_head(
         solver = inverse @ x.T
         hat = x @ solver
     fitted = hat @ y
-    leverage = hat.diagonal()[:, None] + 1 / n  # 1/n: the centring is refitted as well
+    leverage = hat.diagonal()[:, None] + 1 / n  # 1/n, because the centring is refitted too
     left_out = (y - (y - fitted) / (1 - leverage).clamp_min(1e-3)) / root
     scale = _calibrating_scale(left_out.detach(), labels)
     weight = scale * (solver @ y).T
@@ -99,19 +99,19 @@ class LinearHead:
 
 
 def step_to_softmax(head: RidgeHead, features: Tensor, labels: Tensor, *, steps: Tensor) -> LinearHead:
-    """The ridge head on features (n, d), moved towards that of least cross-entropy on them by `steps` (t,), all > 0.
+    """The ridge head on features (n, d), moved by `steps` (t,), all > 0, towards the least cross-entropy on them.
 
-    Least squares lets large classes hide those between them when there are few features; softmax regression does not.
-    Every step is quasi-Newton, preconditioned by the matrix that ridge regression has inverted already (Boehning 1992,
-    "Multinomial logistic regression algorithm": a fixed bound of the Hessian; a step of 2 never raises the loss) and
-    carries half of the one before. Differentiable in features, head and steps.
+    With few features, least squares can hide a class that lies between two others; softmax regression does not. Every
+    step is quasi-Newton: it is preconditioned by the matrix that ridge regression has already inverted (Boehning 1992,
+    "Multinomial logistic regression algorithm": a fixed bound of the Hessian; a step of 2 never raises the loss), plus
+    half of the step before. Differentiable in features, head and steps.
     """
     num_classes = len(head.bias)
     root = root_weights(labels, num_classes).to(features)
     weights = root**2 / len(labels)
     mean = (weights * features).sum(0)
     onehot = F.one_hot(labels, num_classes).to(features.dtype)
-    # The bias is the weight of one more feature, which is always 1.
+    # The bias is the weight of an extra feature that is always 1.
     inputs = torch.cat([features - mean, torch.ones_like(root)], 1)
     solver = torch.cat([head.preconditioned * root.T, weights.T])
     coef = torch.cat([head.weight.T, (head.bias + head.weight @ mean)[None]])
@@ -126,20 +126,20 @@ def step_to_softmax(head: RidgeHead, features: Tensor, labels: Tensor, *, steps:
 def left_out_cross_entropy(ridge: RidgeHead, stepped: LinearHead, features: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the examples (n, d) that a head was solved on, as if each had been left out, scalar.
 
-    The closed form knows what it would say of an example left out; the steps after it count as they are.
+    The ridge head's leave-one-out logits are exact; the steps after it are added as they are.
     """
     moved = features @ (stepped.weight - ridge.weight).T + stepped.bias - ridge.bias
     return F.cross_entropy(ridge.left_out_logits + moved, labels)
 
 
 def root_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """Square roots (n, 1) of the weights that let every class count equally, whatever its size; weights of mean 1."""
+    """Square roots (n, 1) of weights with mean 1 that make all classes count equally, for any class sizes."""
     counts = torch.bincount(labels, minlength=num_classes)
     return (len(labels) / (num_classes * counts[labels])).sqrt()[:, None]
 
 
 def _calibrating_scale(left_out: Tensor, labels: Tensor) -> Tensor:
-    """The factor on leave-one-out logits (n, k) with the least cross-entropy, scalar; a grid and a parabola."""
+    """The factor on leave-one-out logits (n, k) with the least cross-entropy, scalar; by a grid and a parabola."""
     scales = LOG_SCALES.to(left_out).exp()
     surprises = -(scales[:, None, None] * left_out).log_softmax(-1)
     losses = surprises[:, torch.arange(len(labels)), labels].mean(1)

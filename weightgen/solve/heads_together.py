@@ -1,8 +1,9 @@
 """Class heads of several networks solved together, as `weightgen.solve.head` solves them one by one.
 
-Each head comes out the same to the bit whatever others it is solved with: there is a leading axis b for the networks,
-and every matrix of a network begins at a multiple of 64 bytes, as it would alone, because products round otherwise.
-For that, examples are padded with some of weight 0 and features with zeros, one of which serves as the bias's 1.
+Each head has the same bits, whichever heads are solved with it. For this there is a leading axis b for the networks,
+and every matrix of a network starts at a multiple of 64 bytes, as it would alone: else products would round
+differently. Examples are padded with examples of weight 0, and features with zeros; one padded feature holds the 1 for
+the bias.
 
 Shapes: b networks, n examples, d features, k classes; N and D after padding.
 """
@@ -28,12 +29,12 @@ class HeadsTogether:
     bias: Tensor
     """(b, k)"""
     left_out_loss: Tensor
-    """(b,), of each network what `left_out_cross_entropy` gives"""
+    """(b,), `left_out_cross_entropy` of each network"""
 
 
 def solve_heads(features: Tensor, labels: Tensor, *, num_classes: int, ridge: Tensor, steps: Tensor) -> HeadsTogether:
-    """The heads on features (b, n, d) of examples with labels (n,), the same for all: `ridge_head`, then
-    `step_to_softmax` by `steps` (t,). Differentiable in all of it."""
+    """The heads on features (b, n, d) of examples that share their labels (n,): `ridge_head`, then `step_to_softmax`
+    by `steps` (t,). Differentiable in features, ridge and steps."""
     b, n, d = features.shape
     rows = (0, 0, 0, _round_up(n) - n)
     x = F.pad(features, (0, _round_up(d + 1) - d, *rows[2:]))
@@ -45,7 +46,7 @@ def solve_heads(features: Tensor, labels: Tensor, *, num_classes: int, ridge: Te
     centred = x - mean
     weighted = root * centred
     solver = _solve(weighted, n, d, ridge)
-    # Expanded, or the product would be taken of one tall matrix rather than of several.
+    # Expanded, or the product would use one tall matrix instead of several.
     y = (root * (onehot - prior)).expand(b, -1, -1)
     ridge_coef = solver @ y
     leverage = (weighted * solver.mT).sum(2, keepdim=True) + 1 / n  # the diagonal of the hat matrix
@@ -78,7 +79,7 @@ def _solve(x: Tensor, n: int, d: int, ridge: Tensor) -> Tensor:
 
 
 def _calibrating_scale(left_out: Tensor, labels: Tensor) -> Tensor:
-    """The factor on leave-one-out logits (b, n, k) with the least cross-entropy, (b,); a grid and a parabola."""
+    """The factor on leave-one-out logits (b, n, k) with the least cross-entropy, (b,); by a grid and a parabola."""
     scales = LOG_SCALES.to(left_out)
     surprises = -(scales.exp()[:, None, None] * left_out[:, None]).log_softmax(-1)
     losses = surprises[..., torch.arange(len(labels)), labels].mean(-1)

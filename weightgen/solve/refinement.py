@@ -1,8 +1,8 @@
-"""Steps of a trunk along the gradient of what a support set says of it: a reading that no pooled encoding gives.
+"""Steps of a trunk down the gradient of its loss on a support set, which a pooled encoding cannot replace.
 
-Every tensor moves along its own normalised gradient of a loss by a share of its own size, so that steps mean the same
-whatever the magnitude of weights (after Ortiz et al. 2024, arXiv:2304.07645). The shares are learnt; the gradient is
-taken as a constant, as in first-order MAML (Finn et al. 2017, arXiv:1703.03400, section 5.2).
+Every tensor moves along its own normalised gradient by a share of its own size, so that steps mean the same for weights
+of any magnitude (after Ortiz et al. 2024, arXiv:2304.07645). The shares are learnt. The gradient is taken as a
+constant, as in first-order MAML (Finn et al. 2017, arXiv:1703.03400, section 5.2).
 """
 
 import copy
@@ -22,7 +22,7 @@ from weightgen.target.interventions import head_inputs, normalise_by_batch
 from weightgen.target.network import Target
 
 SMALLEST_SIZE = 0.02
-"""Root mean square below which a tensor counts as of this size: zeros could never move."""
+"""Least root mean square that a tensor counts as: otherwise zeros could never move."""
 
 
 def refine(
@@ -32,10 +32,10 @@ def refine(
     *,
     number: int | None = None,
 ) -> dict[str, Tensor]:
-    """The trunk after one step down the loss, tensor by tensor in the order of `rates` (t,): shares of their sizes.
+    """The trunk after one step down the loss; `rates` (t,) has each tensor's step as a share of its size, in order.
 
-    Differentiable in trunk and rates, but not through the gradient. Tensors that the loss does not read stay. With a
-    `number`, the trunk is that of so many networks side by side, and each has its own sizes.
+    Differentiable in trunk and rates, but not through the gradient. Tensors that the loss does not read stay. With
+    `number`, the trunk holds that many networks side by side, and each has its own sizes.
     """
 
     def size_of(tensor: Tensor) -> Tensor:
@@ -64,13 +64,13 @@ def refine_trunk(
     rates: Sequence[float],
     rng: torch.Generator | None = None,
 ) -> State:
-    """A full state of any classifier, its trunk's parameters moved by a step for each of `rates`, all tensors alike.
+    """A full state of any classifier after one step of its trunk for each of `rates`; a rate holds for all tensors.
 
-    The loss is the cross-entropy of a ridge head's leave-one-out predictions on the whole support set, whose images are
-    shifted, turned and scaled a little anew for every step where an `rng` is given; BatchNorms use the statistics of
-    the batch meanwhile. Statistics and class head come back as they were: they are to be solved again.
+    The loss is the cross-entropy of a ridge head's leave-one-out predictions on the whole support set. With an `rng`,
+    the images are shifted, turned and scaled a little, differently for every step. BatchNorms use the statistics of the
+    batch during the steps. Statistics and class head are not changed: solve them again afterwards.
     """
-    # Hooks are set on the skeleton while it runs: a copy, so that requests may run side by side.
+    # Hooks are set on the skeleton while it runs; requests run in parallel, so each gets a copy.
     skeleton = normalise_by_batch(copy.deepcopy(target.skeleton))
     learnt = {name for name, _ in skeleton.named_parameters()} - set(target.spec.head)
     trunk = {t.name: state[t.name] for t in target.spec.generated if t.name in learnt}
@@ -89,5 +89,5 @@ def refine_trunk(
 
 
 def shots_scale(labels: Tensor, num_classes: int) -> float:
-    """Log of the examples of a class, 0 at about twelve: what rates may lean on."""
+    """Log of the mean number of examples of a class, shifted to 0 at about twelve; learnt rates may depend on it."""
     return math.log(len(labels) / num_classes) - 2.5

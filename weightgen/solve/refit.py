@@ -1,4 +1,4 @@
-"""A full state from a trunk: what the support set decides is solved on it."""
+"""A full state from a trunk: BatchNorm's statistics and the class head are solved on the support set."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,7 +24,7 @@ def refit(target: Target, trunk: Mapping[str, Tensor], support: SupportSet) -> S
 
 
 def refit_each(target: Target, trunks: Sequence[Mapping[str, Tensor]], support: SupportSet) -> list[State]:
-    """`refit` of several trunks on one support set, in one pass where the target can run side by side."""
+    """`refit` of several trunks on one support set, in one pass if the target can run side by side."""
     if not can_run_side_by_side(target.skeleton):
         return [refit(target, trunk, support) for trunk in trunks]
     weight_name, bias_name = head_names(target)

@@ -13,7 +13,7 @@ from weightgen.target.predict import EVAL_BATCH
 
 
 def recalibrate_batchnorm(target: Target, state: State, inputs: Float[Tensor, "n ..."]) -> State:
-    """The same state with BatchNorm's running statistics measured on inputs (n, *input_shape); others come back as is.
+    """The same state with BatchNorm's running statistics measured on inputs (n, *input_shape).
 
     Deterministic: one pass over all inputs in equal chunks, the plain mean of the chunks' statistics. The rest of the
     network stays in eval mode.

@@ -1,4 +1,4 @@
-"""Running a module with some of its parts changed, and reading what passes through it; undone afterwards."""
+"""Run a module with some of its parts changed, and read its activations; all changes are undone afterwards."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 
 def filled(state: Mapping[str, Tensor], skeleton: nn.Module) -> dict[str, Tensor]:
-    """`state`, and zeros for whatever else the skeleton has and never reads: nothing stays on the meta device."""
+    """`state` plus zeros for other tensors of the skeleton, which it never reads: nothing stays on the meta device."""
     return {name: state[name] if name in state else torch.zeros(t.shape) for name, t in skeleton.state_dict().items()}
 
 
 @contextmanager
 def replaced_forwards(module: nn.Module, forwards: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Some submodules compute these functions instead of their own."""
+    """Inside the block, submodules compute these functions instead of their own."""
     layers = {name: module.get_submodule(name) for name in forwards}
     for name, layer in layers.items():
         layer.forward = forwards[name]
@@ -26,7 +26,7 @@ def replaced_forwards(module: nn.Module, forwards: Mapping[str, Callable[[Tensor
 
 
 def normalise_by_batch(module: nn.Module) -> nn.Module:
-    """The module, in eval mode but for its BatchNorms, which use the statistics of the batch and keep none."""
+    """The module in eval mode, except its BatchNorms, which use the statistics of the batch and store none."""
     module.eval()
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):

@@ -1,4 +1,4 @@
-"""Target: the network whose weights are made; its spec together with the code that runs a state of it."""
+"""Target: the network whose weights are made, with its spec and the code that runs a state."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from weightgen.spec import State, StateSpec
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """An architecture at one configuration: how to build it, what its tensors mean, what it takes."""
+    """An architecture at one configuration: how to build it, its spec, and the shape of its inputs."""
 
     spec: StateSpec
     make: Callable[[], nn.Module]
@@ -39,7 +39,7 @@ class Target:
 
     @cached_property
     def skeleton(self) -> nn.Module:
-        """The module on the meta device, in eval mode: structure without numbers, to run states through."""
+        """The module on the meta device, in eval mode: structure without numbers, for running states."""
         with torch.device("meta"):
             return self.make().eval()
 
@@ -49,7 +49,7 @@ class Target:
             return {name: tensor.detach() for name, tensor in self.make().state_dict().items()}
 
     def load(self, state: State) -> nn.Module:
-        """A fresh module holding `state`, loaded strictly, in eval mode."""
+        """A new module with `state`, loaded strictly, in eval mode."""
         with borrowed_rng():
             module = self.make()
         module.load_state_dict(state, strict=True)

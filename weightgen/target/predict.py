@@ -1,4 +1,4 @@
-"""What a state says of inputs: logits in batches, and accuracy."""
+"""Logits and accuracy of a state, in batches."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from weightgen.target.network import Target
 from weightgen.target.side_by_side import can_run_side_by_side, run_each, run_halves
 
 EVAL_BATCH = 512
-"""Examples a forward pass; bounds the memory of activations."""
+"""Examples in a forward pass; bounds the memory of activations."""
 
 
 def predict(target: Target, state: State, inputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n classes"]:
@@ -26,7 +26,7 @@ def predict(target: Target, state: State, inputs: Float[Tensor, "n ..."]) -> Flo
 def predict_each(
     target: Target, states: Sequence[State], inputs: Float[Tensor, "n ..."]
 ) -> Float[Tensor, "states n classes"]:
-    """Logits (b, n, classes) of several states for the same inputs, as `predict` gives them but for rounding."""
+    """Logits (b, n, classes) of several states for the same inputs; equal to `predict` up to rounding."""
     if not can_run_side_by_side(target.skeleton):
         return torch.stack([predict(target, state, inputs) for state in states])
     with torch.no_grad():

@@ -1,11 +1,12 @@
-"""Networks of one architecture run side by side: as one wide network, each layer a group for each of them.
+"""Networks of one architecture run side by side as one wide network, whose layers have one group for each network.
 
-Small networks on a CPU take their time from calls and from channels too few to fill a vector; side by side they share
-the calls and fill the vectors. Tensors of a wide network are those of its networks one behind the other along their
-first axis, the units; images and activations are joined along their channels, features along their features.
+Small networks on a CPU spend their time on calls, and have too few channels to fill a vector. Side by side they share
+the calls and fill the vectors. Tensors of a wide network are those of its networks, joined along their first axis, the
+units. Images and activations are joined along their channels, features along their features.
 
-A network's numbers do not depend on the others, to the bit, nor on how many there are, as long as there are two:
-libraries take another kernel for a single group. Therefore one alone is run beside itself (`MIN_NETWORKS`).
+The numbers of a network are the same to the bit, whatever the other networks are and how many there are, as long as
+there are at least two: libraries use another kernel for a single group. So a single network runs together with a copy
+of itself (`MIN_NETWORKS`).
 """
 
 import copy
@@ -25,18 +26,18 @@ _BATCH = 128
 
 
 def can_run_side_by_side(module: nn.Module | Callable[..., nn.Module]) -> bool:
-    """Whether the module, or this class of modules, says so: SIDE_BY_SIDE.
+    """Whether the module, or this class of modules, declares SIDE_BY_SIDE.
 
-    For networks of convolutions and linear layers, each with a bias, between which channels are not mixed, and narrow
-    enough for it to pay.
+    It is for narrow networks of convolutions and linear layers, each with a bias, that mix channels nowhere else.
+    Wide networks would gain nothing.
     """
     return getattr(module, "SIDE_BY_SIDE", False)
 
 
 def widen(module: nn.Module, number: int) -> nn.Module:
-    """The module on the meta device as `number` of them side by side, structure without numbers.
+    """A wide module on the meta device for `number` networks side by side: structure without numbers.
 
-    Raises UnsupportedTask for a module whose class does not say that it can be.
+    Raises UnsupportedTask if the module's class does not declare SIDE_BY_SIDE.
     """
     if not can_run_side_by_side(module):
         raise UnsupportedTask(f"{type(module).__name__} does not say that it can run side by side with others")
@@ -55,39 +56,39 @@ def _widen(layer: nn.Module, number: int) -> nn.Module:
 
 
 def join_inputs(inputs: Sequence[Tensor]) -> Tensor:
-    """Inputs (n, c, h, w) of every network as those of the wide one (n, b c, h, w), channels last in memory."""
+    """Inputs of the wide network (n, b c, h, w), channels last in memory, from those of every network (n, c, h, w)."""
     n, c, h, w = inputs[0].shape
     c *= len(inputs)
-    joined = torch.empty_strided((n, c, h, w), (c * h * w, 1, w * c, c))  # a format that one channel cannot ask for
+    joined = torch.empty_strided((n, c, h, w), (c * h * w, 1, w * c, c))  # memory_format cannot give it to one channel
     return torch.cat(list(inputs), 1, out=joined)
 
 
 def join_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of some networks as those of the wide one."""
+    """The tensors of the wide network from those of every network."""
     return {name: torch.cat([state[name] for state in states]) for name in states[0]}
 
 
 def split_state(state: Mapping[str, Tensor], number: int) -> list[dict[str, Tensor]]:
-    """The tensors of each of `number` networks, views of those of the wide one."""
+    """The tensors of each of `number` networks, as views of the wide network's."""
     parts = {name: t.chunk(number) for name, t in state.items()}
     return [{name: chunks[i] for name, chunks in parts.items()} for i in range(number)]
 
 
 def sum_channels(z: Tensor) -> Tensor:
-    """Sums (c,) of z (n, c, ...) that do not depend on how many channels there are: `Tensor.sum` adds up in an order
-    that does."""
-    if z.ndim == 4:  # pooling goes through the pixels one after the other
+    """Sums (c,) of z (n, c, ...) that do not depend on the number of channels; the order in which `Tensor.sum` adds
+    does."""
+    if z.ndim == 4:  # pooling adds the pixels one after the other
         z = F.avg_pool2d(z, (z.shape[2], z.shape[3]), divisor_override=1).flatten(1)
     return z.T.contiguous().sum(1)
 
 
 def split_features(features: Tensor, number: int) -> Tensor:
-    """Features (n, b d) of a wide network by network, (b, n, d)."""
+    """Features by network (b, n, d) from those of a wide network (n, b d)."""
     return rearrange(features, "n (b d) -> b n d", b=number).contiguous()
 
 
 def run_halves(module: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-    """What one network makes of inputs (n, c, h, w): half of them go through it and half through another beside it."""
+    """Outputs (n, d) of one network for inputs (n, c, h, w), half of which go through a copy beside it."""
     half = (len(inputs) + 1) // 2
     wide, doubled = widen(module, 2), join_states([state, state])
     made = []
@@ -100,7 +101,7 @@ def run_halves(module: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -
 def run_each(
     module: nn.Module, states: Sequence[Mapping[str, Tensor]], inputs: Tensor, *, without: str | None = None
 ) -> Tensor:
-    """What each of several networks makes of the same inputs (n, c, h, w), (b, n, d).
+    """Outputs (b, n, d) of several networks for the same inputs (n, c, h, w).
 
     `without` names a last layer that is left out.
     """
@@ -117,7 +118,7 @@ def run_each(
 
 
 class _GroupedConv(nn.Module):
-    """Convolutions side by side: images (n, b c, h, w) to (n, b o, h, w)."""
+    """Convolutions side by side; maps images (n, b c, h, w) to (n, b o, h, w)."""
 
     def __init__(self, number: int, layer: nn.Conv2d) -> None:
         super().__init__()
@@ -130,7 +131,7 @@ class _GroupedConv(nn.Module):
 
 
 class _GroupedLinear(nn.Module):
-    """Linear layers side by side: features (n, b in) to (n, b out)."""
+    """Linear layers side by side; maps features (n, b in) to (n, b out)."""
 
     def __init__(self, number: int, layer: nn.Linear) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Trunk and head of a target: which tensors are which, and what the head sees.
+"""Trunk and head of a target: their tensors, and the inputs of the head.
 
-The head is the last linear layer, one row a class. The trunk is everything before it that a generator makes.
+The head is the last linear layer, with one row per class. The trunk is everything before it that a generator makes.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def learnt_names(spec: StateSpec) -> list[str]:
 
 
 def num_classes_of(spec: StateSpec) -> int:
-    """Rows of the class head; 0 where the spec has none."""
+    """Number of rows of the class head; 0 if the spec has none."""
     return spec.by_name[spec.head[0]].shape[0] if spec.head else 0
 
 
@@ -53,7 +53,7 @@ def head_layer(target: Target) -> str:
 
 
 def trunk_features(target: Target, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-    """What the class head sees of inputs (n, *input_shape), (n, d); the head itself runs and its answer is dropped."""
+    """Inputs (n, d) of the class head for inputs (n, *input_shape); the head runs too, and its output is dropped."""
     seen: list[Tensor] = []
     with head_inputs(target.skeleton, head_names(target)[0], seen):
         functional_call(target.skeleton, dict(state), (inputs,))

@@ -4,13 +4,13 @@
                                 run_id, step, split, task, accuracies, ..., shard, position
     DIR/<spec>-00000.safetensors  states of one spec: per dtype one matrix `rows.<dtype>` (states, numbers), a state's
                                 tensors of that dtype flattened side by side in the spec's order
-    DIR/SHA256SUMS              of all of the above: `sha256sum -c` reads it, `verify_weight_dataset` too
+    DIR/SHA256SUMS              hashes of all of the above, for `sha256sum -c` and `verify_weight_dataset`
 
-Rows hold the states themselves, carried integers included, so that they come back bit for bit; tokens of any layout
-are cut from them on reading. Ties are stored once. Splits are by training run, never by checkpoint.
+Rows hold the states themselves, with carried integers, so that states are read back bit for bit. Tokens of any layout
+are made from them on reading. Ties are stored once. Splits are by training run, never by checkpoint.
 
-Building holds one tensor in memory, not one state: every shard's size is known in advance, and tensors are written
-to their places as they are read.
+Building needs memory for one tensor, not for one state: the size of every shard is known in advance, and tensors are
+written to their places as they are read.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,11 +36,11 @@ from weightgen.weightspace.tokens import TokenLayout, build_layout, unstack_stat
 FORMAT, VERSION = "weightgen.weight_dataset", 1
 DEFAULT_SHARD_BYTES = 256 * 2**20
 _STATISTICS_NUMBERS = 2**21
-"""Numbers that the statistics look at in one go."""
+"""Most numbers that the statistics read at once."""
 
 
 class WeightDataset:
-    """A weight dataset opened for reading; its shards are mapped when they are first needed."""
+    """A weight dataset open for reading; a shard is mapped when it is first needed."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -66,10 +66,10 @@ class WeightDataset:
         self.specs = {digest: StateSpec.from_json(data) for digest, data in index["specs"].items()}
         """Digest -> spec."""
         self.index: list[dict[str, Any]] = index["rows"]
-        """One dict a state: run_id, step, split, arch, spec, task, accuracies, source, shard, position."""
+        """One dict for each state: run_id, step, split, arch, spec, task, accuracies, source, shard, position."""
         self.shards: list[dict[str, Any]] = index["shards"]
         self.reference: dict[str, dict[str, Any]] = index["reference"]
-        """Spec -> run_id and step of the state that the others were aligned to; empty when they were not."""
+        """Spec -> run_id and step of the state that the others were aligned to; empty without alignment."""
         self._statistics = index["statistics"]
         places = {shard["file"]: i for i, shard in enumerate(self.shards)}
         self._shard_of = np.array([places[row["shard"]] for row in self.index], dtype=np.int64)
@@ -91,10 +91,10 @@ class WeightDataset:
         return len(self.index)
 
     def __reduce__(self) -> tuple[type["WeightDataset"], tuple[Path]]:
-        return WeightDataset, (self.path,)  # a worker process maps the shards itself, rather than being sent them
+        return WeightDataset, (self.path,)  # a worker process maps the shards itself instead of receiving them
 
     def select(self, *, split: str | None = None, spec: str | None = None) -> list[int]:
-        """Indices of the states of a split and of a spec (its digest); all where neither is given."""
+        """Indices of the states of a split and of a spec (by its digest); of all if neither is given."""
         if split is not None and split not in SPLITS:
             raise UnknownName("split", split, SPLITS)
         if spec is not None and spec not in self.specs:
@@ -102,7 +102,7 @@ class WeightDataset:
         return [i for i, row in enumerate(self.index) if split in (None, row["split"]) and spec in (None, row["spec"])]
 
     def stacked(self, indices: Sequence[int]) -> State:
-        """States of one spec on a leading axis, (b, ...) each, in memory of their own; ties and integers included."""
+        """States of one spec stacked on a leading axis, (b, ...) each, in new memory; with ties and integers."""
         places = self._places(indices)
         specs = self._spec_of[places]
         if not _are_equal(specs):
@@ -111,7 +111,7 @@ class WeightDataset:
         return self._rows[self.index[places[0]]["spec"]].to_stacked(self._gather(places))
 
     def states(self, indices: Sequence[int]) -> list[State]:
-        """Full states, each in its spec's order; those of one spec share one block of memory."""
+        """Full states, each in its spec's order; states of one spec share a block of memory."""
         places = self._places(indices)
         states: list[State] = [{} for _ in places]
         for spec in np.unique(self._spec_of[places]):
@@ -121,12 +121,12 @@ class WeightDataset:
         return states
 
     def tokens(self, indices: Sequence[int], *, layout: str = "neuron", token_dim: int = 64) -> Float[Tensor, "b n d"]:
-        """Tokens (b, n, d) of states of one spec, in float32, or float64 where a spec has such numbers."""
+        """Tokens (b, n, d) of states of one spec, in float32, or in float64 if the spec has float64 tensors."""
         stacked = self.stacked(indices)
         return self.layout(self.index[int(indices[0])]["spec"], name=layout, token_dim=token_dim).encode_batch(stacked)
 
     def layout(self, spec: str, *, name: str = "neuron", token_dim: int = 64) -> TokenLayout:
-        """The token layout that `tokens` uses for the spec of a digest."""
+        """The token layout that `tokens` uses for a spec, given by its digest."""
         if (spec, name, token_dim) not in self._layouts:
             wide = any(t.dtype == "float64" for t in self.specs[spec].generated)
             dtype = torch.float64 if wide else torch.float32
@@ -188,12 +188,12 @@ def build_weight_dataset(
 ) -> WeightDataset:
     """Write all states of a zoo folder, or of checkpoint files, as a weight dataset, and open it.
 
-    A zoo's splits are kept; checkpoint files are split by the training run that their names tell. `spec` says what the
-    axes of checkpoint files mean (`weightgen.weightspace.axes` finds them); without it none of their units may move.
+    A zoo's splits are kept; checkpoint files are split by training run, which is read from their names. `spec` gives
+    the axes of checkpoint files (`weightgen.weightspace.axes` finds them); without it none of their units may move.
     With `canonical`, hidden units are put in the order that fits one training state of the spec best (the most
     accurate); the function stays the same. A shard has at most `max_shard_bytes`, or one state. `progress` is called
-    with the number of states done and of all states. Nothing is left at `out_dir` unless all went well; a folder with
-    something in it is refused.
+    with the number of states done and of all states. After an error nothing is left at `out_dir`; a folder that is not
+    empty is refused.
     """
     if max_shard_bytes < 1:
         raise BadOption(f"max_shard_bytes is {max_shard_bytes}, expected 1 or more")
@@ -230,7 +230,7 @@ def build_weight_dataset(
 
 
 def verify_weight_dataset(path: str | Path) -> dict[str, Any]:
-    """Hash and read every file of a weight dataset again; what it holds, or CorruptFile naming the first bad file."""
+    """Hash and read every file of a weight dataset; returns a summary, or raises CorruptFile for the first bad file."""
     dataset = WeightDataset(path)
     hashes = _read_hashes(dataset.path)
     if hashes.keys() != {"index.json", *(shard["file"] for shard in dataset.shards)}:
@@ -286,7 +286,7 @@ def _refuse_split_runs(plan: Plan) -> None:
 def _place_states(
     plan: Plan, layouts: Mapping[str, RowLayout], max_shard_bytes: int
 ) -> tuple[list[_Shard], dict[int, dict[str, Any]]]:
-    """The shards, and for every planned state (by id) its row with its shard and position, in the index's order."""
+    """The shards, and id of every planned state -> its row with shard and position, in the index's order."""
     by_spec: dict[str, list[PlannedState]] = {digest: [] for digest in plan.specs}
     for state in plan.states:
         by_spec[state.spec].append(state)
@@ -305,7 +305,7 @@ def _place_states(
 def _take_statistics(
     folder: Path, layouts: Mapping[str, RowLayout], shards: list[_Shard], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Per spec, moments of every generated tensor over the training states; None where there is no such state."""
+    """Digest of a spec -> moments of every generated tensor over its training states; None if it has none."""
     training: dict[str, list[int]] = {}
     for row in rows:
         if row["split"] == "train":
@@ -323,7 +323,7 @@ def _take_statistics(
 
 
 def _blocks(matrix: np.ndarray, positions: np.ndarray, column: Column) -> Iterator[np.ndarray]:
-    """Copies of one tensor's numbers in those rows, a bounded number at a time."""
+    """Copies of one tensor's numbers in these rows, in blocks of bounded size."""
     wide = max(1, min(column.width, _STATISTICS_NUMBERS))
     tall = max(1, _STATISTICS_NUMBERS // wide)
     for row in range(0, len(positions), tall):
@@ -341,7 +341,7 @@ def _write_index(folder: Path, index: Mapping[str, Any]) -> None:
 
 
 def _read_hashes(folder: Path) -> dict[str, str]:
-    """File name -> sha256, of SHA256SUMS."""
+    """File name -> sha256, from SHA256SUMS."""
     path = folder / "SHA256SUMS"
     with open_to_read(path) as file:
         text = file.read(MAX_JSON_BYTES).decode("utf-8", errors="replace")
@@ -352,7 +352,7 @@ def _read_hashes(folder: Path) -> dict[str, str]:
 
 
 def _find_references(plan: Plan) -> dict[str, tuple[dict[str, Any], State]]:
-    """Per spec with hidden units, the most accurate training state: which it is, and the state."""
+    """Digest of a spec with hidden units -> run_id and step of its most accurate training state, and the state."""
     best: dict[str, PlannedState] = {}
     for state in plan.states:
         if state.row["split"] == "train" and plan.specs[state.spec].hidden:
@@ -376,7 +376,7 @@ def _find_references(plan: Plan) -> dict[str, tuple[dict[str, Any], State]]:
 
 
 def _load(stored: StoredState, spec: StateSpec) -> State:
-    """The whole state, ties restored."""
+    """The whole state with its ties restored."""
     return spec.share_ties({t.name: stored.read(t.name) for t in spec.stored})
 
 

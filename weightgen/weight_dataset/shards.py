@@ -1,7 +1,7 @@
 """A shard: states of one spec stacked in one safetensors file, written in any order, mapped for reading.
 
-Per dtype one matrix `rows.<dtype>` (states, numbers): a state's tensors of that dtype, carried ones included and tied
-ones left out, flattened side by side in the spec's order. A fetch of many states is one gather per dtype.
+It has one matrix `rows.<dtype>` (states, numbers) per dtype: a state's tensors of that dtype, with carried ones and
+without tied ones, flattened side by side in the spec's order. Reading many states is one gather per dtype.
 """
 
 import json
@@ -26,7 +26,7 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Numbers `start` .. `start + width` of a row are one tensor."""
+    """The place of one tensor in a row: numbers `start` .. `start + width`."""
 
     tensor: TensorSpec
     start: int
@@ -39,7 +39,7 @@ class RowLayout:
 
     spec: StateSpec
     columns: Mapping[str, tuple[Column, ...]]
-    """Dtype -> columns; in the file's order, largest numbers first."""
+    """Dtype -> columns, in the file's order: largest element size first."""
 
     @classmethod
     def of(cls, spec: StateSpec) -> "RowLayout":
@@ -55,7 +55,7 @@ class RowLayout:
         return cls(spec, columns)
 
     def width(self, dtype: str) -> int:
-        """Numbers of one dtype in a state."""
+        """How many numbers of one dtype a state has."""
         last = self.columns[dtype][-1]
         return last.start + last.width
 
@@ -67,7 +67,7 @@ class RowLayout:
         return sum(self.row_bytes(dtype) for dtype in self.columns)
 
     def to_stacked(self, rows: Mapping[str, Tensor]) -> State:
-        """The stacked state that rows (b, numbers) by dtype hold: views of them, ties restored."""
+        """The stacked state in rows (b, numbers) by dtype: views of the rows, with ties restored."""
         found: State = {}
         for dtype, columns in self.columns.items():
             parts = rows[dtype].split([c.width for c in columns], dim=1)
@@ -77,7 +77,7 @@ class RowLayout:
 
 
 class ShardWriter:
-    """Makes a file of the right size, then takes its states one at a time, each tensor as it is read."""
+    """Makes a file of the right size, then writes states into it one at a time, each tensor as it is read."""
 
     def __init__(self, path: Path, layout: RowLayout, num_states: int) -> None:
         self.path, self.layout = path, layout
@@ -99,12 +99,12 @@ class ShardWriter:
             file.write(struct.pack("<Q", len(text)) + text)
             file.flush()
             if end and hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 8 + len(text), end)  # a full disk is met now, not after an hour
+                os.posix_fallocate(file.fileno(), 8 + len(text), end)  # a full disk fails now, not after an hour
             else:
                 file.truncate(8 + len(text) + end)
 
     def write(self, position: int, read: Callable[[str], Tensor]) -> None:
-        """Put a state in its place; `read` gives a tensor of it by name, and is asked once for each."""
+        """Write a state to its place; `read` returns one of its tensors by name, and is called once for each."""
         with open(self.path, "r+b") as file:
             for dtype, columns in self.layout.columns.items():
                 file.seek(self._begins[dtype] + position * self.layout.row_bytes(dtype))
@@ -113,7 +113,7 @@ class ShardWriter:
 
 
 def map_shard(path: Path, layout: RowLayout, num_states: int) -> dict[str, np.ndarray]:
-    """The matrices of a shard by dtype, mapped, as integers of the same size: numpy has no bfloat16."""
+    """The mapped matrices of a shard by dtype, as integers of the same size because numpy has no bfloat16."""
     expected = {f"rows.{dtype}": (getattr(torch, dtype), (num_states, layout.width(dtype))) for dtype in layout.columns}
     with StateReader(path, allow_nonfinite=True) as reader:
         if {name: (entry.dtype, entry.shape) for name, entry in reader.entries.items()} != expected:

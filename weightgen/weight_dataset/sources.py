@@ -1,7 +1,7 @@
-"""Where the states of a weight dataset come from: a zoo folder, or checkpoint files that somebody left.
+"""Sources of a weight dataset's states: a zoo folder, or any checkpoint files.
 
-A source is planned first, from run.json files and headers, then read one tensor at a time, in the plan's order. What
-is planned is small; a state is never held as a whole unless its file format (a pickle, a stack) leaves no choice.
+A source is planned first, from run.json files and headers. Then it is read one tensor at a time, in the plan's order. A
+plan is small; a state is held as a whole only if its file format (a pickle, a stack) requires it.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ METRICS = ("train_accuracy", "test_accuracy", "test_loss")
 
 @dataclass(frozen=True, slots=True)
 class PlannedState:
-    """One state of a file: its key there (None if it is the only one), its spec's digest, its row of the index."""
+    """One state of a file: its key in the file (None if it is the only one), its spec's digest, its index row."""
 
     key: str | None
     spec: str
@@ -37,7 +37,7 @@ class PlannedState:
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """A file to read, and the states expected in it, in their order."""
+    """A file to read, and the states expected in it, in order."""
 
     path: Path
     sha256: str
@@ -59,22 +59,22 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class StoredState:
-    """A state in an open file: what its tensors are, and how to read one."""
+    """A state in an open file: dtypes and shapes of its tensors, and a function that reads one."""
 
     key: str | None
     entries: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
     read: Callable[[str], Tensor]
     about: Mapping[str, Any] | None = None
-    """What a .json beside the file says of this state."""
+    """The entry for this state in the .json beside the file."""
     ties: Mapping[str, Tensor] = field(default_factory=dict)
-    """The tensors themselves, where they are in memory already and may share it."""
+    """The tensors, if they are already in memory and may share it."""
 
 
 def plan_source(source: str | Path, *, spec: StateSpec | None = None) -> Plan:
-    """The plan of a zoo folder, or of a checkpoint file, or of a folder of checkpoint files at any depth.
+    """The plan of a zoo folder, of a checkpoint file, or of a folder with checkpoint files at any depth.
 
-    `spec` says what the tensors of checkpoint files mean; without it every axis is fixed. A checkpoint that does not
-    fit it is refused with SpecMismatch. A zoo brings its own specs.
+    `spec` describes the tensors of checkpoint files; without it every axis is fixed. Raises SpecMismatch for a
+    checkpoint that does not fit it. A zoo has its own specs.
     """
     source = Path(source)
     if (source / "zoo.json").is_file():
@@ -87,13 +87,13 @@ def plan_source(source: str | Path, *, spec: StateSpec | None = None) -> Plan:
 
 
 def split_of(run_id: str) -> str:
-    """The split of a training run that nobody assigned one: 8 in 10 train, 1 val, 1 test, by the hash of its name."""
+    """The split of a training run without an assigned one: 8 in 10 train, 1 val, 1 test, by the hash of its name."""
     digit = int(hashlib.sha256(run_id.encode()).hexdigest()[:8], 16) % 10
     return {0: "test", 1: "val"}.get(digit, "train")
 
 
 def read_planned(file: PlannedFile, specs: Mapping[str, StateSpec]) -> Iterator[tuple[PlannedState, StoredState]]:
-    """The states of a file beside their plans; CorruptFile if the file is not the one that was planned."""
+    """Pairs of planned and stored state of a file; CorruptFile if the file is not the one that was planned."""
     if _hash(file.path) != file.sha256:
         raise CorruptFile(f"{file.path}: its sha256 is not the recorded {file.sha256[:12]}…; the file was changed")
     for planned, stored in zip(file.states, _read_file(file.path), strict=True):
@@ -106,7 +106,7 @@ def read_planned(file: PlannedFile, specs: Mapping[str, StateSpec]) -> Iterator[
 
 
 def _describe(stored: StoredState, spec: StateSpec) -> dict[str, Tensor]:
-    """The stored tensors without their numbers; a tie that the file leaves out is as good as there."""
+    """The stored tensors without their numbers; ties that the file leaves out are added."""
     entries = stored.entries.items()
     return spec.restore_ties({n: torch.empty(shape, dtype=dtype, device="meta") for n, (dtype, shape) in entries})
 
@@ -175,7 +175,7 @@ def _plan_run(run: dict[str, Any], run_file: Path, specs: Mapping[str, StateSpec
 def _plan_checkpoints(source: Path, given: StateSpec | None) -> Plan:
     files, folder = ([source], source.parent) if source.is_file() else (_find_checkpoints(source), source)
     specs: dict[str, StateSpec] = {}
-    digests: dict[object, str] = {}  # what tensors a state has -> digest of the first such state's spec
+    digests: dict[object, str] = {}  # the kind of a state's tensors -> digest of the first such state's spec
     planned: list[PlannedFile] = []
     for path in files:
         relative = path.relative_to(folder).as_posix()
@@ -219,7 +219,8 @@ _STEP = re.compile(r"(?:^|[._-])(?:step|epoch|iter|iteration|checkpoint|ckpt)[_=
 def parse_run(stem: str) -> tuple[str, int]:
     """Training run and step that a path tells: "a/epoch=3-step=50" and "a/checkpoint-50" are step 50 of run "a".
 
-    Two checkpoints of one run in two splits would leak; two runs taken for one only make a split uneven.
+    If in doubt, runs are merged. One run in two splits would leak test data; two runs taken for one only make a split
+    uneven.
     """
     steps: list[int] = []
     parts = []
@@ -242,7 +243,7 @@ def _stem(name: str) -> str:
 
 
 def _kind_of(stored: StoredState) -> object:
-    """Equal for states that can be stacked; the order in the file and the values of integers do not count."""
+    """A key, equal for states that can be stacked, for any order in the file and any integer values."""
     owners: dict[int, str] = {}
     ties = {n: owners.setdefault(t.data_ptr(), n) for n, t in stored.ties.items() if t.numel()}
     return frozenset((n, dtype, shape, ties.get(n, n)) for n, (dtype, shape) in stored.entries.items())
@@ -266,7 +267,7 @@ def _spec_of(stored: StoredState, arch: str) -> StateSpec:
 
 
 def _read_file(path: Path) -> Iterator[StoredState]:
-    """The states of a checkpoint file, each to be read before the next is asked for."""
+    """The states of a checkpoint file; read each one before you ask for the next."""
     if path.name.endswith(".index.json"):
         yield from _read_shards(path)
     elif path.suffix != ".safetensors":
@@ -286,14 +287,14 @@ def _read_file(path: Path) -> Iterator[StoredState]:
 
 
 def _read_about(path: Path) -> Mapping[str, Any]:
-    """What the .json beside a file says of the many models in it; empty for a file of one model."""
+    """The .json beside a file that holds many models; empty for a file of one model."""
     beside = path.with_suffix(".json")
     about = read_json(beside) if beside.is_file() else {}
     return about if isinstance(about, dict) and (about.get("stacked") or "key_format" in about) else {}
 
 
 def _read_shards(index: Path) -> Iterator[StoredState]:
-    """A checkpoint in several files, mapped and not loaded when they are safetensors."""
+    """A checkpoint in several files; safetensors are mapped, not loaded."""
     weight_map = _weight_map(index)
     if not all(file.endswith(".safetensors") for file in weight_map.values()):
         state = load_foreign(index)

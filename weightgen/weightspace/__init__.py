@@ -1,1 +1,1 @@
-"""States as points of one space: canonical order, normal form, tokens, scaling, codecs, AXES by tracing."""
+"""States as points in one space: canonical order, normal form, tokens, scaling, codecs, AXES by tracing."""

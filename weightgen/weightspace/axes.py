@@ -1,8 +1,8 @@
 """Axes of a module that declares none, found by tracing its forward pass.
 
 The pass is traced once on fake tensors into ATen operations. Every axis of every value is a list of leaves, slowest
-first; a rule per operation (`axis_rules.py`) says which leaves must move together for the operation to commute with
-reordering, and which must not move at all. What no rule proves is held fixed, with the reason in words.
+first. A rule for each operation (`axis_rules.py`) says which leaves must move together, so that the operation commutes
+with reordering, and which must not move at all. Leaves that no rule proves are held fixed, with the reason.
 """
 
 import copy
@@ -37,20 +37,20 @@ from weightgen.weightspace.axis_rules import (
 
 @dataclass(frozen=True)
 class AxesReport:
-    """The axes found for every tensor of a module, and what could not be proven."""
+    """The axes found for every tensor of a module, and those that could not be proven."""
 
     axes: dict[str, str]
-    """Tensor name -> axes in the notation of `StateSpec`: what `StateSpec.from_module` takes."""
+    """Tensor name -> axes in the notation of `StateSpec`, for `StateSpec.from_module`."""
     held_fixed: dict[str, str]
-    """Tensor name -> which of its axes are held fixed for want of a proof, and why. Axes that the outside fixes
+    """Tensor name -> which of its axes are held fixed without a proof, and why. Axes that are fixed from outside
     (inputs, outputs, positions in an image or a kernel) are not listed."""
 
 
 def trace_axes(module: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> AxesReport:
-    """The axes of a module's tensors: hidden words `h1`, `h2`, ... wherever reordering units provably changes nothing.
+    """The axes of a module's tensors: hidden words `h1`, `h2`, ... where reordering units provably changes nothing.
 
-    The proof holds for evaluation mode and the shapes of `example_input`. Outputs (n, k) name their axis CLASSES. The
-    module, its mode, its buffers and the global RNG are left alone. Each result is also tried once, on the example:
+    The proof holds for evaluation mode and the shapes of `example_input`. The last axis of outputs (n, k) is CLASSES.
+    The module, its mode, its buffers and the global RNG are not changed. The result is also tried once on the example:
     if a random reordering changes the output, everything is held fixed. Raises BadData if the module does not run on
     the example.
     """
@@ -73,7 +73,7 @@ def trace_axes(module: nn.Module, example_input: Tensor | tuple[Tensor, ...]) ->
     return report
 
 
-# What a forward pass may raise when it meets fake tensors where it expected numbers.
+# Errors that a forward pass may raise because fake tensors have no numbers.
 _TRACE_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
 
 
@@ -82,7 +82,7 @@ def _first_line(fault: Exception) -> str:
 
 
 def _distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The state, detached, each tensor once under its first name."""
+    """The detached state with each tensor once, under its first name."""
     seen: dict[int, str] = {}
     tensors = module.state_dict(keep_vars=True)
     return {name: t.detach() for name, t in tensors.items() if seen.setdefault(id(t), name) == name}
@@ -118,14 +118,14 @@ def _everything_fixed(module: nn.Module, reason: str) -> AxesReport:
 
 
 def _keeps_outputs(module: nn.Module, axes: dict[str, str], inputs: tuple[Tensor, ...], expected: Any) -> bool:
-    """Whether one random reordering of every word leaves the outputs as they were, to rounding."""
+    """Whether one random reordering of every word keeps the outputs, up to rounding."""
     spec = StateSpec.from_module(module, axes, arch="traced")
     rng = torch.Generator().manual_seed(0)
     orders = {word: torch.randperm(n, generator=rng) for word, n in spec.hidden.items()}
     moved = spec.permute(module.state_dict(), orders)
     got = _run(module, {name: moved[name] for name in _distinct_tensors(module)}, inputs)
     pairs = list(zip(_tensors_in(got), _tensors_in(expected), strict=True))
-    # Loose: only a gross error matters here, sums in another order may differ in the last digits.
+    # Loose: only a gross error matters here; sums in another order may differ in the last digits.
     return all(
         a.dtype == torch.bool or (a - b).abs().max() <= 1e-3 * b.abs().max() + 1e-6 for a, b in pairs if a.numel()
     )
@@ -157,7 +157,7 @@ class _Prover:
                 if name is None:
                     self.values[node] = _fresh(node.meta["val"])
                 else:
-                    # Two tensors on one storage are one: what is written to one is written to the other.
+                    # Two tensors on one storage count as one: a write to one changes the other.
                     t = state[name]
                     key = (t.data_ptr(), tuple(t.shape), t.stride(), t.dtype) if t.numel() else name
                     value = stored.setdefault(key, [new_axis(n) for n in t.shape])
@@ -181,7 +181,7 @@ class _Prover:
         tags = getattr(node.target, "tags", ())
         rule = RULES.get(call.name, join_pointwise if torch.Tag.pointwise in tags else None)
         values = values_in(list(call.args.values()))
-        if rule is None and not values:  # made from nothing: positions, noise
+        if rule is None and not values:  # made without inputs: positions, noise
             return _fresh(node.meta.get("val"))
         try:
             if rule is None or (torch.Tag.nondeterministic_seeded in tags and call.name not in RULES):
@@ -220,7 +220,7 @@ class _Prover:
             hold(value)
 
     def report(self, module: nn.Module) -> AxesReport:
-        """Axes in notation; hidden words numbered in order of the state_dict."""
+        """The axes in notation; hidden words are numbered in the order of the state_dict."""
         tensors = module.state_dict(keep_vars=True)
         first_names = {id(t): name for name, t in reversed(tensors.items())}
         values = {n: [resolve(axis) for axis in self.tensors[first_names[id(t)]]] for n, t in tensors.items()}
@@ -235,7 +235,7 @@ class _Prover:
 
 
 def _write(axis: Axis, words: Mapping[Leaf, str], sized: set[Leaf]) -> str:
-    """An axis in notation, with the sizes that no axis tells by being one word long."""
+    """An axis in notation; a word gets its size unless it is a whole axis somewhere."""
     if not any(leaf in words for leaf in axis):
         return str(math.prod(leaf.size for leaf in axis))
     written = [
@@ -257,7 +257,7 @@ def _reasons(value: Value) -> str:
 
 
 def _fresh(val: Any, reason: str = "") -> Any:
-    """New axes for a value, fixed for this reason, or, without one, by the outside."""
+    """New axes for a value, fixed for this reason, or fixed from outside if there is no reason."""
     if isinstance(val, (tuple, list)):
         return [_fresh(v, reason) for v in val]
     shape = val.shape if isinstance(val, Tensor) else ()

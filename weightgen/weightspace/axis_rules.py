@@ -1,9 +1,9 @@
-"""Leaves of axes, and for every ATen operation the rule that says which of its leaves may be reordered.
+"""Leaves of axes, and a rule for every ATen operation that says which of its leaves may be reordered.
 
-Used by `axes.py`. An axis of a value is a list of leaves, slowest first; a dimension of size 1 has none. A rule ties
+Used by `axes.py`. An axis of a value is a list of leaves, slowest first; a dimension of size 1 has none. A rule unites
 the leaves that must move together (`unite`), holds those that must not move (`hold`) and returns the axes of the
-result. It claims: if every argument is reordered along its leaves, the result is reordered along its own, and not
-changed otherwise.
+result. It guarantees: if every argument is reordered along its leaves, the result is reordered along its own leaves and
+does not change otherwise.
 """
 
 import math
@@ -15,16 +15,16 @@ from typing import Any
 
 @dataclass(eq=False)
 class Leaf:
-    """An axis, or a factor of one, whose units move together. Leaves found to be the same form a union-find tree."""
+    """An axis, or a factor of one, whose units move together. Equal leaves form a union-find tree."""
 
     size: int
     is_outside: bool = False
-    """Fixed by the outside: an input, an output, a position."""
+    """Whether it is fixed from outside: an input, an output, a position."""
     reason: str = ""
-    """Why it is held fixed for want of a proof."""
+    """Why it is held fixed without a proof; empty if it is not."""
     parent: "Leaf | None" = None
     parts: "tuple[Leaf, Leaf] | None" = None
-    """What it turned out to be made of, slowest first."""
+    """The two leaves that it was split into, slowest first."""
 
     @property
     def root(self) -> "Leaf":
@@ -48,7 +48,7 @@ class Unproven(Exception):
 
 
 def resolve(axis: Iterable[Leaf]) -> Axis:
-    """The axis in leaves as they stand now."""
+    """The current leaves of an axis, after all splits and unions."""
     leaves: Axis = []
     for leaf in axis:
         root = leaf.root
@@ -66,7 +66,7 @@ def new_axis(size: int, *, is_outside: bool = False, reason: str = "") -> Axis:
 
 
 def hold(axes: Iterable[Axis], reason: str = "") -> None:
-    """Hold leaves fixed: for this reason, or, without one, because the outside fixes them."""
+    """Hold leaves fixed, for this reason, or from outside if there is no reason."""
     for axis in axes:
         for leaf in resolve(axis):
             leaf.is_outside |= not reason
@@ -78,7 +78,7 @@ def _is_outside(axis: Axis) -> bool:
 
 
 def unite(*axes: Axis) -> None:
-    """Make axes of equal size move together, leaf by leaf, splitting leaves where they are cut differently."""
+    """Make axes of equal size move together, leaf by leaf; leaves that are cut differently are split."""
     for other in axes[1:]:
         left, right = axes[0], other
         while left and right:
@@ -99,7 +99,7 @@ def unite(*axes: Axis) -> None:
 
 
 def _regroup(axes: Iterable[Axis], sizes: Sequence[int]) -> Value:
-    """The axes laid end to end and cut anew into these sizes, as a reshape does."""
+    """The axes joined end to end and cut into these sizes, as in a reshape."""
     rest = [leaf for axis in axes for leaf in axis]
     value: Value = []
     for size in sizes:
@@ -120,14 +120,14 @@ def _regroup(axes: Iterable[Axis], sizes: Sequence[int]) -> Value:
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """Marks a value among plain arguments."""
+    """Wraps a value among plain arguments."""
 
     axes: Value
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One operation: its name, arguments by schema name, and the shape of its result (a list of shapes, if several)."""
+    """One operation: its name, arguments by schema name, and the shape of its result (a list for several results)."""
 
     name: str
     args: Mapping[str, Any]
@@ -152,13 +152,13 @@ class Call:
 
 
 def values_in(args: Any) -> list[Value]:
-    """The values among arguments, nested lists included, in order."""
+    """The values among arguments, also in nested lists, in order."""
     if isinstance(args, Traced):
         return [args.axes]
     return [v for a in args for v in values_in(a)] if isinstance(args, (list, tuple)) else []
 
 
-# One rule per operation: ties what must move together, holds what must not move, returns the result's axes.
+# One rule per operation: unites leaves that must move together, holds those that must not move, returns the axes.
 
 
 def _broadcast(values: Sequence[Value], rank: int) -> Value:
@@ -210,7 +210,7 @@ def _convolution(call: Call) -> Value:
     in_channels, first = (math.prod(leaf.size for leaf in resolve(axis)) for axis in (x[channel], weight[0]))
     hold(x[channel + 1 :], f"{call.name} joins neighbours along it")
     hold(weight[2:])
-    # (group, in) -> (group, out): within a group the same for all groups, because the weight has one axis for it.
+    # (group, in) -> (group, out): all groups share the order inside a group, because the weight has one axis for it.
     g, i = _regroup([x[channel]], [groups, in_channels // groups])
     g_of_weight, rest = _regroup([weight[0]], [groups, first // groups])
     is_transposed = call.args.get("transposed", "transpose" in call.name)
@@ -277,7 +277,7 @@ def _attention(call: Call) -> Value:
 
 
 def _channel_norm(call: Call) -> Any:
-    """BatchNorm and instance norm: one number of each vector for each channel; statistics join only other axes."""
+    """BatchNorm and instance norm: vectors have one number per channel; statistics run over the other axes only."""
     x = call.first
     for key in ("weight", "bias", "running_mean", "running_var"):
         vector = call.optional(key)
@@ -289,7 +289,7 @@ def _channel_norm(call: Call) -> Any:
 
 
 def _trailing_norm(call: Call) -> Value:
-    """LayerNorm, RMSNorm: statistics over the trailing axes, which no order changes."""
+    """LayerNorm and RMSNorm: statistics over the trailing axes, which do not depend on the order of units."""
     x = call.value("input")
     for key in ("weight", "bias"):
         vector = call.optional(key)
@@ -317,7 +317,7 @@ def _prelu(call: Call) -> Value:
 
 
 def _reduce(call: Call) -> Value:
-    """Symmetric in what they join: mean, sum, largest, variance."""
+    """Reductions that do not depend on order: mean, sum, largest, variance."""
     x = call.first
     dims = call.args.get("dim")
     dims = range(len(x)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
@@ -328,7 +328,7 @@ def _reduce(call: Call) -> Value:
 
 
 def _over_space(call: Call) -> Value:
-    """Pooling and resizing over the last axes, as many as the name says."""
+    """Pooling and resizing over the last axes; the name gives their number."""
     found = re.search(r"([123])d", call.name)
     if found is None or isinstance(call.shape, list):
         raise Unproven(f"no rule says what {call.name!r} does to its units")
@@ -340,7 +340,7 @@ def _over_space(call: Call) -> Value:
 
 
 def _cut_out(axis: Axis, size: int, reason: str) -> Axis:
-    """A new axis of this size made from parts of one whose order must therefore stay."""
+    """A new axis of this size, made from parts of an axis, whose order is therefore held."""
     was_outside = _is_outside(axis)
     hold([axis], reason)
     return new_axis(size, is_outside=was_outside, reason="" if was_outside else reason)

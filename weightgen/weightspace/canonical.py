@@ -1,10 +1,10 @@
-"""Canonical form of a state: the same function, with the freedoms of units' order and scale taken away.
+"""Canonical form of a state: the same function with a fixed order and scale of its units.
 
 `align` is weight matching, Ainsworth et al. 2022, "Git Re-Basin" (arXiv:2209.04836), algorithm 1: coordinate descent
-over the hidden words of the spec, each step a linear assignment. `balance` equalises the norms in front of and behind
-every ReLU unit and normalises what a BatchNorm normalises anyway.
+over the hidden words of the spec, each step a linear assignment. `balance` equalises the norms before and behind every
+ReLU unit, and normalises layers before a BatchNorm, whose scale has no effect.
 
-Legend: n units of a hidden word; P their permutation; a tensor is seen with one dimension per word of its axes.
+Legend: n units of a hidden word; P their permutation; tensors are reshaped to one dimension per word of their axes.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -19,13 +19,13 @@ from weightgen.errors import BadOption, SpecMismatch, UnknownName
 from weightgen.spec import State, StateSpec, TensorSpec
 
 MAX_SWEEPS = 1000
-"""Bound on the passes over all words; descent stops by itself long before, when nothing gets better."""
+"""Limit of passes over all words; descent stops long before, when nothing improves."""
 
 
 def canonicalize(
     state: Mapping[str, Tensor], spec: StateSpec, *, reference: Mapping[str, Tensor], scalable: Collection[str]
 ) -> State:
-    """The same function, balanced, then with its hidden units in the order that fits `reference` best.
+    """The same function after balancing, with its hidden units in the order that fits `reference` best.
 
     The reference should be balanced itself, for instance the balanced first network of a zoo.
     """
@@ -52,10 +52,10 @@ def permutation_of(
 ) -> dict[str, Tensor]:
     """The permutation of every hidden word, each (n,), that brings `state` closest to `reference`.
 
-    Maximises the sum over tensors of <reference, permuted state>, each tensor at unit mean square, so that neither
-    BatchNorm's variances nor a layer with large weights outvotes the rest. A local optimum, but the same one every
-    time, and the true one when `state` is a reordered `reference`. With `compared`, only these tensors vote, and the
-    reference needs no others: networks that differ in their heads are matched on their trunks.
+    Maximises the sum over tensors of <reference, permuted state>, each tensor at unit mean square, so that BatchNorm's
+    variances or a layer with large weights do not decide alone. The result is a local optimum, the same one every
+    time, and the true one if `state` is a reordered `reference`. With `compared`, only these tensors count, and the
+    reference needs no others: networks with different heads are matched on their trunks.
     """
     spec.check(state)
     if compared is None:
@@ -72,19 +72,19 @@ _Orders = dict[str, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class _Term:
-    """One tensor's vote: reference and state, one dimension per word, at unit mean square."""
+    """One tensor's term of the sum: reference and state, one dimension per word, at unit mean square."""
 
     words: tuple[str, ...]
-    """Name of each dimension's word; empty where the dimension is fixed."""
+    """Name of each dimension's word; empty if the dimension is fixed."""
     reference: np.ndarray
     state: np.ndarray
     rows: dict[int, np.ndarray] = field(default_factory=dict)
     """Dimension -> the reference as (n, rest)."""
 
     def similarity(self, dim: int, orders: _Orders, *, sort: tuple[int, ...] = ()) -> np.ndarray:
-        """<unit i of the reference, unit j of the state> (n, n), the other dimensions put into their orders.
+        """<unit i of the reference, unit j of the state> (n, n), with the other dimensions in their orders.
 
-        Dimensions in `sort` have no order yet: both sides are sorted along them, which no reordering can change.
+        Dimensions in `sort` have no order yet: both sides are sorted along them, so that no order is needed.
         """
         state = self.state
         for i, word in enumerate(self.words):
@@ -118,7 +118,7 @@ def _matching_terms(
     spec: StateSpec,
     compared: Collection[str] | None,
 ) -> dict[str, list[tuple[_Term, int]]]:
-    """Hidden word -> the terms it occurs in, with the dimension it is; a word no term holds has an empty list."""
+    """Hidden word -> the terms it occurs in, each with the word's dimension; an empty list for a word in no term."""
     occurrences: dict[str, list[tuple[_Term, int]]] = {word: [] for word in spec.hidden}
     for t in spec.generated:
         words = tuple(w.name if w.is_hidden else "" for axis in t.axes for w in axis)
@@ -134,7 +134,7 @@ def _matching_terms(
 def _unit_mean_square(tensor: Tensor, t: TensorSpec) -> np.ndarray:
     values = _float64(tensor, t)
     if t.name.endswith("running_var"):
-        values = np.sqrt(np.abs(values))  # variances span decades: one loud channel would decide alone
+        values = np.sqrt(np.abs(values))  # variances span decades: one large channel would decide alone
     size = np.sqrt(np.mean(values**2))
     return values / size if size > 0 else values
 
@@ -148,11 +148,11 @@ def _float64(tensor: Tensor, t: TensorSpec) -> np.ndarray:
 
 
 def _starts(spec: StateSpec, terms: Mapping[str, list[tuple[_Term, int]]]) -> Iterator[_Orders]:
-    """Orders to descend from: as given, and matched word by word on what is already settled.
+    """Orders to start descent from: the given one, and one that is matched word by word.
 
-    A word's first order counts only tensors whose other words are settled. From identity alone the still unmatched
-    neighbours drown a small first layer, and descent stops at a poor optimum. A word without such a tensor (heads and
-    their channels in attention, which share every tensor) is matched on sorted values.
+    The second one matches a word only on tensors whose other words are matched already. From the given order alone,
+    unmatched neighbours outweigh a small first layer, and descent stops at a poor optimum. A word without such a tensor
+    (heads and their channels in attention, which share every tensor) is matched on sorted values.
     """
     identity = {word: np.arange(n) for word, n in spec.hidden.items()}
     yield identity
@@ -189,7 +189,7 @@ def _descend(orders: _Orders, terms: Mapping[str, list[tuple[_Term, int]]]) -> t
 
 
 def _improve(word: str, orders: _Orders, occurrences: list[tuple[_Term, int]]) -> np.ndarray | None:
-    """A better order of one word, all others held; None if there is none."""
+    """A better order of one word, with all others fixed; None if there is none."""
     if not occurrences:
         return None
     similarity = sum(term.similarity(dim, orders) for term, dim in occurrences)
@@ -200,7 +200,7 @@ def _improve(word: str, orders: _Orders, occurrences: list[tuple[_Term, int]]) -
         votes = {id(term): term for term, _ in occurrences}.values()
         moved = orders | {word: candidate}
         gain = sum(term.agreement(moved) - term.agreement(orders) for term in votes)
-    # Below this a gain is rounding, and two equal orders would take turns for ever.
+    # A smaller gain is rounding: two equal orders would alternate for ever.
     return candidate if gain > 1e-9 * float(np.abs(similarity).sum()) / len(units) else None
 
 
@@ -225,15 +225,15 @@ def balance(
     norm_eps: float = 1e-5,
     tolerance: float = 1e-6,
 ) -> State:
-    """The same function at its canonical scale: for every unit of `scalable` words, what makes it and what reads it
-    have equal norms; every row in front of a BatchNorm has norm 1.
+    """The same function at its canonical scale: for every unit of `scalable` words, the weights that make it and those
+    that read it have equal norms; every row before a BatchNorm has norm 1.
 
     `scalable` names the hidden words whose units may be multiplied by any positive number that their readers undo:
-    nothing but ReLU, max or average pooling and sums stands between. A tensor makes a unit if the word is in its
-    first axis and reads it otherwise, as in nn.Linear and nn.Conv2d; a BatchNorm (of `norm_eps`) normalises the
-    nearest layer registered before it that makes the same word, and nothing else. The scales are the unique optimum
-    of a convex problem (least squared norm; in front of BatchNorm, least log norm), so states that differ only in
-    scale end as one. Units that nothing makes or nothing reads keep their scale.
+    only ReLU, max or average pooling and sums lie between. A tensor makes a unit if the word is in its first axis, and
+    reads it otherwise, as in nn.Linear and nn.Conv2d. A BatchNorm (of `norm_eps`) normalises only the nearest layer
+    registered before it that makes the same word. The scales are the unique optimum of a convex problem (least squared
+    norm; before a BatchNorm, least log norm), so states that differ only in scale become equal. Units that no tensor
+    makes or no tensor reads keep their scale.
     """
     spec.check(state)
     unknown = [word for word in scalable if word not in spec.hidden]
@@ -257,7 +257,7 @@ def balance(
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """Squared norms of one tensor's entries over its hidden words, and the factors found for each so far."""
+    """Squared norms of one tensor's entries over its hidden words, and the factors found so far for each word."""
 
     words: tuple[str, ...]
     squares: np.ndarray
@@ -291,16 +291,16 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Norm:
-    """A BatchNorm, and the tensors that make what it normalises."""
+    """A BatchNorm, and the tensors of the layer that it normalises."""
 
     name: str
     word: str
     layer: tuple[str, ...]
-    """Weight, and bias if there is one."""
+    """Weight, and bias if it has one."""
 
 
 def _find_norms(spec: StateSpec) -> list[_Norm]:
-    """BatchNorms with a scale of their own, whose one axis is one hidden word, and what they normalise."""
+    """BatchNorms with a weight, whose only axis is one hidden word, and the layers that they normalise."""
     norms = []
     makers: dict[str, str] = {}  # hidden word -> the last tensor of two axes or more that makes it
     for t in spec.generated:
@@ -320,9 +320,9 @@ def _find_norms(spec: StateSpec) -> list[_Norm]:
 
 
 def _normalise(norm: _Norm, tables: Mapping[str, _Table], eps: float) -> float:
-    """Bring each row of the layer to norm 1; the largest |log factor|.
+    """Scale each row of the layer to norm 1; returns the largest |log factor|.
 
-    The statistics follow, and the norm's weight takes up what eps makes of it: g / sqrt(v + eps) stays in proportion.
+    The statistics are scaled too. The norm's weight corrects for eps, so that g / sqrt(v + eps) keeps its proportion.
     """
     rows = np.sqrt(tables[norm.layer[0]].norms(norm.word))
     factor = np.where(rows > 0, 1 / np.where(rows > 0, rows, 1), 1.0)
@@ -361,7 +361,7 @@ class _FreeScale:
         return cls(word, tuple(makers), tuple(readers))
 
     def equalise(self, tables: Mapping[str, _Table]) -> float:
-        """Bring both sides of each unit to one norm; the largest |log factor|."""
+        """Scale both sides of each unit to equal norms; returns the largest |log factor|."""
         made = sum((tables[name].norms(self.word) for name in self.makers), np.zeros(1))
         read = sum((tables[name].norms(self.word) for name in self.readers), np.zeros(1))
         alive = (made > 0) & (read > 0)
@@ -374,5 +374,5 @@ class _FreeScale:
 
 
 def _hidden_words(t: TensorSpec) -> tuple[str, ...]:
-    """Name of each word in turn; empty where it is fixed."""
+    """Name of each word in order; empty if it is fixed."""
     return tuple(w.name if w.is_hidden else "" for axis in t.axes for w in axis)

@@ -1,11 +1,12 @@
-"""A trunk without the scale of the data it was trained on: its units' pre-activations have unit variance on any data.
+"""Normal form: a trunk without the scale of its training data; its pre-activations have unit variance on any data.
 
 Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) for networks that have none. `to_normal_form` measures
-mean and standard deviation of every unit's pre-activation on the network's own data. What reads the unit is multiplied
-by its deviation; of its own weights the direction is kept, and in the place of its bias the mean in deviations.
-`fit_to_data` measures both again on other data and folds them into weights and biases: a network with the same features
-there. On the network's own data one undoes the other, up to the scale of features, and to units as good as dead.
-BatchNorms are measured likewise; networks with LayerNorm keep their form, but for the layer that reads the images.
+mean and standard deviation of every unit's pre-activation on the network's own data. It multiplies the weights that
+read the unit by the deviation, keeps the direction of the unit's own weights, and stores mean / deviation as its bias.
+`fit_to_data` measures both again on other data and folds them into weights and biases, which gives a network with the
+same features there. On the network's own data the two are inverse, except for the scale of features and for units that
+are nearly dead. BatchNorms are measured in the same way. Networks with LayerNorm keep their form, except the layer that
+reads the images.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,14 +22,14 @@ from weightgen.target.network import Target
 from weightgen.target.trunk import head_layer, take_trunk
 
 MAX_OFFSET = 5.0
-"""Of a unit's mean from zero, in deviations: beyond it a ReLU is off, or on, for all examples, how far says nothing."""
+"""Largest mean of a unit, in deviations: beyond it a ReLU is off, or on, for all examples, at any distance."""
 
 
 def normalised_layers(target: Target) -> dict[str, str]:
     """Layers whose statistics are measured on data, in order: "batchnorm", or "folded" into weights and bias.
 
-    BatchNorms where the architecture has them; where it has no norm at all, every layer but the head; where it has
-    LayerNorm, only the first layer, which reads the images.
+    These are the BatchNorms of the architecture. Without any norm they are all layers but the head; with LayerNorm only
+    the first layer, which reads the images.
     """
     head = head_layer(target)
     modules = dict(target.skeleton.named_modules())
@@ -44,9 +45,9 @@ def normalised_layers(target: Target) -> dict[str, str]:
 
 
 def to_normal_form(target: Target, state: Mapping[str, Tensor], inputs: Tensor) -> State:
-    """The trunk of a full state in normal form, measured on `inputs` (n, *input_shape), of the data it was trained on.
+    """The trunk of a full state in normal form, measured on `inputs` (n, *input_shape) from its training data.
 
-    Only for networks whose normalised layers make units that may be scaled (`SCALABLE`); others come back as they are.
+    Only networks whose normalised layers make units that may be scaled (`SCALABLE`) are changed.
     """
     spec = target.spec
     trunk = take_trunk(state, spec)
@@ -77,7 +78,7 @@ def to_normal_form(target: Target, state: Mapping[str, Tensor], inputs: Tensor) 
 
 
 Normalise = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""(number of the layer, z (n, c, ...), gain (c,), bias (c,)) -> z normalised, scaled and shifted; mean; variance."""
+"""(index of the layer, z (n, c, ...), gain (c,), bias (c,)) -> z normalised, scaled and shifted; mean; variance."""
 
 
 def fit_to_data(target: Target, trunk: Mapping[str, Tensor], inputs: Tensor) -> tuple[State, Tensor]:
@@ -100,10 +101,11 @@ def fit_layers(
     inputs: Tensor,
     normalise: Normalise,
 ) -> tuple[State, Tensor]:
-    """A trunk with the statistics of `layers` (as `normalised_layers` gives them) set layer by layer, as `normalise`
-    sees fit, and the activations (n, d) before the `head`, the name of its weight; differentiable in the trunk.
+    """A trunk's state with the statistics of `layers` (from `normalised_layers`) set layer by layer by `normalise`, and
+    the activations (n, d) before the head; differentiable in the trunk.
 
-    A trunk may hold a "LAYER.gain" for a folded layer, which multiplies its units after normalisation; 1 otherwise.
+    `head` is the name of the head's weight. A trunk may hold a "LAYER.gain" for a folded layer, which multiplies its
+    units after normalisation; 1 otherwise.
     """
     state = {name: t for name, t in trunk.items() if not name.endswith(".gain")}
     seen: list[Tensor] = []
@@ -139,7 +141,7 @@ def fit_layers(
 
 
 def fitted_features(target: Target, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-    """Activations (n, d) before the head of a state that `fit_to_data` gave, on other inputs; differentiable in it."""
+    """Activations (n, d) before the head of a state from `fit_to_data`, on other inputs; differentiable in it."""
     seen: list[Tensor] = []
     with head_inputs(target.skeleton, target.spec.head[0], seen):
         run_fitted(target.skeleton, normalised_layers(target), state, inputs)
@@ -147,8 +149,8 @@ def fitted_features(target: Target, state: Mapping[str, Tensor], inputs: Tensor)
 
 
 def run_fitted(skeleton: nn.Module, layers: Mapping[str, str], state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-    """What the module makes of `inputs` with a state that `fit_layers` gave, differentiable in all of it: torch's
-    BatchNorm is not in its statistics."""
+    """Outputs of the module for `inputs` with a state from `fit_layers`, differentiable in the whole state; torch's
+    BatchNorm is not differentiable in its statistics."""
 
     def batchnorm(layer: str) -> Callable[[Tensor], Tensor]:
         weight, bias, mean, var = (
@@ -163,7 +165,7 @@ def run_fitted(skeleton: nn.Module, layers: Mapping[str, str], state: Mapping[st
 
 
 def _read_scales(t: TensorSpec, scales: Mapping[str, Tensor]) -> Tensor:
-    """What the inputs of a tensor are scaled by, in a shape that multiplies it."""
+    """Factors for the inputs of a tensor, in a shape that multiplies the tensor."""
     factor = torch.ones(1)
     for axis in t.axes[1:]:
         along = torch.ones(1)

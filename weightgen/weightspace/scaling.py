@@ -1,4 +1,4 @@
-"""TokenScaling: tokens to zero mean and unit variance, tensor by tensor, and back.
+"""TokenScaling: scales tokens to zero mean and unit variance, tensor by tensor, and back.
 
 The statistics are one mean and one standard deviation per generated tensor, so they do not depend on the token layout
 they were measured in. Fit them on the tokens of training runs only. `Moments` accumulates in float64 and merges
@@ -22,12 +22,12 @@ from weightgen.spec import StateSpec
 from weightgen.weightspace.tokens import TokenLayout
 
 FLAT_BELOW = 1e-7
-"""A tensor whose numbers spread less than this times their mean is constant in float32: it is shifted, not divided."""
+"""A tensor whose spread is less than this times its mean is constant in float32: it is shifted, not divided."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """How many numbers, their mean, and the sum of their squared distances from it, in float64."""
+    """Count of numbers, their mean, and the sum of their squared distances from it, in float64."""
 
     count: int = 0
     mean: float = 0.0
@@ -35,7 +35,7 @@ class Moments:
 
     @classmethod
     def of(cls, values: Tensor) -> "Moments":
-        """The moments of a tensor of finite numbers; of shape (0,) they are those of nothing."""
+        """The moments of a tensor of finite numbers; count 0 for an empty tensor."""
         if values.numel() == 0:
             return cls()
         wide = values.detach().double()
@@ -56,7 +56,7 @@ class Moments:
 
     @property
     def std(self) -> float:
-        """Standard deviation of the population."""
+        """Population standard deviation."""
         return math.sqrt(self.sum_of_squares / self.count) if self.count else 0.0
 
 
@@ -68,14 +68,14 @@ class MomentsByTensor:
         self.moments = {t.name: Moments() for t in spec.generated}
 
     def add(self, name: str, values: Tensor) -> None:
-        """Take in numbers of one tensor, of any shape; raises BadData if one is not finite."""
+        """Add numbers of one tensor, in any shape; raises BadData if one is not finite."""
         found = Moments.of(values)
         if not (math.isfinite(found.mean) and math.isfinite(found.sum_of_squares)):
             raise BadData(f"{name!r} of {self.spec.arch!r} holds NaN or infinite numbers; statistics need finite ones")
         self.moments[name] = self.moments[name].merge(found)
 
     def add_tokens(self, tokens: Tensor, layout: TokenLayout) -> None:
-        """Take in the tokens (n, d) or (b, n, d) of states of the spec."""
+        """Add the tokens (n, d) or (b, n, d) of states of the spec."""
         _check_spec(layout, self.spec)
         batch = _batched(tokens, layout)
         for group in layout.groups:
@@ -84,13 +84,13 @@ class MomentsByTensor:
                 self.add(piece.tensor.name, rows.narrow(2, piece.start, piece.width))
 
     def merge(self, other: "MomentsByTensor") -> None:
-        """Take in all that another accumulator of the same spec has taken in."""
+        """Add the moments of another accumulator of the same spec."""
         if other.spec != self.spec:
             raise SpecMismatch(f"moments of {other.spec.arch!r} do not merge into moments of {self.spec.arch!r}")
         self.moments = {name: found.merge(other.moments[name]) for name, found in self.moments.items()}
 
     def fit(self) -> "TokenScaling":
-        """The scaling of what was taken in; raises BadData if that was nothing."""
+        """The scaling from all added numbers; raises BadData if there were none."""
         if not any(found.count for found in self.moments.values()):
             raise BadData(f"no numbers of {self.spec.arch!r} to fit a scaling on; is the training split empty?")
         return TokenScaling(self.spec, dict(self.moments))
@@ -105,7 +105,7 @@ class TokenScaling:
 
     @cached_property
     def shift_and_divisor(self) -> dict[str, tuple[float, float]]:
-        """Tensor name -> what is subtracted, and what is then divided by: 1 for a tensor without variance."""
+        """Tensor name -> (number to subtract, divisor); the divisor is 1 for a tensor without variance."""
         return {
             name: (m.mean, m.std if m.std > FLAT_BELOW * abs(m.mean) and m.std > 1e-30 else 1.0)
             for name, m in self.moments.items()
@@ -116,7 +116,7 @@ class TokenScaling:
         return self._apply(tokens, layout, lambda values, shift, divisor: values.sub_(shift).div_(divisor))
 
     def unscale(self, tokens: Float[Tensor, "*b n d"], layout: TokenLayout) -> Float[Tensor, "*b n d"]:
-        """The inverse of `scale`, to rounding; padding becomes zero whatever it was."""
+        """The inverse of `scale`, up to rounding; padding becomes zero."""
         return self._apply(tokens, layout, lambda values, shift, divisor: values.mul_(divisor).add_(shift))
 
     def to_json(self) -> dict[str, Any]:

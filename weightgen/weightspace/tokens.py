@@ -1,15 +1,15 @@
-"""TokenLayout: states to token matrices and back, bit for bit.
+"""TokenLayout: from states to token matrices and back, bit for bit.
 
 Two layouts, one mechanism. A layout is a list of groups; a group is `num_rows` rows of numbers, each row cut into
 tokens of `token_dim` and padded with zeros; columns of a group hold whole tensors (pieces).
 
 neuron   One row per output unit: a row of a tensor flattened over its first axis. The vectors that describe the same
-         units (bias, BatchNorm's four) ride at the end of the row: those of the same module, else those whose axis
-         has the same words, go to the nearest matrix that owns the units. Other vectors and scalars are a row each.
+         units (bias, BatchNorm's four) are appended to the row. A vector goes to a matrix of the same module, else to
+         the nearest matrix whose units have the same words. Other vectors and scalars have a row of their own.
 chunk    One row: the whole state flattened in the spec's order.
 
 Tokens follow the order of the spec, rows within a group, chunks within a row. Encoding and decoding only move
-numbers, NaN included, with one strided copy per tensor; carried integers and ties are not in the tokens, `decode`
+numbers, also NaN, with one strided copy per tensor. Carried integers and ties are not in the tokens; `decode`
 restores them from the spec.
 
 Shapes: n tokens, d = token_dim, b states.
@@ -30,14 +30,14 @@ from weightgen.spec import State, StateSpec, TensorSpec, describe_tensors
 
 MAX_TOKEN_DIM = 2**20
 KINDS = ("hidden row", "class row", "fixed row", "vector", "chunk")
-"""What the last column of `TokenLayout.positions` counts: a row of a unit that may be permuted, of a class, of
-something the outside fixes; a vector or scalar that no row owns; a piece of the flattened state."""
+"""Meaning of the last column of `TokenLayout.positions`: a row of a unit that may be permuted, of a class, or of a unit
+that is fixed from outside; a vector or scalar without a row of a matrix; a part of the flattened state."""
 _HIDDEN_ROW, _CLASS_ROW, _FIXED_ROW, _VECTOR, _CHUNK = range(len(KINDS))
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Columns `start` .. `start + width` of a group hold one tensor."""
+    """One tensor in columns `start` .. `start + width` of a group."""
 
     tensor: TensorSpec
     index: int
@@ -48,7 +48,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows of numbers that hold the pieces side by side; their tokens are neighbours."""
+    """Rows of numbers with the pieces side by side; their tokens are consecutive."""
 
     pieces: tuple[Piece, ...]
     kind: int
@@ -70,7 +70,7 @@ class Group:
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Where every number of a spec's generated tensors stands in a token matrix (n, d)."""
+    """The place of every number of a spec's generated tensors in a token matrix (n, d)."""
 
     spec: StateSpec
     name: str
@@ -97,9 +97,9 @@ class TokenLayout:
         return torch.cat([_group_positions(g, self.token_dim) for g in self.groups] or [torch.zeros(0, 4).long()])
 
     def encode(self, state: Mapping[str, Tensor], *, out: Tensor | None = None) -> Float[Tensor, "n d"]:
-        """The tokens of a full state, (n, d), on its device; written into `out` where one is given.
+        """The tokens of a full state, (n, d), on its device; written into `out` if it is given.
 
-        Give `out` in a loop over large states: the system takes longer to find fresh memory than the copy takes.
+        Give `out` in a loop over large states: allocating new memory takes longer than the copy.
         Raises SpecMismatch if the state does not fit the spec, or `out` the layout.
         """
         self.spec.check(state)
@@ -107,14 +107,14 @@ class TokenLayout:
         return self._encode(stacked, 1, None if out is None else out[None])[0]
 
     def encode_batch(self, stacked: Mapping[str, Tensor], *, out: Tensor | None = None) -> Float[Tensor, "b n d"]:
-        """The tokens (b, n, d) of a stacked state: every tensor, also the carried ones, with a leading axis of b."""
+        """The tokens (b, n, d) of a stacked state: every tensor, also a carried one, has a leading axis of b."""
         return self._encode(stacked, _check_stacked(self.spec, stacked), out)
 
     def decode(self, tokens: Float[Tensor, "n d"], *, carried: Mapping[str, Tensor] | None = None) -> State:
-        """The full state of tokens (n, d), in memory of its own.
+        """The full state of tokens (n, d), in new memory.
 
-        Carried tensors have the spec's values, or those of the state `carried`: a count of batches that training
-        has moved on is no part of the tokens.
+        Carried tensors have the spec's values, or those of the state `carried`: tokens do not hold BatchNorm's count of
+        batches, which training changes.
         """
         self._check_tokens(tokens[None])
         generated = {name: tensor[0] for name, tensor in self._decode(tokens[None]).items()}
@@ -125,7 +125,7 @@ class TokenLayout:
         return state
 
     def decode_batch(self, tokens: Float[Tensor, "b n d"], *, carried: Mapping[str, Tensor] | None = None) -> State:
-        """The stacked state of tokens (b, n, d): every tensor with a leading axis of b; `carried` stacked likewise."""
+        """The stacked state of tokens (b, n, d): every tensor has a leading axis of b, also those in `carried`."""
         self._check_tokens(tokens)
         generated = self._decode(tokens)
         full = self.spec.complete(generated)
@@ -138,7 +138,7 @@ class TokenLayout:
     def rows(self, tokens: Tensor, group: Group) -> Tensor:
         """The rows (b, num_rows, num_chunks * d) of a group, padding included: a view of tokens (b, n, d)."""
         block = tokens.narrow(1, group.first, group.num_tokens)
-        # `view` and not a reshape: what is written into the rows has to arrive in the tokens.
+        # `view`, not a reshape: a write to the rows must change the tokens.
         return block.view(len(tokens), group.num_rows, group.num_chunks * self.token_dim)
 
     def to_json(self) -> dict[str, Any]:
@@ -186,7 +186,7 @@ class TokenLayout:
 
 
 def neuron_layout(spec: StateSpec, token_dim: int, *, dtype: torch.dtype = torch.float32) -> TokenLayout:
-    """One row per output unit, with the vectors that belong to the unit at its end.
+    """A layout with one row per output unit, which ends with the vectors that belong to the unit.
 
     Raises SpecMismatch if `dtype` cannot hold every number of the spec exactly, BadOption for a bad `token_dim`.
     """
@@ -205,7 +205,7 @@ def neuron_layout(spec: StateSpec, token_dim: int, *, dtype: torch.dtype = torch
 
 
 def chunk_layout(spec: StateSpec, token_dim: int, *, dtype: torch.dtype = torch.float32) -> TokenLayout:
-    """The whole state flattened in the spec's order and cut into tokens; only the last one is padded.
+    """A layout of the whole state, flattened in the spec's order and cut into tokens; only the last one is padded.
 
     Raises SpecMismatch if `dtype` cannot hold every number of the spec exactly, BadOption for a bad `token_dim`.
     """
@@ -217,7 +217,7 @@ LAYOUTS = {"neuron": neuron_layout, "chunk": chunk_layout}
 
 
 def build_layout(name: str, spec: StateSpec, *, token_dim: int, dtype: torch.dtype = torch.float32) -> TokenLayout:
-    """The layout that `name` is registered under in LAYOUTS; raises UnknownName for any other."""
+    """The layout that LAYOUTS has under `name`; raises UnknownName if there is none."""
     if name not in LAYOUTS:
         raise UnknownName("token layout", name, LAYOUTS)
     return LAYOUTS[name](spec, token_dim, dtype=dtype)
@@ -232,10 +232,10 @@ def layout_from_json(spec: StateSpec, data: Mapping[str, Any]) -> TokenLayout:
 
 
 def bare_spec(state: Mapping[str, Tensor], arch: str) -> StateSpec:
-    """The spec of a state whose meaning nobody declared: every axis fixed, tensors in the state's own order.
+    """The spec of a state without declared axes: every axis is fixed, tensors are in the state's own order.
 
-    Tensors that are one memory are tied; integers and booleans are carried with the values they have. Floating point
-    tensors may be on the meta device.
+    Tensors that share memory are tied; integers and booleans are carried with their values. Floating point tensors may
+    be on the meta device.
     """
     for name, tensor in state.items():
         if tensor.is_complex():
@@ -244,7 +244,7 @@ def bare_spec(state: Mapping[str, Tensor], arch: str) -> StateSpec:
 
 
 def stack_states(states: list[State]) -> State:
-    """States of one spec on a new leading axis; raises SpecMismatch if they name different tensors or shapes."""
+    """States of one spec stacked on a new leading axis; raises SpecMismatch if their tensors or shapes differ."""
     first = states[0]
     for state in states[1:]:
         if state.keys() != first.keys() or any(state[n].shape != t.shape for n, t in first.items()):
@@ -298,7 +298,7 @@ def _find_owner(index: int, vector: TensorSpec, matrices: list[tuple[int, Tensor
     same_units = [(i, t) for i, t in matrices if t.axes[0] == vector.axes[0]]
     near = [i for i, t in same_units if t.name.rpartition(".")[0] == module]
     if not near and any(word.name for word in vector.axes[0]):
-        # An anonymous size says nothing: 16 of one layer are not the 16 of another.
+        # Equal sizes without a name prove nothing: the 16 units of one layer are not those of another.
         near = [i for i, _ in same_units]
     return min(near, key=lambda i: (i > index, abs(i - index)), default=None)
 
@@ -314,7 +314,7 @@ def _group_positions(group: Group, token_dim: int) -> Tensor:
     starts = torch.tensor([piece.start for piece in group.pieces])
     holder = torch.tensor([piece.index for piece in group.pieces])[torch.searchsorted(starts, columns, right=True) - 1]
     if group.kind != _CHUNK:
-        holder = torch.full_like(holder, group.pieces[0].index)  # a rider belongs to its matrix's row
+        holder = torch.full_like(holder, group.pieces[0].index)  # an appended vector belongs to its matrix's row
     return torch.stack(
         [
             repeat(holder, "c -> (r c)", r=group.num_rows),
@@ -327,7 +327,7 @@ def _group_positions(group: Group, token_dim: int) -> Tensor:
 
 
 def _check_stacked(spec: StateSpec, stacked: Mapping[str, Tensor]) -> int:
-    """The number of states that are stacked, the same for every tensor."""
+    """The number of stacked states, which must be the same for every tensor."""
     sizes = {t.shape[0] if t.ndim else None for t in stacked.values()}
     if len(sizes) != 1 or None in sizes:
         shown = sorted("none" if size is None else str(size) for size in sizes)
@@ -337,7 +337,7 @@ def _check_stacked(spec: StateSpec, stacked: Mapping[str, Tensor]) -> int:
 
 
 def _is_exact(source: torch.dtype, target: torch.dtype) -> bool:
-    """Whether every number of the one floating point type is a number of the other."""
+    """Whether `target` can hold every number of the floating point type `source`."""
     if source == target:
         return True
     if not target.is_floating_point:

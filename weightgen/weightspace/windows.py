@@ -1,10 +1,10 @@
 """Windows: a trunk of any depth, layer by layer, as chunk tokens that are read and written a few at a time.
 
 D2NWG's layer-wise vectorisation (Soro et al. 2025, arXiv:2402.18153, section 3.1): every layer is flattened and cut
-into chunks of one width. A layer is what one module holds; its last token is padded. A window is some neighbouring
-tokens, read from a state or written into one without the others ever being in memory. What is known of a token besides
-its numbers is its place, the same for networks of every depth: how deep its layer lies, which row and column it starts
-at, and the layer's shape.
+into chunks of one width. A layer is the tensors of one module; its last token is padded. A window is a run of
+consecutive tokens, read from a state or written into one while the others are not in memory. Besides its numbers, a
+token has a place, with the same meaning for networks of any depth: the depth of its layer, the row and column at which
+it starts, and the layer's shape.
 
 Shapes: n tokens of a network, k of a window, d = token_dim, p = PLACE_DIM.
 """
@@ -27,7 +27,7 @@ from weightgen.target.trunk import learnt_names
 PLACE_DIM = 128
 _DEPTH_DIM, _ROW_DIM, _COLUMN_DIM = 48, 48, 24
 _LENGTH = 64
-"""Rows and columns are counted in units of this many."""
+"""Unit in which rows and columns are counted."""
 
 Statistics = Mapping[str, Sequence[tuple[float, float]]]
 """Kind of layer -> mean and standard deviation of each of its tensors."""
@@ -44,7 +44,7 @@ class Layer:
     depth: float
     """0 for the first layer of the trunk, 1 for the last."""
     joins: tuple[float, float]
-    """Whether its units, and those it reads, are made by several layers: 1 or 0 each."""
+    """Whether several layers make its units, and the units that it reads: 1 or 0 each."""
 
     @property
     def kind(self) -> str:
@@ -58,11 +58,11 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """The tokens of the trunks of one spec, by number."""
+    """The tokens of the trunks of one spec, by index."""
 
     layers: tuple[Layer, ...]
     kinds: tuple[str, ...]
-    """All kinds of layers there are statistics of, in their order."""
+    """All kinds of layers that have statistics, in order."""
     statistics: Statistics
     token_dim: int
 
@@ -76,7 +76,7 @@ class Windows:
             yield range(first, min(first + context, self.num_tokens))
 
     def read(self, trunk: Mapping[str, Tensor], window: range) -> Float[Tensor, "k d"]:
-        """The tokens of a window of a trunk, every tensor in units of its kind's deviation round its mean."""
+        """The tokens (k, d) of a window of a trunk; every tensor minus its kind's mean, over its kind's deviation."""
         tokens = torch.zeros(len(window), self.token_dim)
         for layer, first, stop in self._parts(window):
             row = tokens[first - window.start : stop - window.start].view(-1)
@@ -85,18 +85,18 @@ class Windows:
         return tokens
 
     def write(self, tokens: Float[Tensor, "k d"], window: range, *, out: State) -> None:
-        """Put the tokens of a window where they belong in a trunk's tensors."""
+        """Write the tokens of a window to their places in a trunk's tensors."""
         for layer, first, stop in self._parts(window):
             row = tokens[first - window.start : stop - window.start].reshape(-1)
             for t, source, target, (mean, deviation) in self._pieces(layer, first, stop):
                 out[t.name].view(-1)[source] = row[target] * deviation + mean
 
     def allocate(self) -> State:
-        """A trunk to write into."""
+        """A trunk of zeros to write into."""
         return {t.name: torch.zeros(t.shape) for layer in self.layers for t in layer.tensors}
 
     def assemble(self, tokens: Float[Tensor, "n d"]) -> State:
-        """The trunk of all its tokens at once; differentiable in them."""
+        """The trunk from all its tokens (n, d); differentiable."""
         trunk: State = {}
         for layer in self.layers:
             row = tokens[layer.first : layer.first + layer.num_tokens].flatten()
@@ -114,12 +114,12 @@ class Windows:
         return mask
 
     def kind_indices(self, window: range) -> Int[Tensor, " k"]:
-        """Number in `kinds` of the layer of each token."""
+        """Index in `kinds` of the layer of each token, (k,)."""
         found = [self.kinds.index(layer.kind) for layer, a, b in self._parts(window) for _ in range(a, b)]
         return torch.tensor(found)
 
     def places(self, window: range) -> Float[Tensor, "k p"]:
-        """Where each token of a window stands, as numbers of order 1."""
+        """The place of each token of a window, as numbers of order 1, (k, p)."""
         rows: list[tuple[float, ...]] = []
         for layer, first, stop in self._parts(window):
             shape = list(layer.tensors[0].shape)
@@ -137,7 +137,7 @@ class Windows:
         return torch.cat([*waves, table[:, 1:2], table[:, 3:], table[:, :1]], 1)
 
     def _parts(self, window: range) -> Iterator[tuple[Layer, int, int]]:
-        """The layers a window runs through, and the tokens of each that it holds: first, and one past the last."""
+        """The layers of a window, each with its tokens in the window: the first, and one past the last."""
         place = bisect_right(self.layers, window.start, key=lambda layer: layer.first) - 1
         while place < len(self.layers) and self.layers[place].first < window.stop:
             layer = self.layers[place]
@@ -147,7 +147,7 @@ class Windows:
     def _pieces(
         self, layer: Layer, first: int, stop: int
     ) -> Iterator[tuple[TensorSpec, slice, slice, tuple[float, float]]]:
-        """Which numbers of which tensors tokens `first` .. `stop` of a layer hold, and where among their own."""
+        """Tensors in tokens `first` .. `stop` of a layer: tensor, slice of it, slice of the tokens, statistics."""
         begin, end = (first - layer.first) * self.token_dim, (stop - layer.first) * self.token_dim
         offset = 0
         for t, statistics in zip(layer.tensors, self.statistics[layer.kind], strict=True):
@@ -158,7 +158,7 @@ class Windows:
 
 
 def split_windows(spec: StateSpec, statistics: Statistics, *, token_dim: int) -> Windows:
-    """The windows of the trunks of a spec; UnsupportedTask if a layer is of a kind there are no statistics of."""
+    """The windows of the trunks of a spec; UnsupportedTask for a kind of layer without statistics."""
     if token_dim < 1:
         raise BadOption(f"token_dim is {token_dim}, expected 1 or more")
     modules = list_layers(spec)
@@ -182,7 +182,7 @@ def split_windows(spec: StateSpec, statistics: Statistics, *, token_dim: int) ->
 def measure_statistics(
     trunks: Sequence[tuple[StateSpec, Mapping[str, Tensor]]],
 ) -> dict[str, list[tuple[float, float]]]:
-    """Mean and standard deviation of every tensor of every kind of layer over networks, which may differ in depth."""
+    """Mean and standard deviation of every tensor of every kind of layer, over networks that may differ in depth."""
     found: dict[str, list[list[Tensor]]] = {}
     for spec, trunk in trunks:
         for tensors in list_layers(spec):
@@ -192,7 +192,7 @@ def measure_statistics(
     statistics: dict[str, list[tuple[float, float]]] = {}
     for kind, values in found.items():
         flat = [torch.cat(seen) for seen in values]
-        # Weights have no mean worth telling; that of norms is not zero.
+        # The mean of weights is taken as zero; that of norms is not.
         means = [float(v.mean()) if len(flat) > 1 else 0.0 for v in flat]
         statistics[kind] = [
             (m, max(1e-4, float((v - m).square().mean().sqrt()))) for m, v in zip(means, flat, strict=True)
@@ -201,7 +201,7 @@ def measure_statistics(
 
 
 def list_layers(spec: StateSpec) -> list[tuple[TensorSpec, ...]]:
-    """The tensors of the trunk that are generated, module by module."""
+    """The generated tensors of the trunk, module by module."""
     kept = [spec.by_name[name] for name in learnt_names(spec)]
     return [tuple(group) for _, group in groupby(kept, key=lambda t: t.name.rpartition(".")[0])]
 

@@ -147,7 +147,7 @@ def test_what_is_no_folder_is_asked_of_the_hub(folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert ClipTower.load("someone/clip").describe()["source"] == "someone/clip"
     assert asked == [("someone/clip", "config.json"), ("someone/clip", "model.safetensors")]
-    with pytest.raises(NotFound, match="someone/nothing: no such folder, and not to be had from the hub: no conn"):
+    with pytest.raises(NotFound, match="someone/nothing: no such folder, and the hub does not give it: no conn"):
         ClipTower.load("someone/nothing")
 
 

@@ -1,4 +1,4 @@
-"""The network that tells latents from noise: a transformer over latents, modulated by noise level and condition."""
+"""The network that removes noise from latents: a transformer, modulated by noise level and condition."""
 
 import torch
 from jaxtyping import Float
@@ -10,10 +10,10 @@ MAX_LOG_SNR = 10.0
 
 
 class Denoiser(nn.Module):
-    """Noisy latents (b, k, c) of unit variance to what they are without noise, at any level and for any schedule.
+    """Maps noisy latents (b, k, c) of unit variance to latents without noise, at any noise level, for any schedule.
 
-    Variance-preserving diffusion and flow matching look at the same thing in other units: divided by its standard
-    deviation, a noisy latent is known by its log signal-to-noise ratio alone (Kingma and Gao 2023, arXiv:2303.00848).
+    Variance-preserving diffusion and flow matching differ only in units: divided by its standard deviation, a noisy
+    latent is described by its log signal-to-noise ratio alone (Kingma and Gao 2023, arXiv:2303.00848).
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Denoiser(nn.Module):
     def forward(
         self, noisy: Float[Tensor, "b k c"], log_snr: Float[Tensor, " b"], condition: Float[Tensor, "b e"]
     ) -> Float[Tensor, "b k c"]:
-        """The latents without noise."""
+        """The latents without noise (b, k, c)."""
         level = log_snr.clamp(-MAX_LOG_SNR, MAX_LOG_SNR)
         vector = self.level(embed_scalar(level / MAX_LOG_SNR, self.dim)) + self.condition(condition)
         x = self.embed(noisy) + self.places
@@ -46,7 +46,7 @@ class Denoiser(nn.Module):
 def mix_with_noisy(
     noisy: Float[Tensor, "b k c"], found: Float[Tensor, "b k c"], log_snr: Float[Tensor, " b"]
 ) -> Float[Tensor, "b k c"]:
-    """What a network has found, beside the noisy latent's own share of the posterior mean if latents were Gaussian:
-    exact at both ends."""
+    """Latents (b, k, c): the network's output `found` plus the noisy latents' share of the posterior mean for Gaussian
+    latents; exact without noise and with only noise."""
     share = torch.sigmoid(log_snr).sqrt()[:, None, None]
     return share * noisy + (1 - share**2).sqrt() * found

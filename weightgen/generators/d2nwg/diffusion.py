@@ -42,7 +42,7 @@ def sample_latents(
 
 
 def guide(denoise: Denoise, unconditioned: Denoise, guidance: float) -> Denoise:
-    """Classifier-free guidance: from the prediction without the condition, `guidance` times the way to that with it."""
+    """Classifier-free guidance: `unconditioned` plus `guidance` times the difference of `denoise` from it."""
     if guidance == 1:
         return denoise
 
@@ -54,7 +54,7 @@ def guide(denoise: Denoise, unconditioned: Denoise, guidance: float) -> Denoise:
 
 
 def draw_noise_levels(count: int, *, rng: torch.Generator) -> Float[Tensor, " b"]:
-    """Log signal-to-noise ratios to train on: those of times spread evenly over the cosine schedule, stratified."""
+    """Log signal-to-noise ratios (b,) to train on, at stratified times over the cosine schedule."""
     time = (torch.rand((), generator=rng) + torch.arange(count) / count) % 1
     return -2 * torch.tan(0.5 * math.pi * (0.001 + 0.998 * time)).log()
 
@@ -62,7 +62,7 @@ def draw_noise_levels(count: int, *, rng: torch.Generator) -> Float[Tensor, " b"
 def add_noise(
     latents: Float[Tensor, "b k c"], log_snr: Float[Tensor, " b"], *, rng: torch.Generator
 ) -> Float[Tensor, "b k c"]:
-    """Latents of unit variance with noise, of unit variance again."""
+    """Latents of unit variance plus noise, scaled to unit variance again (b, k, c)."""
     kept = torch.sigmoid(log_snr)[:, None, None]
     return kept.sqrt() * latents + (1 - kept).sqrt() * torch.randn(latents.shape, generator=rng)
 
@@ -72,7 +72,7 @@ def _log_snr_of_flow(sigma: Tensor) -> Tensor:
 
 
 def _build_scheduler(options: SchedulerOptions) -> Any:
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler  # here: they take a second to import
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler  # imported here: it takes a second
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 

@@ -11,9 +11,9 @@ encoder of data sets and a diffusion model of latents given the data set. Here
     trunk     = trunk - rate * |trunk| * g / |g|, a few times                   solve.refinement
     head      = calibrated ridge regression on the trunk's activations          solve.head
 
-g is the gradient of the leave-one-out loss on the support set: what these classes ask of this very sample.
-The head is solved and not generated, because class rows fit a trunk only if they have met its activations. One that is
-generated, row by row from the prototype of its class, is kept to be compared with (`with_generated_head`).
+g is the gradient of the leave-one-out loss on the support set, so every sample is fitted to these classes. The head is
+solved and not generated, because class rows fit a trunk only if they are made from its activations. For comparison,
+`with_generated_head` generates the head, each row from the prototype of its class.
 """
 
 import hashlib
@@ -69,13 +69,13 @@ class D2nwgConfig:
     head_steps: int = 12
     """Steps of the class head from ridge regression towards softmax regression."""
     max_classes: int = 64
-    """Classes of the largest task it was trained on: it takes no more."""
+    """Classes of the largest task it was trained on; tasks with more are refused."""
     refinements: int = 0
-    """Steps of a sampled trunk along the gradient of the leave-one-out loss."""
+    """Steps that a sampled trunk takes along the gradient of the leave-one-out loss."""
     clip: str | None = None
-    """A CLIP, folder or hub name, whose vision tower sees the support set in the place of a small network."""
+    """Folder or hub name of a CLIP whose vision tower encodes the support set instead of a small network."""
     clip_digest: str | None = None
-    """sha256 of that tower, set when it is loaded: a generator means nothing with another."""
+    """sha256 of that tower, set when it is loaded; the generator works with no other tower."""
 
 
 class D2nwg(nn.Module):
@@ -91,8 +91,8 @@ class D2nwg(nn.Module):
         *,
         training: Mapping[str, Any] | None = None,
     ) -> None:
-        """`specs` holds a spec of every member, whatever its number of classes: an architecture with its input, see
-        `member_name`."""
+        """`specs` holds one spec for every member (an architecture with its input shape, see `member_name`), with any
+        number of classes."""
         super().__init__()
         self.specs, self.config, self.training_record = dict(specs), config, dict(training or {})
         self.layouts: dict[str, TokenLayout] = {}
@@ -173,11 +173,11 @@ class D2nwg(nn.Module):
         return self._generate(request, conditioned=True)
 
     def without_condition(self) -> "Unconditioned":
-        """The same route with the denoiser's condition switched off; the head is still solved on the support set."""
+        """The same generator without the denoiser's condition; the head is still solved on the support set."""
         return Unconditioned(self)
 
     def with_generated_head(self) -> "WithGeneratedHead":
-        """The same trunks under a generated head; for comparison."""
+        """The same generator with a generated head, for comparison."""
         return WithGeneratedHead(self)
 
     def embed(self, support: SupportSet, *, arch: str) -> Tensor:
@@ -188,7 +188,7 @@ class D2nwg(nn.Module):
             return nn.functional.normalize(self.encode(support)[1], dim=0)
 
     def digest_of(self, arch: str) -> str:
-        """sha256, hex, of the generator as a file holds it: all architectures share its denoiser."""
+        """sha256, hex, of the generator's file content; equal for all architectures, which share its denoiser."""
         if arch not in self.archs:
             raise UnknownName("architecture", arch, self.archs)
         return hashlib.sha256(encode_state(self._stored(), manifest=self._describe())).hexdigest()
@@ -220,7 +220,7 @@ class D2nwg(nn.Module):
         return prototypes[0], summaries[0]
 
     def condition(self, members: Sequence[str], summaries: Tensor | None, accuracies: Sequence[float | None]) -> Tensor:
-        """What the denoiser is told, (b, 3 parts): summaries (b, e) or none, the architectures, accuracies or none."""
+        """The denoiser's condition (b, e) of three parts: summaries or none, architectures, accuracies or none."""
         known = self.no_support.expand(len(members), -1) if summaries is None else summaries
         index = torch.tensor([list(self.specs).index(m) for m in members], device=known.device)
         aims = torch.tensor([-1.0 if a is None else a for a in accuracies], device=known.device)
@@ -234,7 +234,7 @@ class D2nwg(nn.Module):
         return codec
 
     def decode_trunks(self, member: str, latents: Tensor) -> State:
-        """Stacked trunks, every tensor with a leading axis of b, of standardised latents (b, k, c)."""
+        """Stacked trunks from standardised latents (b, k, c); every tensor has a leading axis of b."""
         return self.layouts[member].decode_batch(self.codec(member).decode(latents))
 
     def refine(
@@ -247,7 +247,7 @@ class D2nwg(nn.Module):
         *,
         steps: int | None = None,
     ) -> dict[str, Tensor]:
-        """A trunk in normal form, moved towards what these examples ask for in all learnt steps, or the first of them.
+        """A trunk in normal form, fitted to these examples by the first `steps` learnt steps, or by all if None.
 
         Differentiable in trunk and rates.
         """
@@ -280,15 +280,15 @@ class D2nwg(nn.Module):
     def fit(
         self, target: Target, trunk: Mapping[str, Tensor], inputs: Tensor, labels: Tensor, num_classes: int
     ) -> tuple[State, LinearHead]:
-        """The state of a trunk in normal form for these examples, without its head, and the head; differentiable."""
+        """The state, without head, of a trunk in normal form for these examples, and the head; differentiable."""
         state, features = fit_to_data(target, trunk, inputs)
         return state, self.solve(features, labels, num_classes)
 
     def generate_head(self, member: str, prototypes: Tensor, latents: Tensor) -> LinearHead:
-        """A class head from prototypes (k, e) and the latents (k, c) of the trunk, each row from its own class's."""
+        """A class head from prototypes (k, e) and the trunk's latents; each row comes from its class's prototype."""
         trunk = self.trunk_summary(latents.flatten())
-        told = torch.cat([prototypes, trunk.expand(len(prototypes), -1)], 1)
-        rows = self.class_rows[member](self.class_row(told))
+        known = torch.cat([prototypes, trunk.expand(len(prototypes), -1)], 1)
+        rows = self.class_rows[member](self.class_row(known))
         return LinearHead(weight=rows[:, :-1], bias=rows[:, -1])
 
     def sample(self, request: GenerationRequest, *, conditioned: bool = True) -> Tensor:
@@ -299,10 +299,11 @@ class D2nwg(nn.Module):
         count = request.num_samples
         aims = [request.condition.target_accuracy if conditioned else None] * count
         summaries = repeat(self.encode(support)[1], "e -> b e", b=count) if conditioned else None
-        told, untold = self.condition([member] * count, summaries, aims), self.condition([member] * count, None, aims)
+        condition = self.condition([member] * count, summaries, aims)
+        no_condition = self.condition([member] * count, None, aims)
         denoise = guide(
-            lambda z, level: self.denoiser(z, level, told),
-            lambda z, level: self.denoiser(z, level, untold),
+            lambda z, level: self.denoiser(z, level, condition),
+            lambda z, level: self.denoiser(z, level, no_condition),
             options.guidance,
         )
         shape = (count, self.config.num_latents, self.config.latent_dim)
@@ -323,8 +324,10 @@ class D2nwg(nn.Module):
     def finish(
         self, target: Target, trunk: Mapping[str, Tensor], support: SupportSet, *, refinements: int | None = 0
     ) -> State:
-        """A full state of a trunk in normal form: refined, by as many steps as learnt if None, then statistics and
-        head, all from the support set."""
+        """A full state of a trunk in normal form: refined, then given statistics and a head, all from the support set.
+
+        None means as many refinements as were learnt.
+        """
         given = support.inputs, support.labels, support.num_classes
         state, head = self.fit(target, self.refine(target, trunk, *given, steps=refinements), *given)
         weight, bias = head_names(target)
@@ -335,12 +338,12 @@ class D2nwg(nn.Module):
         return {"specs": specs, "config": {k: v for k, v in asdict(self.config).items() if v}}  # not what is off
 
     def _stored(self) -> State:
-        """The tensors of a file: float16 but for masks."""
+        """The tensors of a file: floats as float16, without masks."""
         return {n: t.half() if t.is_floating_point() else t for n, t in self.state_dict().items() if "mask" not in n}
 
 
 class Unconditioned:
-    """A latent diffusion generator that is told the architecture, but nothing of the support set."""
+    """A latent diffusion generator whose denoiser knows the architecture but not the support set."""
 
     def __init__(self, generator: D2nwg) -> None:
         self.generator = generator
@@ -379,14 +382,14 @@ class WithGeneratedHead:
 
 
 def options_of(request: GenerationRequest) -> D2nwgOptions:
-    """The request's options, the defaults if it has none."""
+    """The request's options, or the defaults if it has none."""
     options = request.options or D2nwgOptions()
     assert isinstance(options, D2nwgOptions)  # `check_request` has refused others
     return options
 
 
 def trunk_layout(spec: StateSpec) -> TokenLayout:
-    """One token for each unit of the trunk, wide enough for the widest."""
+    """A layout with one token for each unit of the trunk, as wide as the widest unit."""
     trunk = trunk_spec(spec)
     return neuron_layout(trunk, max(group.width for group in neuron_layout(trunk, 1).groups))
 

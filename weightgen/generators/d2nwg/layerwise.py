@@ -1,16 +1,16 @@
 """d2nwg-layerwise: latent diffusion over networks larger than one context, window by window.
 
 The layer-wise mode of D2NWG (Soro et al. 2025, arXiv:2402.18153, section 3.1): a trunk is cut layer by layer into chunk
-tokens, `context` of them make a window, and one codec and one denoiser serve all windows of networks of every depth:
+tokens, and `context` of them make a window. One codec and one denoiser serve all windows of networks of any depth:
 
     tokens    = balanced, aligned trunks without BatchNorm's statistics     weightspace.windows
-    latents   = WindowVae(tokens, where they stand)                         weightspace.codecs.window_vae
+    latents   = WindowVae(tokens, their places)                             weightspace.codecs.window_vae
     condition = SupportSetEncoder(support), the accuracy asked for          encoders
-    latents  <- noise, where they stand, and the tail of the window before  generators.d2nwg.window_denoiser
+    latents  <- noise, their places, and the tail of the window before      generators.d2nwg.window_denoiser
     trunk     = decoded windows, statistics measured on the support set     weightspace.normal_form
     head      = calibrated ridge regression on the trunk's activations      solve.head
 
-Besides the state that is being written only one window is in memory: that grows with the context, not with the network.
+Memory holds the state that is being written and one window, whose size depends on the context, not on the network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ MAX_CLASSES, MAX_SHOTS = 64, 50
 ENCODED_SHOTS = 20
 """Examples of each class that the encoder reads; the head is solved on all."""
 HEAD_STEPS = torch.full((12,), 2.0)
-"""From ridge regression towards softmax regression."""
+"""Lengths of the head's steps from ridge regression towards softmax regression."""
 _ACCURACY_DIM = 32
 
 
@@ -55,7 +55,7 @@ class LayerwiseConfig:
     context: int = 64
     """Tokens in a window."""
     tail: int = 8
-    """Tokens of the window before that are seen."""
+    """Last tokens of the window before that the denoiser reads."""
     token_dim: int = 144
     latent_dim: int = 72
     codec_dim: int = 96
@@ -85,7 +85,7 @@ class D2nwgLayerwise(nn.Module):
         *,
         training: Mapping[str, Any] | None = None,
     ) -> None:
-        """`statistics` are those of the kinds of layers it knows (`measure_statistics`)."""
+        """`statistics` holds those of every kind of layer it knows (`measure_statistics`)."""
         super().__init__()
         self.statistics, self.input_shape, self.config = dict(statistics), tuple(input_shape), config
         self.training_record = dict(training or {})
@@ -123,12 +123,12 @@ class D2nwgLayerwise(nn.Module):
         self.check(request)
         support, aim = request.condition.support, request.condition.target_accuracy
         assert support is not None
-        told, rng = self.condition(self.summarise(support), aim), torch.Generator().manual_seed(request.seed)
+        condition, rng = self.condition(self.summarise(support), aim), torch.Generator().manual_seed(request.seed)
         options = request.options or SchedulerOptions()
         assert isinstance(options, SchedulerOptions)
         states = []
         for _ in range(request.num_samples):
-            trunk = self.sample_trunk(request.target.spec, told, options, rng=rng)
+            trunk = self.sample_trunk(request.target.spec, condition, options, rng=rng)
             states.append(self.finish(request.target, trunk, support))
         return states
 
@@ -137,12 +137,12 @@ class D2nwgLayerwise(nn.Module):
         return split_windows(spec, self.statistics, token_dim=self.config.token_dim)
 
     def summarise(self, support: SupportSet) -> Tensor:
-        """The summary (e,) of a support set's first examples of every class."""
+        """The summary (e,) of the first examples of every class of a support set."""
         seen = support.first_shots(ENCODED_SHOTS)
         return self.encoder([seen.inputs], [seen.labels], [seen.num_classes])[1][0]
 
     def condition(self, summary: Tensor | None, accuracy: float | None) -> Tensor:
-        """What the denoiser is told of the task, (1, e): summary (e,) or none, accuracy or none."""
+        """The denoiser's condition (1, e): the summary (e,) of a support set or none, and an accuracy or none."""
         aimed = self.no_accuracy if accuracy is None else self.accuracy(_embed_accuracy(accuracy))
         return torch.cat([self.no_support if summary is None else summary, aimed])[None]
 
@@ -159,8 +159,8 @@ class D2nwgLayerwise(nn.Module):
     ) -> State:
         """A trunk of a spec, without BatchNorm's statistics, for a condition (1, e); window after window.
 
-        Without `sees_tail` every window is sampled as if it were the first. With `order`, numbers of windows, the tail
-        is that of the window made before, wherever that stands.
+        Without `sees_tail` every window is sampled as if it were the first. `order` gives the numbers of the windows in
+        the order in which they are made; the tail is always that of the window made just before.
         """
         windows, untold = self.split(spec), self.condition(None, None)
         trunk = windows.allocate()
@@ -183,13 +183,13 @@ class D2nwgLayerwise(nn.Module):
         return trunk
 
     def first_tail(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Tail, its places and `has_tail` of a window with none before it."""
+        """Tail, its places and `has_tail` for the first window."""
         length = self.config.tail
         return torch.zeros(1, length, self.config.latent_dim), torch.zeros(1, length, PLACE_DIM), torch.zeros(1)
 
     @torch.no_grad()
     def reconstruct(self, spec: StateSpec, trunk: Mapping[str, Tensor]) -> State:
-        """A trunk through the codec and back, window after window."""
+        """A trunk encoded and decoded by the codec, window after window."""
         windows = self.split(spec)
         decoded = windows.allocate()
         for window in windows.cut(self.config.context):
@@ -201,7 +201,7 @@ class D2nwgLayerwise(nn.Module):
 
     @torch.no_grad()
     def finish(self, target: Target, trunk: Mapping[str, Tensor], support: SupportSet) -> State:
-        """A full state of a trunk: statistics and head from the support set."""
+        """A full state of a trunk, with statistics and head from the support set."""
         state, features = fit_to_data(target, trunk, support.inputs)
         ridge = ridge_head(features, support.labels, num_classes=support.num_classes)
         head = step_to_softmax(ridge, features, support.labels, steps=HEAD_STEPS)

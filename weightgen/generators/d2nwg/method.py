@@ -1,4 +1,4 @@
-"""What d2nwg is told: its options, and the declarations of the two modes."""
+"""The options of d2nwg, and the declarations of its two modes."""
 
 from dataclasses import dataclass, replace
 

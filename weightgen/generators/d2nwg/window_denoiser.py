@@ -1,7 +1,7 @@
-"""The denoiser of windows: latents are known by their places, and the tail of the window before is read too.
+"""The denoiser of windows: it also reads the places of the latents and the tail of the window before.
 
-D2NWG generates large networks chunk by chunk (Soro et al. 2025, arXiv:2402.18153, section 3.1); so that chunks agree,
-the last latents of the window before, its tail, stand in front of the window, without noise.
+D2NWG generates large networks chunk by chunk (Soro et al. 2025, arXiv:2402.18153, section 3.1). To make chunks agree,
+the denoiser reads the last latents of the window before, its tail, without noise, in front of the window.
 """
 
 import torch
@@ -14,7 +14,7 @@ from weightgen.layers.transformer import Block, embed_scalar
 
 
 class WindowDenoiser(nn.Module):
-    """Noisy latents (b, k, c) of a window, of unit variance, to what they are without noise; any k, any tail."""
+    """Maps noisy latents (b, k, c) of a window, of unit variance, to latents without noise; any k, any tail."""
 
     def __init__(
         self, *, latent_dim: int, place_dim: int, condition_dim: int, dim: int = 128, depth: int = 4, heads: int = 4
@@ -44,7 +44,7 @@ class WindowDenoiser(nn.Module):
         tail_places: Float[Tensor, "b t p"],
         has_tail: Float[Tensor, " b"],
     ) -> Float[Tensor, "b k c"]:
-        """The latents without noise. Where `has_tail` is 0, and not 1, the tail is not looked at."""
+        """The latents without noise (b, k, c); where `has_tail` is 0 instead of 1, the tail is ignored."""
         level = log_snr.clamp(-MAX_LOG_SNR, MAX_LOG_SNR)
         vector = self.level(embed_scalar(level / MAX_LOG_SNR, self.dim)) + self.condition(condition)
         known = torch.where(has_tail[:, None, None] > 0, self.embed_tail(tail) + self.place(tail_places), self.no_tail)

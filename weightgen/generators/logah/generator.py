@@ -1,13 +1,13 @@
 """LoGAH: weights for any module from its graph, as low-rank products (Zhou et al. 2024, arXiv:2405.16287).
 
 A graph transformer (`layers.graphormer`) gives every tensor a token; a decoder (`layers.low_rank_decoder`) makes its
-factors. Weights are made tensor by tensor: nothing larger than one of them is held beside the target. What is not
-predicted keeps the module's own initialisation and stands in the report.
+factors. Weights are made tensor by tensor: beside the target, memory holds no more than one tensor. A tensor that is
+not predicted keeps the module's own initialisation, and the report lists it.
 
-For a classifier with a support set, `generate` goes trunk first, head second: an encoding of the set, made of class
-prototypes, shifts every token (zero before training), so that the trunk depends on the data as well as on the graph;
-the trunk is refined on the set by a few steps (`weightgen.solve.refinement`); the class head is solved on the trunk's
-activations. So one generator serves any data set with any number of classes.
+For a classifier with a support set, `generate` makes the trunk first and the head second. An encoding of the set, made
+from class prototypes, shifts every token (by zero before training), so that the trunk depends on the data as well as on
+the graph. The trunk is refined on the set by a few steps (`weightgen.solve.refinement`). The class head is solved on
+the trunk's activations, so one generator serves any data set with any number of classes.
 """
 
 import hashlib
@@ -50,21 +50,21 @@ _PRIMITIVE_OF_OP = {
 
 @dataclass(frozen=True, slots=True)
 class LogahConfig:
-    """The size of a graph hypernetwork, and how large the weights it makes begin."""
+    """The size of a graph hypernetwork, and the scale of its weights before training."""
 
     rank: int = 32
     num_layers: int = 3
     dim: int = 64
     num_heads: int = 8
     max_distance: int = 50
-    """Longer paths between nodes count as this."""
+    """Longer paths between nodes count as this length."""
     scale: WeightScale = field(default_factory=WeightScale)
     as_published: bool = False
     """The paper's own encoder and decoder, with their dead rows, for comparison."""
     encoding_dim: int | None = None
-    """Size of the encoding of a support set; None: weights depend on the graph alone."""
+    """Size of the encoding of a support set; None if weights depend on the graph alone."""
     refinement_rates: tuple[float, ...] = ()
-    """Steps that `generate` takes on a support set, each a share of a tensor's size."""
+    """Lengths of the steps that `generate` takes on a support set, each as a share of a tensor's size."""
     is_refined_on_augmented: bool = False
     """Whether each of these steps sees the images shifted, turned and scaled a little, with the request's seed."""
 
@@ -78,22 +78,22 @@ class LogahConfig:
 
 
 def size_t(*, as_published: bool = False) -> LogahConfig:
-    """T: published with 2.5 million parameters."""
+    """Size T, published with 2.5 million parameters."""
     return _size(32, 3, 64, 8, as_published)
 
 
 def size_s(*, as_published: bool = False) -> LogahConfig:
-    """S: published with 21.4 million parameters."""
+    """Size S, published with 21.4 million parameters."""
     return _size(90, 5, 128, 16, as_published)
 
 
 def size_b(*, as_published: bool = False) -> LogahConfig:
-    """B: published with 78.2 million parameters."""
+    """Size B, published with 78.2 million parameters."""
     return _size(128, 5, 256, 16, as_published)
 
 
 def size_l(*, as_published: bool = False) -> LogahConfig:
-    """L: published with 289 million parameters."""
+    """Size L, published with 289 million parameters."""
     return _size(256, 12, 256, 16, as_published)
 
 
@@ -112,7 +112,7 @@ class Logah(nn.Module):
     name = LOGAH.name
 
     def __init__(self, config: LogahConfig, *, training: Mapping[str, Any] | None = None) -> None:
-        """At its own initialisation, drawn from torch's global RNG; `new_logah` takes a seed."""
+        """Initialise from torch's global RNG; `new_logah` takes a seed instead."""
         super().__init__()
         self.config = config
         self.training_record = dict(training or {})
@@ -134,7 +134,7 @@ class Logah(nn.Module):
             nn.init.zeros_(self.of_support.weight)
 
     def plan(self, graph: ArchGraph) -> tuple[Predicted | Kept, ...]:
-        """What becomes of every tensor of the graph's spec that is not tied to another."""
+        """Whether each tensor of the graph's spec is predicted or kept, for all that are not tied to another."""
         plan = plan_weights(graph, self.config.scale)
         if not self.config.as_published:
             return plan
@@ -167,11 +167,11 @@ class Logah(nn.Module):
         noise: float = 0.0,
         device: torch.device | None = None,
     ) -> Iterator[tuple[str, Tensor]]:
-        """Name and value of every predicted tensor, in the spec's order and dtypes, made as they are asked for.
+        """Name and value of every predicted tensor, in the spec's order and dtypes; each is made when it is asked for.
 
-        `support` is the data that the weights are for, where the generator was told any in training. `noise` is the
-        share of a weight's variance that is drawn at random, with `seed`; without it the seed changes nothing. Tensors
-        that are tied or not predicted do not come; `weightgen.init.report.report_of` says which.
+        `support` is the data that the weights are for, if the generator was trained with support sets. `noise` is the
+        share of a weight's variance that is drawn at random, with `seed`; without noise the seed changes nothing.
+        Tensors that are tied or not predicted are left out; `weightgen.init.report.report_of` lists them.
         """
         graph = target if isinstance(target, ArchGraph) else build_graph(target)
         chosen = _predicted(self.plan(graph))
@@ -191,29 +191,29 @@ class Logah(nn.Module):
         check_request(request, LOGAH)
 
     def generate(self, request: GenerationRequest) -> list[State]:
-        """The target's trunk from its graph and support set; BatchNorm's statistics and the class head from the set.
+        """One state: the trunk from graph and support set, BatchNorm's statistics and the class head from the set.
 
-        What is not predicted is the target's own initialisation, with the request's seed.
+        Tensors that are not predicted keep the target's own initialisation, drawn with the request's seed.
         """
         return [self._generate(request, conditioned=True)]
 
     def without_condition(self) -> "Unconditioned":
-        """A trunk that depends on the graph alone, not refined; the head is still solved on the support set."""
+        """The same generator with trunks from the graph alone, not refined; heads are solved on the support set."""
         return Unconditioned(self)
 
     def embed(self, support: SupportSet, *, arch: str) -> Tensor:
         """The unit-norm encoding (e,) of a support set, the same for every architecture.
 
-        UnsupportedTask where the generator has none.
+        UnsupportedTask if the generator embeds no such support sets.
         """
         with torch.no_grad():
             encoding = self._read(support)
         if encoding is None:
-            raise UnsupportedTask("this 'logah' generator was told no support sets in training: it embeds none")
+            raise UnsupportedTask("this 'logah' generator was trained without support sets: it embeds none")
         return F.normalize(encoding, dim=0)
 
     def digest_of(self, arch: str) -> str:
-        """sha256, hex, of the generator as a file holds it, the same for every architecture."""
+        """sha256, hex, of the generator's file content, the same for every architecture."""
         return hashlib.sha256(encode_state(self.state_dict(), manifest=asdict(self.config))).hexdigest()
 
     def _generate(self, request: GenerationRequest, *, conditioned: bool) -> State:
@@ -229,7 +229,7 @@ class Logah(nn.Module):
         return refit(target, take_trunk(state, target.spec), support)
 
     def _read(self, support: SupportSet | None) -> Tensor | None:
-        """The encoding of a support set of images as the encoder takes them; None of any other."""
+        """The encoding (e,) of a support set; None if its inputs are not images that the encoder takes."""
         if support is None or support.inputs.shape[2:] != (28, 28):
             return None
         return self.encode(support.inputs, support.labels, support.num_classes)
@@ -261,7 +261,7 @@ class Logah(nn.Module):
     def _make(
         self, graph: ArchGraph, chosen: list[Predicted], encoding: Tensor | None
     ) -> Iterator[tuple[Predicted, Factors | Tensor]]:
-        """Factors of weights and values of vectors; vectors are made first, all at once, being small."""
+        """Factors of weights and values of vectors; vectors are small and are made first, all at once."""
         if not chosen:
             return
         inputs = self._inputs(graph, chosen)
@@ -316,7 +316,7 @@ class Logah(nn.Module):
 
 
 class Unconditioned:
-    """A Logah that is not told what the data are; speaks the generator protocol."""
+    """A Logah whose trunks do not depend on the data; it follows the generator protocol."""
 
     name = "logah-unconditioned"
 
@@ -337,7 +337,7 @@ def new_logah(config: LogahConfig, *, seed: int) -> Logah:
 
 
 def _activate(vectors: list[Tensor], kinds: list[str]) -> Iterator[Tensor]:
-    """Vectors as weights of a norm, around 1, or as what is added, around 0; all in two calls, not two for each."""
+    """Vectors as norm weights, around 1, or as biases and the like, around 0; in two calls for all of them."""
     made: dict[int, Tensor] = {}
     for is_norm in (True, False):
         places = [i for i, kind in enumerate(kinds) if (kind == "norm weight") == is_norm]

@@ -1,4 +1,4 @@
-"""What logah is told: a graph, and for a classifier labelled examples."""
+"""The declaration of logah: it reads a graph and, for a classifier, labelled examples."""
 
 from weightgen.method import Method
 

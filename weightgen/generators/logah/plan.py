@@ -1,8 +1,8 @@
-"""What a graph hypernetwork makes of every tensor of a graph: how it is unfolded and how large it is, or why not.
+"""The plan for every tensor of a graph: how it is unfolded and scaled if it is predicted, or why it is kept.
 
-Weights of a layer get a root mean square of sqrt(beta / fan in), beta 2 for convolutions, which a ReLU mostly follows,
-and 1 for the rest (GHN-3, Knyazev et al. 2023, arXiv:2303.04143, appendix A); tables of embeddings and positions get
-one of their own. Weights of a norm are 2 sigmoid(p / 2), vectors that are added tanh(p / 5), of a prediction p.
+Weights of a layer get a root mean square of sqrt(beta / fan in). Beta is 2 for convolutions, which a ReLU mostly
+follows, and 1 for the rest (GHN-3, Knyazev et al. 2023, arXiv:2303.04143, appendix A). Tables of embeddings and
+positions have their own scale. From a prediction p, norm weights are 2 sigmoid(p / 2), added vectors tanh(p / 5).
 """
 
 import math
@@ -20,21 +20,21 @@ from weightgen.spec import TensorSpec
 
 _ADDED = frozenset(("sum", "concat"))
 _SCALED = frozenset(("product", "activation"))
-"""A parameter that is multiplied as a matrix is no node of its own but the weight of a linear one."""
+"""A parameter that multiplies as a matrix has no node of its own: it is the weight of a linear node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """A tensor that is made."""
+    """A tensor that is predicted."""
 
     tensor: TensorSpec
     kind: Literal["weight", "norm weight", "bias"]
     unfolded: WeightShape
-    """How a weight is made; of the other kinds only the size counts."""
+    """How a weight is unfolded into a matrix; for the other kinds only the size matters."""
 
     @property
     def longest(self) -> int:
-        """Rows or columns of its matrix, whichever are more."""
+        """Number of rows or columns of its matrix, whichever is larger."""
         return max(math.prod(self.unfolded.rows), math.prod(self.unfolded.columns))
 
     @property
@@ -47,7 +47,7 @@ class Predicted:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A tensor that is left to the module's own initialisation."""
+    """A tensor that keeps the module's own initialisation."""
 
     tensor: TensorSpec
     why: str
@@ -55,21 +55,21 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class WeightScale:
-    """How large weights are."""
+    """The scale of weights."""
 
     initializer_range: float | None = None
-    """The root mean square of every weight and table, as GPT-2 has it (0.02); None: by fan-in."""
+    """Root mean square of every weight and table, as in GPT-2 (0.02); None: by fan-in."""
     table: float = 0.02
-    """The root mean square of embeddings and other raw matrices."""
+    """Root mean square of embeddings and other raw matrices."""
     position: float = 0.3
-    """The root mean square of raw matrices that are added or joined to activations, as a ViT's positions and class
-    token are: of the order of what they are added to, or a step of training could not make them count."""
+    """Root mean square of raw matrices that are added or joined to activations, such as a ViT's positions and class
+    token: of the order of those activations, or training steps would be too small to change the result."""
     is_published: bool = False
-    """As published: beta 2 for all layers but depthwise and wide kernels, tables as the decoder makes them."""
+    """As published: beta 2 for all layers except depthwise and wide kernels, tables as the decoder makes them."""
 
 
 def plan_weights(graph: ArchGraph, scale: WeightScale) -> tuple[Predicted | Kept, ...]:
-    """What to make of every tensor of the spec that is not tied to another, in the spec's order."""
+    """The plan for every tensor of the spec that is not tied to another, in the spec's order."""
     return tuple(_plan(graph, tensor, scale) for tensor in graph.spec.stored)
 
 
@@ -103,7 +103,7 @@ def _plan(graph: ArchGraph, tensor: TensorSpec, scale: WeightScale) -> Predicted
 
 
 def _find_readers(graph: ArchGraph, node: int) -> set[str]:
-    """What the nodes do that read a node."""
+    """The operations of the nodes that read a node."""
     return {graph.nodes[target].op for source, target in graph.edges.tolist() if source == node}
 
 
@@ -139,7 +139,7 @@ def _unfold(
 def graph_inputs(
     graph: ArchGraph, names: Iterable[str], *, max_distance: int, device: torch.device | None = None
 ) -> GraphInputs:
-    """What the encoder reads of a graph, for tokens of these tensors."""
+    """The encoder's inputs for a graph and these tensors."""
     index = {tensor.name: i for i, tensor in enumerate(graph.spec.tensors)}
     chosen = list(names)
     owners = torch.tensor([graph.owner[name] for name in chosen], dtype=torch.long)
@@ -159,10 +159,10 @@ def graph_inputs(
 
 
 def count_twins(graph: ArchGraph) -> Tensor:
-    """For every node, how many before it have its operation, its tensors' shapes and its depth, (n,).
+    """For every node, the number of earlier nodes with the same operation, tensor shapes and depth, (n,).
 
-    Nodes that a symmetry of the graph exchanges agree in these three, so that the count tells them apart: query, key
-    and value, parallel branches, experts.
+    Nodes that a symmetry of the graph exchanges agree in these three (query, key and value, parallel branches,
+    experts). The count makes them different.
     """
     seen: dict[object, int] = {}
     counts = []
@@ -175,7 +175,7 @@ def count_twins(graph: ArchGraph) -> Tensor:
 
 
 def _count_siblings(graph: ArchGraph, names: list[str]) -> Tensor:
-    """For every tensor, how many before it in its node have its role and shape, (t,)."""
+    """For every tensor, the number of earlier tensors of its node with the same role and shape, (t,)."""
     counts = {}
     for node in graph.nodes:
         seen: dict[object, int] = {}

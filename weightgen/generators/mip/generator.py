@@ -1,4 +1,4 @@
-"""The generator of method mip: one file, several architectures, each made by a hypernetwork of its own."""
+"""The generator of method mip: one file for several architectures, each with its own hypernetwork."""
 
 import copy
 import hashlib
@@ -26,7 +26,7 @@ from weightgen.target.side_by_side import (
 VERSION = 2
 MAX_CLASSES, MAX_SHOTS = 64, 50
 PASS_EXAMPLES = 800
-"""Of all networks that run side by side."""
+"""Most examples of all networks that run side by side in one pass."""
 
 
 class Mip(nn.Module):
@@ -68,7 +68,7 @@ class Mip(nn.Module):
             return [[self._generate(request, conditioned=True)] for request in requests]
         supports = [request.condition.support for request in requests if request.condition.support is not None]
         target, first = requests[0].target, supports[0]
-        at_once = max(MIN_NETWORKS, PASS_EXAMPLES // len(first.labels))  # more would not fit the processor's cache
+        at_once = max(MIN_NETWORKS, PASS_EXAMPLES // len(first.labels))  # more would not fit into the processor's cache
         states: list[State] = []
         for start in range(0, len(supports), at_once):
             images = [support.inputs for support in supports[start : start + at_once]]
@@ -78,7 +78,7 @@ class Mip(nn.Module):
         return [[_complete(target, state)] for state in states]
 
     def without_condition(self) -> "Unconditioned":
-        """The same route with the trunk's condition switched off; the head is still solved on the support set."""
+        """The same generator without the trunk's condition; the head is still solved on the support set."""
         return Unconditioned(self)
 
     def embed(self, support: SupportSet, *, arch: str) -> Tensor:
@@ -87,7 +87,7 @@ class Mip(nn.Module):
             return self._hypernet(arch).encode(support.inputs, support.labels, support.num_classes)
 
     def digest_of(self, arch: str) -> str:
-        """sha256, hex, of the hypernetwork of `arch` as a file holds it; the others beside it do not count."""
+        """sha256, hex, of the file content of the hypernetwork of `arch`, without the other hypernetworks."""
         hypernet = self._hypernet(arch)
         tensors = {name: t.half() for name, t in hypernet.state_dict().items()}
         return hashlib.sha256(encode_state(tensors, manifest=hypernet.describe())).hexdigest()
@@ -128,7 +128,7 @@ class Mip(nn.Module):
         self.check(request)
         support = request.condition.support
         assert support is not None
-        # Hooks are set on the skeleton while it runs: a copy, so that requests may run side by side.
+        # Hooks are set on the skeleton while it runs; requests run in parallel, so each gets a copy.
         skeleton = copy.deepcopy(request.target.skeleton)
         hypernet = self._hypernet(request.target.spec.arch)
         with torch.no_grad():
@@ -139,7 +139,7 @@ class Mip(nn.Module):
 
 
 class Unconditioned:
-    """A Mip with its trunk's condition off; speaks the generator protocol."""
+    """A Mip without its trunk's condition; follows the generator protocol."""
 
     name = "mip-unconditioned"
 

@@ -10,12 +10,12 @@ the encoding of the condition has unit norm, and weights are theta = theta0 + de
     head     = calibrated ridge regression on the trunk's activations     weightgen.solve.head, in closed form
     head     = head - step * (X'X + ridge)^-1 X'(softmax - labels), often  weightgen.solve.head, steps learnt
 
-The third line is a learnt reading of the support set that a pooled encoding cannot give: which way each tensor should
-move for these classes. Steps are relative to the tensor's own size, with learnt rates, so that they too are invariant
+The third line finds the direction in which each tensor should move for these classes; a pooled encoding cannot give
+it. Steps are relative to the tensor's own size, with learnt rates, so that they too are invariant
 to magnitude. Training runs through all five lines, with g taken as a constant.
 
-One generator serves several architectures, for one channel and for three: the first layer is learnt for three, and
-summed over its input channels for one, which is the same function on grey images.
+One generator serves several architectures, with one input channel or three. The first layer is learnt for three. For
+one channel it is summed over its input channels, which gives the same function on grey images.
 """
 
 import math
@@ -50,7 +50,7 @@ from weightgen.weightspace.normal_form import fit_layers, normalised_layers, run
 
 @dataclass(frozen=True)
 class MipConfig:
-    """Sizes of the part of the generator that makes one architecture."""
+    """Sizes of the hypernetwork of one architecture."""
 
     encoding_dim: int = 128
     encoder_width: int = 32
@@ -63,9 +63,9 @@ class MipConfig:
 
 
 class SupportEncoder(nn.Module):
-    """Labelled images (n, 3, 28, 28) to a unit-norm encoding (e,), whatever the order of examples and classes.
+    """Maps labelled images (n, 3, 28, 28) to a unit-norm encoding (e,); example and class order have no effect.
 
-    An embedding network; class means; then their mean and spread over classes, and the spread within classes.
+    A network embeds the images; the encoding is made from the mean and spread of class means and the spread in classes.
     """
 
     def __init__(self, config: MipConfig) -> None:
@@ -93,7 +93,7 @@ class SupportEncoder(nn.Module):
 
 
 class ArchHypernet(nn.Module):
-    """Makes states of one architecture; `spec` is that of the three-channel target, whatever its number of classes."""
+    """Makes states of one architecture; `spec` is that of the three-channel target with any number of classes."""
 
     def __init__(self, spec: StateSpec, layers: Mapping[str, str], initial: State, config: MipConfig) -> None:
         """`layers` maps each normalised layer to "batchnorm" or "folded"; `initial` holds theta0's first values."""
@@ -126,7 +126,7 @@ class ArchHypernet(nn.Module):
         self.log_head_steps_by_shots = nn.Parameter(torch.zeros(config.head_steps))
 
     def describe(self) -> dict[str, Any]:
-        """What it is made of besides its weights, as JSON values."""
+        """Its spec, layers and config, without its weights, as JSON values."""
         return {"spec": self.spec.to_json(), "layers": list(self.layers.items()), "config": asdict(self.config)}
 
     def encode(self, support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -143,9 +143,9 @@ class ArchHypernet(nn.Module):
         num_classes: int,
         conditioned: bool = True,
     ) -> State:
-        """The generated tensors of a state; not `conditioned`, its trunk is the same for every support set.
+        """The generated tensors of a state; if not `conditioned`, the trunk is the same for every support set.
 
-        `skeleton` is the target's module on the meta device, owned by this call while it runs.
+        `skeleton` is the target's module on the meta device; nothing else may use it during this call.
         """
         trunk = self.make_trunk(support, labels, num_classes, conditioned=conditioned)
         if conditioned:
@@ -153,7 +153,7 @@ class ArchHypernet(nn.Module):
                 trunk = self._refine(trunk, step, skeleton, support, labels, num_classes)
         state, features = self._normalise(trunk, skeleton, support, conditioned=conditioned)
         _, head = self._solve(features, labels, num_classes)
-        # Refinement has seen every label, so leave-one-out flatters its trunk: the heat of the softmax is learnt.
+        # Refinement has seen every label, so the leave-one-out loss is too good: the heat of the softmax is learnt.
         heat = self.log_heat.exp() if conditioned else 1.0
         weight_name, bias_name = self.spec.head
         return {**state, weight_name: heat * head.weight, bias_name: heat * head.bias}
@@ -162,10 +162,10 @@ class ArchHypernet(nn.Module):
     def generate_side_by_side(
         self, skeleton: nn.Module, supports: Sequence[Tensor], labels: Tensor, *, num_classes: int
     ) -> list[State]:
-        """The generated tensors for each of several support sets, whose labels are the same: as `forward` gives them,
-        but for rounding, and the same to the bit whatever others there are.
+        """The generated tensors for each of several support sets with the same labels.
 
-        `skeleton` is that of the target, which can run side by side.
+        They equal those of `forward` up to rounding; the other support sets do not change a single bit. `skeleton` is
+        that of a target which can run side by side.
         """
         trunks = [self.make_trunk(support, labels, num_classes, conditioned=True) for support in supports]
         padding = max(0, MIN_NETWORKS - len(supports))
@@ -207,7 +207,7 @@ class ArchHypernet(nn.Module):
         trunk = dict(zip(self.names, self.theta0, strict=True))
         if conditioned:
             encoding = self.encode(support, labels, num_classes)
-            # Of norm 1; times sqrt(e) its entries are of order 1, as the linear layer expects.
+            # The encoding has norm 1; times sqrt(e) its entries are of order 1, as the linear layer expects.
             coefs = rearrange(self.coefficients(encoding * math.sqrt(len(encoding))), "(t r) -> t r", t=len(trunk))
             for i, (name, base) in enumerate(trunk.items()):
                 trunk[name] = base + ((self.left[i] * coefs[i]) @ self.right[i]).reshape(base.shape)
@@ -241,9 +241,9 @@ class ArchHypernet(nn.Module):
         conditioned: bool,
         number: int = 1,
     ) -> tuple[State, Tensor]:
-        """The state with every normalised layer's statistics set layer by layer, and the head's inputs (n, d).
+        """The state, with the statistics of every normalised layer set layer by layer, and the head's inputs (n, d).
 
-        `number` is how many networks run side by side.
+        `number` is the number of networks that run side by side.
         """
         trunk = {name: _laid_out(t) for name, t in trunk.items()}
         count = self.log_prior_count.exp()
@@ -260,23 +260,25 @@ class ArchHypernet(nn.Module):
         return fit_layers(skeleton, self.spec.head[0], self.layers, trunk, support, normalise)
 
     def run(self, skeleton: nn.Module, state: State, inputs: Tensor) -> Tensor:
-        """Logits of a generated state, differentiable in all of it."""
+        """Logits of a generated state, differentiable in all its tensors."""
         return run_fitted(skeleton, self.layers, state, inputs)
 
 
 def new_hypernet(target: Target, config: MipConfig, *, seed: int) -> ArchHypernet:
-    """An untrained hypernetwork for the three-channel `target`, theta0 at the target's default initialisation.
+    """An untrained hypernetwork for the three-channel `target`, with theta0 at the target's default initialisation.
 
-    Layers are normalised where the architecture has BatchNorm; where it has no norm at all, every layer but the head;
-    where it has LayerNorm, only the first layer, which reads the images.
+    Normalised layers are those with BatchNorm. In an architecture without any norm they are all layers but the head; in
+    one with LayerNorm only the first layer, which reads the images.
     """
     with borrowed_rng(seed):
         return ArchHypernet(target.spec, normalised_layers(target), target.init_state(seed), config)
 
 
 def _laid_out(t: Tensor) -> Tensor:
-    """A convolution's weights in the faster layout on a CPU, which its outputs take over: channels last is a third
-    faster when there are channels enough to fill a vector, and slower when not."""
+    """A convolution's weights in the layout that is faster on a CPU; its outputs get the same layout.
+
+    Channels last is a third faster with enough channels to fill a vector, and slower with fewer.
+    """
     is_wide = t.ndim == 4 and len(t) >= 16
     return t.contiguous(memory_format=torch.channels_last) if is_wide else t
 
@@ -292,5 +294,5 @@ def _for_channels(trunk: dict[str, Tensor], spec: StateSpec) -> dict[str, Tensor
 
 
 def _as_matrix(t: Tensor) -> Tensor:
-    """(units, everything else); a vector is a matrix of one column."""
+    """A tensor as a matrix (units, everything else); a vector becomes one column."""
     return t.reshape(len(t), -1) if t.ndim != 3 else rearrange(t, "one t d -> t (one d)")

@@ -1,4 +1,4 @@
-"""What mip is told: labelled examples, and nothing else."""
+"""The declaration of mip: it reads labelled examples and nothing else."""
 
 from weightgen.method import Method
 

@@ -1,1 +1,1 @@
-"""Codecs: tokens to a few numbers and back."""
+"""Codecs: from tokens to a few numbers and back."""

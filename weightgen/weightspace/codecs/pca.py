@@ -1,7 +1,7 @@
-"""PcaCodec: tokens to a few standardised numbers each and back, by principal components; nothing is learnt by descent.
+"""PcaCodec: from each token to a few standardised numbers and back, by principal components, without training.
 
-The linear reference of every learnt codec: one that reconstructs held-out networks no better than this at equal size
-has learnt nothing. Tokens of one kind share their components, and every token has a mean of its own:
+It is the linear reference for learnt codecs: a codec of equal size that reconstructs held-out networks no better has
+learnt nothing. Tokens of one kind share their components, and every token has its own mean:
 
     z[b, i] = C[g(i)] (x[b, i] - mean[i]) / deviation[i]        x[b, i] ~ mean[i] + C[g(i)]^T (deviation[i] z[b, i])
 
@@ -18,13 +18,13 @@ from weightgen.errors import BadData, BadOption, SpecMismatch
 from weightgen.weightspace.tokens import TokenLayout
 
 FLAT_BELOW = 1e-6
-"""A latent that spreads less than this times the numbers of its token is not divided: its spread may be rounding."""
+"""A latent whose spread is less than this times the size of its token is not divided: the spread may be rounding."""
 MAX_HALVINGS = 200
-"""Of the interval that holds the water level of `bits_per_weight`; float64 has no more to halve long before."""
+"""Most halvings of the interval of `bits_per_weight`'s water level; float64 reaches its precision long before."""
 
 
 class PcaCodec(nn.Module):
-    """Principal components of tokens, in buffers; made by `fit`, or of zeros to load a state_dict into."""
+    """Principal components of tokens, in buffers; made by `fit`, or made of zeros to load a state_dict into."""
 
     mask: Tensor
     mean: Tensor
@@ -46,11 +46,11 @@ class PcaCodec(nn.Module):
     def fit(
         cls, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "n d"], groups: Sequence[Sequence[int]], *, rank: int
     ) -> "PcaCodec":
-        """The codec of training networks' tokens, with `rank` components for every group of token indices.
+        """The codec for training networks' tokens, with `rank` components for every group of token indices.
 
-        A group's components are those of all its tokens over all networks, each token less its own mean. Where the
-        data have fewer than `rank` directions the other latents are zero. Costs one eigendecomposition a group, of its
-        covariance or of its Gram matrix, whichever is smaller, in float64.
+        A group's components are those of all its tokens over all networks, each token minus its own mean. If the data
+        have fewer than `rank` directions, the other latents are zero. Costs one float64 eigendecomposition for each
+        group, of its covariance or its Gram matrix, whichever is smaller.
         """
         _check_fit(tokens, mask, groups, rank)
         num_tokens, token_dim = mask.shape
@@ -71,12 +71,12 @@ class PcaCodec(nn.Module):
 
     @property
     def latent_shape(self) -> tuple[int, int]:
-        """Tokens, and latents of each: (n, r)."""
+        """Number of tokens, and of latents of each: (n, r)."""
         return self.deviation.shape[0], self.deviation.shape[1]
 
     @property
     def explained(self) -> float:
-        """Share of the fitting tokens' variance round their means that the latents keep."""
+        """Share of the fitted tokens' variance around their means that the latents keep."""
         total = float(self.variance)
         return float(self.deviation.double().square().sum()) / total if total > 0 else 1.0
 
@@ -101,11 +101,11 @@ class PcaCodec(nn.Module):
         return torch.where(self.mask, tokens + self.mean, 0.0)
 
     def bits_per_weight(self, relative_error: float) -> float:
-        """Bits a weight that latents need if they are Gaussian and all error, root mean square, is this much.
+        """Bits per weight that Gaussian latents need for this root mean square error.
 
-        `relative_error` is in units of the fitting tokens' standard deviation round their means; what the components
-        do not reach counts as error. The rate of parallel Gaussians by reverse water-filling: Cover and Thomas 2006,
-        "Elements of Information Theory", theorem 10.3.3.
+        `relative_error` is in units of the fitted tokens' standard deviation around their means; the part that the
+        components cannot represent counts as error. This is the rate of parallel Gaussians by reverse water-filling:
+        Cover and Thomas 2006, "Elements of Information Theory", theorem 10.3.3.
         """
         least = max(0.0, 1 - self.explained) ** 0.5
         if not least < relative_error <= 1:
@@ -123,7 +123,7 @@ class PcaCodec(nn.Module):
         return float(rate) / int(self.mask.sum())
 
     def _divisor(self) -> Tensor:
-        """What latents are divided by, (n, r): 1 where they hardly vary."""
+        """Divisors of the latents, (n, r): 1 for latents that hardly vary."""
         size = self.deviation.amax(1, keepdim=True) + self.mean.abs().amax(1, keepdim=True)
         return torch.where(self.deviation > FLAT_BELOW * size, self.deviation, 1.0)
 
@@ -133,7 +133,7 @@ class PcaCodec(nn.Module):
 
 
 def token_groups(layout: TokenLayout) -> list[list[int]]:
-    """Token indices of one kind together: the same chunk of all rows of one group of the layout."""
+    """Token indices grouped by kind: the same chunk of all rows of one group of the layout."""
     return [
         list(range(group.first + chunk, group.first + group.num_tokens, group.num_chunks))
         for group in layout.groups
@@ -156,7 +156,7 @@ def _check_fit(tokens: Tensor, mask: Tensor, groups: Sequence[Sequence[int]], ra
 
 
 def _principal_axes(rows: Tensor, rank: int) -> Tensor:
-    """At most `rank` orthonormal directions (k, d) along which rows (m, d) vary most, most first."""
+    """At most `rank` orthonormal directions (k, d) along which rows (m, d) vary most, largest first."""
     is_wide = rows.shape[0] < rows.shape[1]
     values, vectors = torch.linalg.eigh(rows @ rows.T if is_wide else rows.T @ rows)
     values, vectors = values.flip(0), vectors.flip(1)

@@ -1,8 +1,8 @@
-"""The token VAE: a network's tokens to a few global latents and back (Kingma and Welling 2014, arXiv:1312.6114).
+"""The token VAE: from a network's tokens to a few global latents and back (Kingma and Welling 2014, arXiv:1312.6114).
 
-D2NWG's first stage (Soro et al. 2025, arXiv:2402.18153, section 3.2), repaired where the field has shown it breaks
-(p-diff, arXiv:2402.13144): the tokens come from canonical states, every token counts equally whatever its scale, there
-is no squashing at the end, and noise is put on the latents while training.
+D2NWG's first stage (Soro et al. 2025, arXiv:2402.18153, section 3.2), without the faults that p-diff (arXiv:2402.13144)
+has shown: the tokens come from canonical states, every token counts equally at any scale, the output has no squashing
+function, and training adds noise to the latents.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from weightgen.layers.transformer import Block
 
 
 class TokenVae(nn.Module):
-    """Tokens (b, n, d) of one layout to latents (b, k, c) and back, every token at its own place.
+    """Maps tokens (b, n, d) of one layout to latents (b, k, c) and back; every token has its own place.
 
-    Each group of tokens (the rows of one tensor) has its own way in and out; between them a transformer over the
-    tokens and k latent ones. A token's output starts at the mean of the training networks, `mean`.
+    Each group of tokens (the rows of one tensor) has its own linear layers for input and output. A transformer over the
+    tokens and k latent tokens lies between. A token's output starts at the mean of the training networks, `mean`.
     """
 
     mask: Tensor
@@ -40,7 +40,7 @@ class TokenVae(nn.Module):
         depth: int = 2,
         heads: int = 4,
     ) -> None:
-        """`group_sizes` are the numbers of neighbouring tokens of one kind; they add up to n."""
+        """`group_sizes` are the numbers of consecutive tokens of one kind; they add up to n."""
         super().__init__()
         if sum(group_sizes) != len(mask):
             raise SpecMismatch(f"groups of {sum(group_sizes)} tokens, the layout has {len(mask)}")
@@ -67,24 +67,24 @@ class TokenVae(nn.Module):
             nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
 
     def set_scaling(self, tokens: Float[Tensor, "b n d"]) -> None:
-        """Take every token's mean and root mean square deviation from training networks."""
+        """Set every token's mean and root mean square deviation from training networks."""
         self.mean = tokens.mean(0) * self.mask
         spread = ((tokens - self.mean) * self.mask).square().mean(0).sum(1) / self.mask.sum(1)
         self.scale = spread.sqrt().clamp_min(1e-4)[:, None]
 
     def set_latent_scaling(self, tokens: Float[Tensor, "b n d"]) -> None:
-        """Make the latents of these networks have mean zero and unit variance from here on."""
+        """Standardise latents from now on, so that those of these networks have mean zero and unit variance."""
         self.latent_mean, self.latent_scale = torch.zeros_like(self.latent_mean), torch.ones_like(self.latent_scale)
         with torch.no_grad():
             latents = torch.cat([self.encode(part) for part in tokens.split(64)])
         self.latent_mean, self.latent_scale = latents.mean(0), latents.std(0).clamp_min(1e-3)
 
     def encode(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b k c"]:
-        """The means of the latents, standardised."""
+        """The standardised means of the latents (b, k, c)."""
         return (self.encode_distribution(tokens)[0] - self.latent_mean) / self.latent_scale
 
     def encode_distribution(self, tokens: Float[Tensor, "b n d"]) -> tuple[Tensor, Tensor]:
-        """Mean and log variance (b, k, c) of the latents, not standardised."""
+        """Mean and log variance (b, k, c) of the latents, before standardisation."""
         if tokens.shape[1:] != self.mask.shape:
             raise SpecMismatch(f"tokens {list(tokens.shape[1:])}, this codec takes {list(self.mask.shape)}")
         x = ((tokens - self.mean) / self.scale * self.mask).split(self.group_sizes, 1)
@@ -96,11 +96,11 @@ class TokenVae(nn.Module):
         return mean, log_var.clamp(-12, 4)
 
     def decode(self, latents: Float[Tensor, "b k c"]) -> Float[Tensor, "b n d"]:
-        """Tokens of standardised latents; padding is zero."""
+        """Tokens (b, n, d) of standardised latents; padding is zero."""
         return self.decode_raw(latents * self.latent_scale + self.latent_mean)
 
     def decode_raw(self, latents: Float[Tensor, "b k c"]) -> Float[Tensor, "b n d"]:
-        """Tokens of latents as `encode_distribution` gives them."""
+        """Tokens (b, n, d) of latents from `encode_distribution`."""
         known = self.from_latents(latents) + self.latent_places
         x = torch.cat([known, self.places.expand(len(latents), -1, -1)], 1)
         for block in self.decoder:
@@ -110,12 +110,12 @@ class TokenVae(nn.Module):
         return (self.mean + self.scale * tokens) * self.mask
 
     def weight_loss(self, tokens: Float[Tensor, "b n d"], decoded: Float[Tensor, "b n d"]) -> Tensor:
-        """Mean square error in units of every token's own variance over the training networks; 1 for the mean."""
+        """Mean square error in units of each token's variance over the training networks, scalar; 1 for the mean."""
         error = ((tokens - decoded) / self.scale * self.mask).square().sum(2) / self.mask.sum(1)
         return error.mean()
 
     def describe(self) -> dict[str, Any]:
-        """What `__init__` takes besides the mask, as JSON values."""
+        """The arguments of `__init__` except the mask, as JSON values."""
         return {
             "group_sizes": self.group_sizes,
             "num_latents": self.latent_shape[0],
@@ -126,5 +126,5 @@ class TokenVae(nn.Module):
 
 
 def kl_divergence(mean: Float[Tensor, "b k c"], log_var: Float[Tensor, "b k c"]) -> Tensor:
-    """KL from the standard normal, in nats per latent number."""
+    """KL divergence from the standard normal, in nats per latent number, scalar."""
     return 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()

@@ -1,10 +1,10 @@
-"""The window VAE: the chunk tokens of any window of any network to as many latents and back (arXiv:1312.6114).
+"""The window VAE: from the chunk tokens of any window of any network to as many latents and back (arXiv:1312.6114).
 
 D2NWG's first stage in its layer-wise mode (Soro et al. 2025, arXiv:2402.18153, section 3.1). One codec serves all
-windows of networks of every depth; a token is known by its place and its layer's kind
-(`weightgen.weightspace.windows`). The tokens of each kind have a linear way in and out, their principal components at
-first, and a transformer over the window, told the places, that corrects it both ways: before training it is the linear
-codec it has to beat.
+windows of networks of any depth; it gets the place of each token and the kind of its layer
+(`weightgen.weightspace.windows`). The tokens of each kind have linear maps to latents and back, which start as their
+principal components. In both directions, a transformer over the window, which also reads the places, corrects the
+linear map. So before training it is the linear codec that it has to beat.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from weightgen.weightspace.windows import PLACE_DIM
 
 
 class WindowVae(nn.Module):
-    """Tokens (b, k, d) of windows to latents (b, k, c) and back, one for each token; any k."""
+    """Maps tokens (b, k, d) of windows to latents (b, k, c), one for each token, and back; any k."""
 
     latent_mean: Tensor
     latent_scale: Tensor
@@ -36,8 +36,11 @@ class WindowVae(nn.Module):
         heads: int = 4,
         base: float = 0.0,
     ) -> None:
-        """`base` is the standard deviation of what tokens are by their place alone before training: 1 is that of
-        weights drawn at random, from which networks learn; few latents and no base leave weights that hardly do."""
+        """`base` is the standard deviation, before training, of the part of tokens that depends on the place alone.
+
+        With 1 it is that of weights drawn at random, from which networks can be trained. With few latents and a base of
+        0, decoded networks can hardly be trained.
+        """
         super().__init__()
         if not 1 <= latent_dim <= token_dim:
             raise BadOption(f"latent_dim is {latent_dim}, expected 1 to {token_dim}, the width of a token")
@@ -61,7 +64,7 @@ class WindowVae(nn.Module):
         nn.init.constant_(self.to_latents.bias[latent_dim:], -6.0)
 
     def set_components(self, tokens: Float[Tensor, "n d"], kinds: Int[Tensor, " n"]) -> None:
-        """Make the linear ways the principal components, not centred, of each kind's tokens; latents of variance 1."""
+        """Set the linear maps to the uncentred principal components of each kind's tokens; latents get variance 1."""
         with torch.no_grad():
             for kind, rows in _by_kind(kinds):
                 if not bool(tokens[rows].isfinite().all()):
@@ -75,7 +78,7 @@ class WindowVae(nn.Module):
                 self.linear_out[kind, :count] = axes[:count].float() * deviation[:, None]
 
     def set_latent_scaling(self, latents: Float[Tensor, "n c"], kinds: Int[Tensor, " n"]) -> None:
-        """Standardise latents from here on, given those of the training networks as `encode` gives them until now."""
+        """Standardise latents from now on; `latents` are those of the training networks by the present `encode`."""
         for kind, rows in _by_kind(kinds):
             raw = latents[rows] * self.latent_scale[kind] + self.latent_mean[kind]
             self.latent_mean[kind] = raw.mean(0)
@@ -84,14 +87,14 @@ class WindowVae(nn.Module):
     def encode(
         self, tokens: Float[Tensor, "b k d"], kinds: Int[Tensor, "b k"], places: Float[Tensor, "b k p"]
     ) -> Float[Tensor, "b k c"]:
-        """The means of the latents, standardised."""
+        """The standardised means of the latents (b, k, c)."""
         mean, _ = self.encode_distribution(tokens, kinds, places)
         return (mean - self.latent_mean[kinds]) / self.latent_scale[kinds]
 
     def encode_distribution(
         self, tokens: Float[Tensor, "b k d"], kinds: Int[Tensor, "b k"], places: Float[Tensor, "b k p"]
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log variance (b, k, c) of the latents, not standardised."""
+        """Mean and log variance (b, k, c) of the latents, before standardisation."""
         x = self.into(tokens) + self.place(places)
         for block in self.encoder:
             x = block(x)
@@ -105,7 +108,7 @@ class WindowVae(nn.Module):
         places: Float[Tensor, "b k p"],
         mask: Bool[Tensor, "b k d"],
     ) -> Float[Tensor, "b k d"]:
-        """Tokens of standardised latents; padding is zero."""
+        """Tokens (b, k, d) of standardised latents; padding is zero."""
         return self.decode_raw(latents * self.latent_scale[kinds] + self.latent_mean[kinds], kinds, places, mask)
 
     def decode_raw(
@@ -115,7 +118,7 @@ class WindowVae(nn.Module):
         places: Float[Tensor, "b k p"],
         mask: Bool[Tensor, "b k d"],
     ) -> Float[Tensor, "b k d"]:
-        """Tokens of latents as `encode_distribution` gives them."""
+        """Tokens (b, k, d) of latents from `encode_distribution`."""
         x = self.from_latents(latents) + self.place(places)
         for block in self.decoder:
             x = block(x)
@@ -123,7 +126,7 @@ class WindowVae(nn.Module):
 
 
 def _linear(x: Tensor, kinds: Tensor, maps: Tensor) -> Tensor:
-    """Each row of x (b, k, i) through the map (i, o) of its kind."""
+    """Each row of x (b, k, i) times the map (i, o) of its kind, (b, k, o)."""
     out = x.new_zeros(*x.shape[:2], maps.shape[2])
     for kind, rows in _by_kind(kinds.flatten()):
         out.view(-1, maps.shape[2])[rows] = x.reshape(-1, x.shape[2])[rows] @ maps[kind]
