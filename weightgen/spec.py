@@ -164,7 +164,7 @@ class StateSpec:
 
     def restore_ties(self, state: Mapping[str, Tensor]) -> State:
         """The state plus every tied tensor that it lacks."""
-        ties = {t.name: state[t.tied_to] for t in self.tensors if t.tied_to in state}
+        ties = {t.name: state[t.tied_to] for t in self.tensors if t.tied_to is not None and t.tied_to in state}
         return {**ties, **state}
 
     def permute(self, state: Mapping[str, Tensor], permutations: Mapping[str, Tensor]) -> State:

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.helpers.live_servers import live_service
+from tests.helpers.live_servers import live_generation, live_service
 from tests.helpers.paths import ROOT
 from tests.helpers.service_standins import StandInRun, write_safetensors
 
@@ -49,6 +49,10 @@ CHECKS: list[tuple[str, Check]] = [
     ("--data-binary", has_uploaded),
 ]
 """What is in a block -> whether it has done what it says; in the order of the docs."""
+
+
+OF_A_METHOD = '"options": {"scheduler": "ddim"'
+"""In the block that a generator in earnest has to answer."""
 
 
 def curl_blocks() -> list[str]:
@@ -92,12 +96,22 @@ def test_every_example_with_curl_does_what_it_says(tmp_path):
     folder.mkdir()
     make_examples(folder)
     with live_service(tmp_path / "data") as (url, run):
-        for block, (part, is_as_said) in zip(curl_blocks(), CHECKS, strict=True):
+        blocks = [block for block in curl_blocks() if OF_A_METHOD not in block]
+        for block, (part, is_as_said) in zip(blocks, CHECKS, strict=True):
             assert part in block
             hold(run, is_held="-X DELETE" in block)
             said = run_block(block, url, folder, known)
             assert is_as_said(said, folder), said
         hold(run, is_held=False)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_options_of_a_method_reach_its_generator(tmp_path):
+    (block,) = [block for block in curl_blocks() if OF_A_METHOD in block]
+    with live_generation(tmp_path / "data") as (url, _):
+        job = json.loads(run_block(block, url, tmp_path, {}))
+    assert job["request"]["options"] == {"scheduler": "ddim", "steps": 4}
+    assert job["state"] == "succeeded" and job["result"]["report"]["source"] == "d2nwg"
 
 
 def hold(run: StandInRun, *, is_held: bool) -> None:

@@ -12,15 +12,12 @@ TESTS = ROOT / "tests"
 FILES = {str(path.relative_to(TESTS)): path for path in sorted(TESTS.rglob("*.py")) if path != Path(__file__)}
 NOT_OURS = {"_version": "torch counts the writes into a tensor", "_replace": "copies a NamedTuple, and is documented"}
 """Names of other packages that begin with an underscore, and what for they are used."""
-PARTS_OF_A_STEP = {"_skeleton", "_answer", "_encode"}
-"""Parts of a training step of logah."""
 BY_NAME = {"getattr", "setattr", "hasattr", "delattr", "object", "patch"}
 """Functions that take the name of an attribute as a string."""
 
 
 def is_private(name: str) -> bool:
-    is_ours = name not in NOT_OURS and name not in PARTS_OF_A_STEP
-    return name.startswith("_") and not name.endswith("__") and name != "_" and is_ours
+    return name.startswith("_") and not name.endswith("__") and name != "_" and name not in NOT_OURS
 
 
 def read_programs(source: str) -> Iterator[ast.Module]:

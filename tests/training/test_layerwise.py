@@ -69,8 +69,8 @@ def test_the_stages_end_in_a_generator_that_loads(known, tmp_path, monkeypatch, 
     assert json.loads(capsys.readouterr().out.partition("\n}\n{")[0] + "\n}")["spent"]["codec"]["steps"] > 0
     generator: Any = load_generator(tmp_path / "denoiser.safetensors")
     record = generator.training_record
-    assert set(record["networks"]) == {"8-1", "8-2", "14-3"}  # and not the held-out one
-    assert record["networks"]["8-1"]["licence"] == "of the test" and record["spent"]["denoiser"]["steps"] > 0
+    assert set(record["networks"]) == {"resnet8", "resnet14"}  # and not the held-out one
+    assert record["networks"]["resnet8"]["licence"] == "of the test" and record["spent"]["denoiser"]["steps"] > 0
     assert set(record["spent"]) == {"codec", "denoiser", "denoiser, part 2"}
     request = make_request(known[2].target, make_support(num_classes=10, shots=2, channels=3))
     (state,) = generator.generate(request)

@@ -14,6 +14,7 @@ import torch.multiprocessing as multiprocessing
 from torch import nn
 
 import training.loop.run
+from tests.helpers.paths import ROOT
 from tests.helpers.toy_recipe import make_recipe, make_settings
 from training.loop import BEST, LAST, Group, LoopSettings, Losses, Recipe, Run, Span, budget_of, read_weights, train
 from training.loop.run_file import read_run
@@ -224,7 +225,7 @@ def test_a_killed_process_leaves_a_whole_file_and_its_run_ends_in_the_same_bits(
     steps, folder = 400, tmp_path / "killed"
     command = [sys.executable, "-m", "tests.helpers.toy_recipe", str(folder), str(steps)]
     for kill in range(2):
-        process = subprocess.Popen(command, cwd=Path(__file__).parents[1])
+        process = subprocess.Popen(command, cwd=ROOT)
         seen = read_run(folder / LAST)[0]["steps"] if kill else 0
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:  # until it has gone on from where it was, and a little longer
@@ -237,7 +238,7 @@ def test_a_killed_process_leaves_a_whole_file_and_its_run_ends_in_the_same_bits(
         manifest, _ = read_run(folder / LAST)
         assert seen < manifest["steps"] < steps
         assert [path.name for path in folder.iterdir()] == [LAST]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+    subprocess.run(command, check=True, cwd=ROOT)
     train(make_recipe(width=128), make_settings(steps), tmp_path / "whole")
     assert_same_run(folder / LAST, tmp_path / "whole" / LAST)
 

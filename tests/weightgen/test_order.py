@@ -1,12 +1,14 @@
 """An order is the same whichever way it came in, and its terms are checked before anything is loaded."""
 
+from typing import Any
+
 import pytest
 
 from weightgen.errors import BadOption, UnsupportedTask, WeightgenError
 from weightgen.generators import METHODS
 from weightgen.order import TERM_CHECKS, Order, check_terms
 
-NAMES = {"generator": "d2nwg", "architecture": "cnn-tiny", "dataset": "digits"}
+NAMES: dict[str, Any] = {"generator": "d2nwg", "architecture": "cnn-tiny", "dataset": "digits"}
 
 
 def test_an_order_comes_back_from_its_json():

@@ -217,7 +217,7 @@ _STEP = re.compile(r"(?:^|[._-])(?:step|epoch|iter|iteration|checkpoint|ckpt)[_=
 
 
 def parse_run(stem: str) -> tuple[str, int]:
-    """Training run and step that a path tells: "a/epoch=3-step=50" and "a/checkpoint-50" are step 50 of run "a".
+    """Training run and step that a path names: "a/epoch=3-step=50" and "a/checkpoint-50" are step 50 of run "a".
 
     If in doubt, runs are merged. One run in two splits would leak test data; two runs taken for one only make a split
     uneven.

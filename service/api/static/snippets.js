@@ -10,7 +10,7 @@ export function repositoryOf(job, sample) {
   const name = `${parts.join(".")}.s${asked.seed}`;
   const hasExtras = asked.target_accuracy != null || Object.keys(asked.options ?? {}).length > 0;
   const isPlain = asked.support_per_class === SHOTS_OF_NAMES && asked.fallback && asked.num_samples === 1 && !hasExtras;
-  const others = Object.keys(asked).length === 7; // a field this page knows nothing of cannot be in a name
+  const others = Object.keys(asked).length === 9; // a field this page knows nothing of cannot be in a name
   const fits = parts.every((part) => /^[\w-]+$/.test(part)) && name.length <= LONGEST_NAME;
   return isPlain && others && fits ? `gen/${name}` : sample.repository;
 }

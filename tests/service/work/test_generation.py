@@ -230,7 +230,9 @@ def test_a_generator_that_samples_gives_as_many_sets_of_weights_as_are_asked_for
     samples = result.pop("samples")
     assert samples[0] == result
     assert len({sample["artifact"] for sample in samples}) == 3
-    with pytest.raises(UnsupportedTask, match="'mip' is deterministic: num_samples must be 1, got 2"):
+    with pytest.raises(
+        UnsupportedTask, match="'mip' makes one set of weights for a request: num_samples must be 1, got 2"
+    ):
         generation(REQUEST | {"num_samples": 2}, lambda *_: None)
 
 

@@ -1,6 +1,7 @@
 import copy
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -197,7 +198,7 @@ def test_several_requests_in_one_pass_give_each_the_bytes_that_it_gets_alone(gen
 
 def test_side_by_side_without_refinement_is_the_same_route_as_forward():
     generator = make_mip("cnn-tiny")
-    hypernet = generator.hypernets["cnn-tiny"]
+    hypernet: Any = generator.hypernets["cnn-tiny"]
     hypernet.rates.zero_()  # a step is along the sign of what may be a rounding error
     support, target = make_support(num_classes=3, shots=8), build_target("cnn-tiny", num_classes=3)
     expected = hypernet(target.skeleton, support.inputs, support.labels, num_classes=3)
