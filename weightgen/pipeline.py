@@ -27,6 +27,7 @@ from weightgen.order import Order
 from weightgen.references import references_for
 from weightgen.references.zoo import ReferenceZoo
 from weightgen.request import GenerationRequest, WeightGenerator
+from weightgen.runtime.threads import one_thread
 from weightgen.spec import State
 from weightgen.target.network import Target
 from weightgen.target.predict import accuracy
@@ -182,13 +183,14 @@ def make_weights_many(
         except WeightgenError as error:
             outcomes[i] = error
     start = time.perf_counter()
-    found = generate_verified_many(
-        generator,
-        list(requests.values()),
-        [references_for(generator, asked[i][0].target.spec.arch, asked[i][0].references) for i in requests],
-        [asked[i][1].fallback for i in requests],
-        on_generated=lambda: on_generated(list(requests)),
-    )
+    with one_thread():
+        found = generate_verified_many(
+            generator,
+            list(requests.values()),
+            [references_for(generator, asked[i][0].target.spec.arch, asked[i][0].references) for i in requests],
+            [asked[i][1].fallback for i in requests],
+            on_generated=lambda: on_generated(list(requests)),
+        )
     seconds = time.perf_counter() - start
     for i, verified in zip(requests, found, strict=True):
         if isinstance(verified, WeightgenError):
@@ -253,15 +255,16 @@ def compare_job(
     task = job if ways is None else replace(job, data=select_classes(job.data, range(ways)))
     request = task.request(order)
     job.generator.check(request)  # refused before minutes of training references
-    return compare(
-        job.generator,
-        task.target,
-        job.data,
-        per_class=order.support_per_class,
-        seed=order.seed,
-        references=job.references,
-        options=request.options,
-        tasks=tasks,
-        ways=ways,
-        say=say,
-    )
+    with one_thread():
+        return compare(
+            job.generator,
+            task.target,
+            job.data,
+            per_class=order.support_per_class,
+            seed=order.seed,
+            references=job.references,
+            options=request.options,
+            tasks=tasks,
+            ways=ways,
+            say=say,
+        )

@@ -80,6 +80,7 @@ def import_libraries() -> None:
     """Import what requests and jobs need; otherwise the first of them waits seconds for it, and others with it."""
     for module in ("model_zoo.lookup", "weightgen.pipeline", "weightgen.evaluation.task_distance"):
         import_module(module)
+    import_module("torch").set_num_threads(1)  # jobs run side by side, and small networks gain nothing from more
 
 
 class Generation:

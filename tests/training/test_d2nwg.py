@@ -53,6 +53,7 @@ def test_the_stages_end_in_a_generator_that_loads(zoo, tmp_path, monkeypatch, ca
         generator.check(many)
 
 
+@pytest.mark.slow
 def test_a_run_that_left_sets_out_is_not_released(zoo, tmp_path, monkeypatch):
     monkeypatch.setattr(training.d2nwg.__main__, "D2nwgTraining", lambda **given: D2nwgTraining(**{
         "model": TINY_D2NWG, "batch_size": 4, "behaviour_size": 1, **given
@@ -92,6 +93,7 @@ def test_an_interrupted_stage_ends_in_the_same_bits(zoo, tmp_path, stage):
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
+@pytest.mark.slow
 def test_a_finished_stage_is_not_trained_again(zoo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training.d2nwg.__main__, "D2nwgTraining", lambda **given: D2nwgTraining(**{
         "model": TINY_D2NWG, "batch_size": 4, "behaviour_size": 1, **given

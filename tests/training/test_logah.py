@@ -93,6 +93,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(folder, members):
     assert torch.equal(whole.rng.get_state(), resumed.rng.get_state())
 
 
+@pytest.mark.slow
 def test_a_run_of_other_settings_or_processes_is_not_continued(folder):
     train_run(folder, until=1)
     with pytest.raises(BadOption, match="holds a run with other settings"):

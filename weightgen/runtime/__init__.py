@@ -1,1 +1,1 @@
-"""State that a whole process shares: random numbers, memory."""
+"""What a process shares: random numbers, memory, threads."""
