@@ -23,6 +23,7 @@ def generator(tmp_path):
     return read_generator(tmp_path / "generator.safetensors")
 
 
+@pytest.mark.slow
 def test_every_arm_is_scored_once_and_those_of_another_generator_again(generator, tmp_path):
     path = tmp_path / "unseen.json"
     found = score_unseen(path, [NAME], ["digits"], ARMS, generator=generator, config=TINY)
