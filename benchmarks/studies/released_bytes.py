@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
@@ -42,7 +42,7 @@ class Case:
 
 
 def list_cases() -> list[Case]:
-    """Every released generator with every architecture that it serves, grey and colour, and `init`."""
+    """Every released generator with every architecture that it serves, grey and colour, `init` and `tokenize`."""
     made: list[Case] = []
 
     def add(generator: str, arch: str, data: str, *more: str, is_slow: bool = False) -> None:
@@ -67,6 +67,7 @@ def list_cases() -> list[Case]:
         made.append(Case(f"init {arch}", ("init", arch, "--generator", "logah", "--out", "{out}")))
     layer = ("torch.nn:TransformerEncoderLayer", "--config", '{"d_model": 64, "nhead": 4}')
     made.append(Case("init layer", ("init", *layer, "--generator", "logah", "--seed", "5", "--out", "{out}")))
+    made.append(Case("tokenize checkpoints", ("tokenize", "{checkpoints}", "--out", "{out}")))
     return made
 
 
@@ -75,8 +76,10 @@ def run_case(case: Case, folder: Path) -> dict[str, Any]:
     colour = folder / "colour.npz"
     if not colour.exists():
         _write_colour(colour)
+        _write_checkpoints(folder / "checkpoints")
     out = folder / hashlib.sha256(case.name.encode()).hexdigest()[:12]
     command = [part.replace("{out}", str(out)).replace("{colour}", str(colour)) for part in case.command]
+    command = [part.replace("{checkpoints}", str(folder / "checkpoints")) for part in command]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -131,6 +134,15 @@ def _write_colour(path: Path) -> None:
     x = (pictures.reshape(-1, 8, 8, 1) / 16 * hues * 255).astype(np.uint8)
     y = labels.astype(np.int64)
     np.savez(path, x_train=x[:900], y_train=y[:900], x_test=x[900:1200], y_test=y[900:1200])
+
+
+def _write_checkpoints(folder: Path) -> None:
+    """Three states of one shape, drawn by seed."""
+    folder.mkdir()
+    for seed in range(3):
+        rng = torch.Generator().manual_seed(seed)
+        state = {"a.weight": torch.randn(6, 4, generator=rng), "a.bias": torch.randn(6, generator=rng)}
+        save_file(state, folder / f"run{seed}.safetensors")
 
 
 def main() -> None:
